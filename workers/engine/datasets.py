@@ -1,0 +1,60 @@
+"""Data sets in memory as tensors, and the CIFAR augmentation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.datasets import CIFAR10
+
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass(frozen=True)
+class Images:
+    """`pixels` uint8 [N, 3, H, W] and `labels` int64 [N]."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """uint8 pixels as float32 in [0, 1], channels last in memory."""
+    return pixels.to(torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
+
+
+def load_npz(path: Path) -> Images:
+    """An .npz file with `images` uint8 [N, H, W, 3] and `labels` integers [N]. Raises ValueError for anything else."""
+    with np.load(path, allow_pickle=False) as f:
+        images, labels = f["images"], f["labels"]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"{path}: expected images uint8 [N, H, W, 3] and labels [N], got {images.dtype} {images.shape}"
+        )
+    return Images(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels.astype(np.int64)))
+
+
+def load_cifar10(folder: Path, train: bool) -> Images:
+    """CIFAR-10 from `cifar10_train.npz` / `cifar10_test.npz` in `folder`, or else from torchvision's layout there."""
+    npz = folder / f"cifar10_{'train' if train else 'test'}.npz"
+    if npz.exists():
+        return load_npz(npz)
+    data = CIFAR10(str(folder), train=train, download=False)
+    return Images(torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets))
+
+
+def crop_and_flip(pixels: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """A random crop of each zero-padded image and a random mirror image, uint8 [N, 3, H, W]."""
+    n, c, h, w = pixels.shape
+    padded = F.pad(pixels, [padding] * 4)
+    top, left = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator)
+    flip = torch.randint(0, 2, (n, 1), generator=generator).bool()
+    rows = top + torch.arange(h)
+    columns = left + torch.where(flip, torch.arange(w - 1, -1, -1), torch.arange(w))
+    images, channels = torch.arange(n)[:, None, None, None], torch.arange(c)[None, :, None, None]
+    return padded[images, channels, rows[:, None, :, None], columns[:, None, None, :]]

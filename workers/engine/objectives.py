@@ -1,0 +1,38 @@
+"""What PGD descends: an objective maps R [N, K] to its loss [N] and v = dL/dR [N, K], each example alone.
+
+Losses are summed over examples, never averaged, so that an example's gradient does not depend on its batch.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from workers.engine.constraints import FLOOR
+
+Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""R [N, K] -> (loss [N], dL/dR [N, K])."""
+
+
+def inversion(target_NK: Tensor, relative: bool = False) -> Objective:
+    """min ||R(x) - t||_2 (paper, equations 1 and 4); `relative` divides by ||t||_2, as the released notebooks do."""
+    scale_N = target_NK.norm(dim=1) + FLOOR if relative else torch.ones_like(target_NK[:, 0])
+
+    def objective(r_NK: Tensor) -> tuple[Tensor, Tensor]:
+        difference = r_NK - target_NK
+        distance = difference.norm(dim=1)
+        return distance / scale_N, difference / ((distance + FLOOR) * scale_N)[:, None]
+
+    return objective
+
+
+def misclassification(label_N: Tensor) -> Objective:
+    """max cross-entropy of the logits (paper, equation 3), written as a loss to descend: log p(label)."""
+
+    def objective(logits_NK: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = logits_NK.log_softmax(dim=1)
+        one_hot = F.one_hot(label_N, logits_NK.shape[1]).to(logits_NK.dtype)
+        return (log_p * one_hot).sum(dim=1), one_hot - log_p.exp()
+
+    return objective

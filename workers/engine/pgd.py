@@ -1,0 +1,76 @@
+"""Projected gradient descent in image space: the step that every study, attack and training update shares.
+
+    R = f(x);  v = dL/dR;  g = v^T dR/dx;  x <- project(x - step * g / ||g||, x0, eps)
+
+With the inversion objective this is equation (4) of Engstrom et al. 2019 under an L2 constraint.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from workers.engine.constraints import norm, per_example, project, unit
+from workers.engine.objectives import Objective
+
+Function = Callable[[Tensor], Tensor]
+"""x [N, C, H, W] -> R [N, K]: a representation, or the logits."""
+
+Observer = Callable[[int, Tensor, Tensor, Tensor], bool | None]
+"""Called with the step index, x before the step, its loss [N] and gradient norm [N]; True stops the loop."""
+
+
+class Step(NamedTuple):
+    """x after the step [N, C, H, W]; loss and gradient norm before it, [N]."""
+
+    x: Tensor
+    loss: Tensor
+    grad_norm: Tensor
+
+
+def step(
+    f: Function, objective: Objective, x: Tensor, x0: Tensor, eps: Tensor | float, step_size: Tensor | float
+) -> Step:
+    """One forward, one vector-Jacobian product, one normalised step of `step_size` (pixel units), one projection."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        r = f(x)
+    loss, v = objective(r.detach())
+    (g,) = torch.autograd.grad(r, x, v)
+    x = x.detach()
+    return Step(project(x - per_example(step_size, x) * unit(g), x0, eps), loss, norm(g))
+
+
+def pgd(
+    f: Function,
+    objective: Objective,
+    x: Tensor,
+    x0: Tensor,
+    eps: Tensor | float,
+    step_size: Tensor | float,
+    steps: int,
+    best: bool = False,
+    observe: Observer | None = None,
+) -> Tensor:
+    """`steps` steps from `x`, within `eps` of `x0`; returns the last iterate, or each example's best one.
+
+    `best` compares every iterate, the start and the end included, and costs one forward more.
+    """
+    best_x, best_loss = x, torch.full_like(x.flatten(1)[:, 0], torch.inf)
+    for i in range(steps):
+        after, loss, grad_norm = step(f, objective, x, x0, eps, step_size)
+        best_x, best_loss = _better(best_x, best_loss, x, loss) if best else (best_x, best_loss)
+        if observe is not None and observe(i, x, loss, grad_norm):
+            break
+        x = after
+    if not best:
+        return x
+    with torch.no_grad():
+        loss, _ = objective(f(x))
+    return _better(best_x, best_loss, x, loss)[0]
+
+
+def _better(best_x: Tensor, best_loss: Tensor, x: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
+    improved = loss < best_loss
+    return torch.where(per_example(improved, x).bool(), x, best_x), torch.where(improved, loss, best_loss)
