@@ -19,7 +19,7 @@ def per_example(value: Tensor | float, like_NCHW: Tensor) -> Tensor:
 
 def norm(v_NCHW: Tensor) -> Tensor:
     """L2 norm of each example, [N]."""
-    return v_NCHW.flatten(1).norm(dim=1)
+    return torch.linalg.vector_norm(v_NCHW.flatten(1), dim=1)
 
 
 def unit(v_NCHW: Tensor) -> Tensor:

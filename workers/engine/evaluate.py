@@ -28,7 +28,7 @@ def correct(
     f: Function, images: datasets.Images, eps: float, steps: int, seed: int = 0, batch: int = 250, title: str = ""
 ) -> Tensor:
     """Whether each image is classified correctly, bool [N]; after PGD with step 2.5 eps / steps if eps > 0."""
-    device, hits = next(iter(images.pixels.split(1))).device, []
+    device, hits = images.pixels.device, []
     progress = Progress(title or f"pgd-{steps}" if eps else "clean", len(images))
     for start in range(0, len(images), batch):
         x = datasets.to_float(images.pixels[start : start + batch])

@@ -96,11 +96,11 @@ ARCHITECTURES = {"cifar-resnet-small": Architecture(size=32, stem=24, widths=(48
 def build(architecture: str) -> Classifier:
     """A freshly initialised network. Raises KeyError for a name that is not in ARCHITECTURES."""
     a = ARCHITECTURES[architecture]
-    return Classifier(a.stem, a.widths, a.classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return Classifier(a.stem, a.widths, a.classes).to(memory_format=torch.channels_last)
 
 
 def load(architecture: str, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> Classifier:
-    """The network with these weights, frozen and in eval mode. Raises RuntimeError naming missing or unexpected keys."""
+    """The network with these weights, frozen, in eval mode. Raises RuntimeError naming missing or unexpected keys."""
     model = build(architecture)
     model.load_state_dict(state, strict=True)
     return model.eval().requires_grad_(False).to(device)
