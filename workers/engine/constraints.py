@@ -19,7 +19,8 @@ def per_example(value: Tensor | float, like_NCHW: Tensor) -> Tensor:
 
 def norm(v_NCHW: Tensor) -> Tensor:
     """L2 norm of each example, [N]."""
-    return torch.linalg.vector_norm(v_NCHW.flatten(1), dim=1)
+    length_N: Tensor = torch.linalg.vector_norm(v_NCHW.flatten(1), dim=1)
+    return length_N
 
 
 def unit(v_NCHW: Tensor) -> Tensor:

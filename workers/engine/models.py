@@ -40,7 +40,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
-        return self.bn2(self.conv2(y)) + self.shortcut(x)
+        y = self.bn2(self.conv2(y)) + self.shortcut(x)
+        return y
 
 
 class Classifier(nn.Module):

@@ -7,7 +7,6 @@ All randomness is drawn from (seed, epoch) and (seed, step), so a resumed run ta
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -92,7 +91,7 @@ class Trainer:
         self.model.train()
         loss = F.cross_entropy(self.logits(x), label)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         self.optimizer.step()
         self.schedule.step()
         self.step += 1
@@ -118,7 +117,7 @@ def save(state: dict[str, Any], path: Path) -> None:
     """Write a checkpoint so that a kill leaves the old one or the new one, never half of one."""
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def accuracies(model: nn.Module, test: datasets.Images, config: Config) -> dict[str, float]:
