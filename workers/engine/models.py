@@ -40,8 +40,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y)) + self.shortcut(x)
-        return y
+        residual: Tensor = self.bn2(self.conv2(y))
+        shortcut: Tensor = self.shortcut(x)
+        return residual + shortcut
 
 
 class Classifier(nn.Module):
@@ -68,7 +69,8 @@ class Classifier(nn.Module):
         for i, block in enumerate(self.blocks):
             last = identity_relu and i == len(self.blocks) - 1
             y = _IdentityBackwardReLU.apply(block(y)) if last else F.relu(block(y))
-        return y.mean(dim=(2, 3))
+        r_NK: Tensor = y.mean(dim=(2, 3))
+        return r_NK
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Logits [N, classes] of pixels in [0, 1]."""

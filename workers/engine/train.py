@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from workers.engine import datasets, models
 from workers.engine.evaluate import attack, correct
 from workers.engine.progress import Progress
+from workers.engine.seeding import generator
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -40,11 +40,6 @@ class Config:
     weight_decay: float = 5e-4
     seed: int = 0
     precision: str = "fp32"
-
-
-def generator(*key: int) -> torch.Generator:
-    """A generator that depends on all of `key` and on nothing else."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
 class Trainer:

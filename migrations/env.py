@@ -1,0 +1,25 @@
+"""Alembic's entry: runs the migrations on the URL that service.db.migrate passes."""
+
+from alembic import context
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from service.models import Base
+
+LOCK = 7206137  # any constant: two processes that migrate one Postgres database take turns
+
+
+def run() -> None:
+    engine = create_engine(context.config.attributes["url"], poolclass=NullPool)
+    with engine.connect() as connection:
+        context.configure(
+            connection=connection, target_metadata=Base.metadata, render_as_batch=engine.dialect.name == "sqlite"
+        )
+        with context.begin_transaction():
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            context.run_migrations()
+    engine.dispose()
+
+
+run()

@@ -1,0 +1,48 @@
+"""/v1/images: upload the images that jobs name."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Response
+from sqlalchemy import select
+
+from service import images, schemas
+from service.api.context import Ctx
+from service.db import now
+from service.errors import NotFound
+from service.models import Image
+from service.storage import image_key
+
+router = APIRouter(prefix="/v1/images", tags=["images"])
+
+
+def _response(row: Image) -> schemas.Image:
+    return schemas.Image(id=row.id, media_type=row.media_type, width=row.width, height=row.height, size=row.size)
+
+
+@router.post("", status_code=201)
+def upload_image(
+    data: Annotated[bytes, Body(media_type="application/octet-stream", description="A PNG, JPEG or WebP file")],
+    response: Response,
+    ctx: Ctx,
+) -> schemas.Image:
+    """Store an image. Its id is the digest of its bytes, so posting it again changes nothing."""
+    checked = images.check(data, ctx.settings.max_image_pixels)
+    response.headers["Location"] = f"/v1/images/{checked.id}"
+    with ctx.db.reading() as session:
+        known = session.get(Image, checked.id)
+    if known is not None:
+        return _response(known)
+    stored = ctx.storage.put(image_key(checked.id), data, checked.media_type)
+    with ctx.db.transaction() as session:
+        row = Image(**checked._asdict(), key=stored.key, size=stored.size, created_at=session.scalar(select(now())))
+        return _response(session.merge(row))
+
+
+@router.get("/{image_id}", response_class=Response)
+def get_image(image_id: str, ctx: Ctx) -> Response:
+    """The bytes as they were posted."""
+    with ctx.db.reading() as session:
+        row = session.get(Image, image_id)
+    if row is None:
+        raise NotFound(f"no image {image_id}")
+    return Response(ctx.storage.get(row.key), media_type=row.media_type)

@@ -1,0 +1,101 @@
+"""/v1/jobs: submit, list, look at, cancel."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+from sqlalchemy.exc import IntegrityError
+
+from service import jobs, queries, schemas
+from service.api.context import Context, Ctx, Cursor, Limit, Reading
+from service.kinds import inversion
+from service.states import JobState
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+RETRY_AFTER = "2"
+Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
+
+
+@router.post("", status_code=202)
+def submit_job(body: schemas.JobRequest, response: Response, ctx: Ctx, idempotency_key: Key = None) -> schemas.Job:
+    """Accept a job. The same Idempotency-Key with the same body answers the job that the first call made."""
+    try:
+        job_id, shard_ids = _submit(ctx, body, idempotency_key)
+    except IntegrityError:  # another request with this key committed in between: now it is found
+        job_id, shard_ids = _submit(ctx, body, idempotency_key)
+    ctx.broker.enqueue(shard_ids)
+    response.headers.update({"Location": f"/v1/jobs/{job_id}", "Retry-After": RETRY_AFTER})
+    with ctx.db.reading() as session:
+        return queries.job(session, job_id)
+
+
+def _submit(ctx: Context, body: schemas.JobRequest, key: str | None) -> tuple[str, list[str]]:
+    digest = jobs.request_digest(body)
+    with ctx.db.transaction() as session:
+        if key is not None and (known := jobs.find_by_key(session, key, digest)):
+            return known, []
+        plan = inversion.plan(body, ctx.catalog, session, ctx.settings)
+        return jobs.submit(session, plan, digest, key, ctx.settings.shard_items)
+
+
+@router.get("")
+def list_jobs(
+    session: Reading,
+    state: Annotated[JobState | None, Query()] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> schemas.JobList:
+    """Newest first."""
+    return queries.jobs(session, state, limit, cursor)
+
+
+@router.get("/{job_id}")
+def get_job(job_id: str, response: Response, session: Reading) -> schemas.Job:
+    job = queries.job(session, job_id)
+    if job.finished_at is None:
+        response.headers["Retry-After"] = RETRY_AFTER
+    return job
+
+
+@router.post("/{job_id}/cancel", status_code=202)
+def cancel_job(job_id: str, ctx: Ctx) -> schemas.Job:
+    """Stop a job. Items that have finished keep their results."""
+    with ctx.db.transaction() as session:
+        jobs.cancel(session, job_id)
+    with ctx.db.reading() as session:
+        return queries.job(session, job_id)
+
+
+@router.get("/{job_id}/items")
+def list_items(job_id: str, session: Reading, limit: Limit = 100, cursor: Cursor = None) -> schemas.ItemList:
+    return queries.items(session, job_id, limit, cursor)
+
+
+@router.get("/{job_id}/items/{index}")
+def get_item(job_id: str, index: int, session: Reading) -> schemas.Item:
+    return queries.item(session, job_id, index)
+
+
+@router.get("/{job_id}/artifacts")
+def list_artifacts(job_id: str, session: Reading, limit: Limit = 500, cursor: Cursor = None) -> schemas.ArtifactList:
+    return queries.artifacts(session, job_id, limit, cursor)
+
+
+@router.get("/{job_id}/items/{index}/artifacts/{name}", response_class=Response)
+def get_artifact(
+    job_id: str,
+    index: int,
+    name: str,
+    ctx: Ctx,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """The bytes. A stored artifact never changes, so its digest is its ETag for ever."""
+    with ctx.db.reading() as session:
+        row = queries.artifact(session, job_id, index, name)
+    headers = {
+        "ETag": f'"{row.sha256}"',
+        "Cache-Control": "private, max-age=31536000, immutable",
+        "Content-Disposition": f'inline; filename="{job_id}-{index}-{name}"',
+    }
+    if if_none_match and row.sha256 in if_none_match:
+        return Response(status_code=304, headers=headers)
+    return Response(ctx.storage.get(row.key), media_type=row.media_type, headers=headers)

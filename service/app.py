@@ -1,0 +1,117 @@
+"""The HTTP API as an ASGI application."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import errors
+from service.api import catalog, health, images, jobs
+from service.api.context import Context
+from service.broker import Broker, celery_app
+from service.catalog import Catalog
+from service.db import Database
+from service.settings import Settings
+from service.storage import open_storage
+
+WEB = Path(__file__).parent / "web"
+CSP = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+log = structlog.get_logger()
+
+
+class BodyLimit:
+    """Refuses a body over `limit` bytes with 413, before it is read where its length is declared."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        too_large = errors.render(
+            413,
+            "too-large",
+            f"the body is over {self.limit:,} bytes",
+            (errors.FieldError("body", f"allowed: {self.limit:,} bytes"),),
+        )
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self.limit:
+            return await too_large(scope, receive, send)
+        messages, size = [], 0
+        while True:
+            message = await receive()
+            size += len(message.get("body", b""))
+            messages.append(message)
+            if size > self.limit:
+                return await too_large(scope, receive, send)
+            if not message.get("more_body", False):
+                break
+        buffered = iter(messages)
+
+        async def replay() -> Message:
+            return next(buffered, None) or await receive()
+
+        return await self.app(scope, replay, send)
+
+
+def open_context(settings: Settings) -> Context:
+    """Connect to nothing yet, but know where everything is."""
+    return Context(
+        settings, Database(settings.database), open_storage(settings), Broker(celery_app(settings)),
+        Catalog(settings.assets_dir),
+    )  # fmt: skip
+
+
+def create_app(settings: Settings, context: Context | None = None) -> FastAPI:
+    """The API over `context`, or over one of its own, which it then closes at shutdown."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.context = context or open_context(settings)
+        yield
+        if context is None:
+            app.state.context.broker.close()
+            app.state.context.db.close()
+
+    app = FastAPI(
+        title="robustreps", version="1", lifespan=lifespan, docs_url="/docs", redoc_url=None,
+        description="Inverts, interpolates, visualises and edits representations of robust networks, as queued jobs.",
+    )  # fmt: skip
+    for module in (jobs, images, catalog, health):
+        app.include_router(module.router)
+    errors.install(app)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.middleware("http")(_log_request)
+    _add_dashboard(app)
+    return app
+
+
+async def _log_request(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request=request.headers.get("x-request-id", uuid.uuid4().hex)[:64])
+    start = time.perf_counter()
+    response = await call_next(request)
+    if request.method != "GET" or response.status_code >= 500:
+        took = round(time.perf_counter() - start, 4)
+        log.info("request", method=request.method, path=request.url.path, status=response.status_code, seconds=took)
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def _add_dashboard(app: FastAPI) -> None:
+    app.mount("/ui/static", StaticFiles(directory=WEB), name="static")
+
+    @app.get("/", include_in_schema=False)
+    def root() -> RedirectResponse:
+        return RedirectResponse("/ui/")
+
+    @app.get("/ui/{path:path}", include_in_schema=False)
+    def page(path: str) -> FileResponse:  # noqa: ARG001 - the page reads its own address
+        return FileResponse(WEB / "index.html", headers={"Content-Security-Policy": CSP, "Cache-Control": "no-cache"})

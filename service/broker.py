@@ -1,0 +1,74 @@
+"""The Celery app, by name only: the service sends a shard's id, and knows nothing of what computes it.
+
+A message is a wake-up. The database holds the work; the reconciler sends again what the broker lost.
+"""
+
+import queue
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from service.settings import Settings
+
+TASK = "robustreps.run_shard"
+QUEUE = "shards"
+log = structlog.get_logger()
+
+
+def celery_app(settings: Settings) -> Celery:
+    """Acknowledged early, since the lease is the real acknowledgement; no results, no prefetch, JSON only."""
+    app = Celery("robustreps", broker=settings.broker_url, set_as_current=False)
+    transport = {"polling_interval": 0.01} if settings.embedded else {
+        "socket_timeout": 10, "socket_connect_timeout": 5, "socket_keepalive": True, "health_check_interval": 25,
+    }  # fmt: skip
+    app.conf.update(
+        task_ignore_result=True, task_acks_late=False, task_default_queue=QUEUE, task_serializer="json",
+        accept_content=["json"], worker_disable_prefetch=not settings.embedded, worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False, worker_send_task_events=False, worker_enable_remote_control=False,
+        broker_connection_max_retries=None, broker_connection_retry_on_startup=True,
+        broker_transport_options=transport, worker_cancel_long_running_tasks_on_connection_loss=False,
+    )  # fmt: skip
+    return app
+
+
+class Broker:
+    """Sends wake-ups from a thread of its own, so that no request waits for the broker."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        self._ids: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
+        self._thread.start()
+
+    def enqueue(self, shard_ids: Iterable[str]) -> None:
+        """Send soon, at best once: call it after the commit."""
+        for shard_id in shard_ids:
+            self._ids.put(shard_id)
+
+    def send(self, shard_id: str) -> None:
+        """Send now. Raises kombu.exceptions.OperationalError when the broker cannot be reached."""
+        self.app.send_task(TASK, args=[shard_id], queue=QUEUE, retry=False)
+
+    def depth(self) -> int:
+        """Messages that no worker has taken. Raises kombu.exceptions.OperationalError."""
+        with self.app.connection_for_read() as connection:
+            connection.ensure_connection(max_retries=1, timeout=5)
+            channel: Any = connection.channel()
+            with channel:
+                return int(channel.queue_declare(QUEUE, durable=True, auto_delete=False).message_count)
+
+    def close(self) -> None:
+        """Send what is waiting and stop; a message not sent in 5 seconds is left to the reconciler."""
+        self._ids.put(None)
+        self._thread.join(5)
+
+    def _run(self) -> None:
+        while (shard_id := self._ids.get()) is not None:
+            try:
+                self.send(shard_id)
+            except OperationalError as e:
+                log.warning("message not sent; the reconciler will", shard=shard_id, reason=str(e))

@@ -1,0 +1,97 @@
+"""The command `robustreps`. Commands that compute are found as entry points, so that this imports no worker."""
+
+import fcntl
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvicorn
+from pydantic import ValidationError
+from sqlalchemy import make_url
+
+from service import db, logs
+from service.app import create_app, open_context
+from service.reconciler import Reconciler
+from service.settings import Settings, get_settings
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+
+@contextmanager
+def sole_process(data_dir: Path) -> Iterator[None]:
+    """The embedded mode is one process: its broker lives in memory. Exits if another one has `data_dir`."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(
+                f"another process serves {data_dir.absolute()} already; stop it, set another ROBUSTREPS_DATA_DIR,"
+                " or set ROBUSTREPS_BROKER_URL and ROBUSTREPS_DATABASE_URL to run several"
+            )
+        yield
+
+
+def embedded_worker() -> Callable[..., Any]:
+    """The worker's class. Exits if the worker is not installed."""
+    found = list(entry_points(group="robustreps.worker"))
+    if not found:
+        sys.exit("the embedded mode computes in this process: pip install 'robustreps[worker]'")
+    worker: Callable[..., Any] = found[0].load()
+    return worker
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[uvicorn.Server]:
+    """An API server ready to run, with its reconciler, and in the embedded mode its worker and its schema."""
+    with ExitStack() as stack:
+        if settings.embedded:
+            stack.enter_context(sole_process(settings.data_dir))
+            db.migrate(settings.database)
+        context = open_context(settings)
+        stack.callback(context.db.close)
+        stack.callback(context.broker.close)
+        reconciler = Reconciler(context.db, context.broker, settings)
+        reconciler.start()
+        stack.callback(reconciler.close)
+        if settings.embedded:
+            worker = embedded_worker()(context)
+            worker.start()
+            stack.callback(worker.close)
+        config = uvicorn.Config(
+            create_app(settings, context), host=settings.host, port=settings.port, log_config=None, access_log=False
+        )
+        yield uvicorn.Server(config)
+
+
+@app.command()
+def serve() -> None:
+    """Serve the API and the dashboard; in the embedded mode, compute as well."""
+    settings = get_settings()
+    logs.configure(settings.log_format)
+    with serving(settings) as server:
+        typer.echo(
+            f"robustreps: http://{settings.host}:{settings.port}/  (API under /v1, reference at /docs)", err=True
+        )
+        server.run()
+
+
+@app.command()
+def migrate(revision: Annotated[str, typer.Argument(help="Alembic revision")] = "head") -> None:
+    """Bring the database's schema up to date."""
+    settings = get_settings()
+    db.migrate(settings.database, revision)
+    typer.echo(f"schema at {revision}: {make_url(settings.database).render_as_string()}")
+
+
+def main() -> None:
+    for entry in entry_points(group="robustreps.commands"):
+        app.command(entry.name)(entry.load())
+    try:
+        app()
+    except ValidationError as e:
+        sys.exit("\n".join(f"{error['msg']} {error['loc'] or ''}".strip() for error in e.errors()))

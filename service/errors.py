@@ -1,0 +1,114 @@
+"""Errors that a client sees: each class has its HTTP status, and one handler renders them all (RFC 9457)."""
+
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from service.storage import StorageError
+
+log = structlog.get_logger()
+
+
+class FieldError(NamedTuple):
+    """One thing wrong in a request: the field, as a dotted path, and what was allowed there."""
+
+    field: str
+    message: str
+
+
+class Problem(Exception):  # noqa: N818 - the RFC's own word
+    """Base of all errors with a status. `errors` names the fields at fault."""
+
+    status = HTTPStatus.BAD_REQUEST
+    type = "bad-request"
+
+    def __init__(self, detail: str, *errors: FieldError) -> None:
+        super().__init__(detail)
+        self.detail, self.errors = detail, errors
+
+
+class InvalidInput(Problem):
+    """The request is well formed, but a field's value is not allowed."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    type = "invalid-input"
+
+    def __init__(self, *errors: FieldError) -> None:
+        super().__init__("; ".join(f"{e.field}: {e.message}" for e in errors), *errors)
+
+
+class NotFound(Problem):
+    status = HTTPStatus.NOT_FOUND
+    type = "not-found"
+
+
+class Conflict(Problem):
+    """The resource's state does not allow this."""
+
+    status = HTTPStatus.CONFLICT
+    type = "conflict"
+
+
+class IdempotencyKeyReused(Problem):
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    type = "idempotency-key-reused"
+
+
+def render(status: int, type_: str, detail: str, errors: tuple[FieldError, ...] = ()) -> JSONResponse:
+    """A problem+json response."""
+    body: dict[str, Any] = {
+        "type": f"/problems/{type_}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    if errors:
+        body["errors"] = [e._asdict() for e in errors]
+    return JSONResponse(body, status, media_type="application/problem+json")
+
+
+def field_errors(exc: RequestValidationError) -> tuple[FieldError, ...]:
+    """pydantic's errors as dotted paths, without the part of the request (body, query) they came from."""
+    return tuple(
+        FieldError(
+            ".".join(str(part) for part in e["loc"][1:]) or str(e["loc"][0]), e["msg"].removeprefix("Value error, ")
+        )
+        for e in exc.errors()
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` a problem+json response."""
+
+    @app.exception_handler(Problem)
+    def _problem(_: Request, exc: Problem) -> JSONResponse:
+        return render(exc.status, exc.type, exc.detail, exc.errors)
+
+    @app.exception_handler(RequestValidationError)
+    def _invalid(_: Request, exc: RequestValidationError) -> JSONResponse:
+        invalid = InvalidInput(*field_errors(exc))
+        return render(invalid.status, invalid.type, invalid.detail, invalid.errors)
+
+    @app.exception_handler(StorageError)
+    @app.exception_handler(OperationalError)
+    def _unavailable(_: Request, exc: Exception) -> JSONResponse:
+        log.error("a server cannot be reached", reason=str(exc))
+        response = render(503, "unavailable", "a server that this request needs cannot be reached; try again")
+        response.headers["Retry-After"] = "5"
+        return response
+
+    @app.exception_handler(Exception)
+    def _bug(_: Request, __: Exception) -> JSONResponse:
+        return render(500, "internal", "the service failed; its log says why")
+
+    @app.exception_handler(HTTPException)
+    def _http(_: Request, exc: HTTPException) -> JSONResponse:
+        response = render(exc.status_code, "http", str(exc.detail))
+        response.headers.update(exc.headers or {})
+        return response

@@ -1,0 +1,87 @@
+"""Uploaded images: what is accepted, and how they are brought to a model's size."""
+
+import hashlib
+import io
+import struct
+from typing import Literal, NamedTuple
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from service.errors import FieldError, InvalidInput
+
+MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+MODES = {"RGB", "L", "1", "P"}
+Resize = Literal["center-crop", "stretch", "refuse"]
+
+
+class Checked(NamedTuple):
+    """An image that will decode: its id (the digest of its bytes), media type and upright size in pixels."""
+
+    id: str
+    media_type: str
+    width: int
+    height: int
+
+
+def refuse(message: str) -> InvalidInput:
+    return InvalidInput(FieldError("body", message))
+
+
+def check(data: bytes, max_pixels: int) -> Checked:
+    """Decode an upload in full, once, so that no worker meets a bad one. Raises InvalidInput naming what is wrong."""
+    if not data:
+        raise refuse(f"is empty; send the bytes of an image: {', '.join(MEDIA_TYPES)}")
+    try:
+        with Image.open(io.BytesIO(data), formats=tuple(MEDIA_TYPES)) as image:
+            _check_header(image, data, max_pixels)
+            media_type = MEDIA_TYPES[str(image.format)]
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+        raise refuse(f"has too many pixels; allowed: {max_pixels:,} (width x height)") from e
+    except UnidentifiedImageError as e:
+        raise refuse(f"is not an image in a known format; allowed: {', '.join(MEDIA_TYPES)}") from e
+    except (OSError, SyntaxError, ValueError, struct.error, EOFError) as e:
+        raise refuse(f"is damaged or truncated and cannot be decoded ({e})") from e
+    return Checked("sha256:" + hashlib.sha256(data).hexdigest(), media_type, *upright.size)
+
+
+def _check_header(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Everything that can be refused before a pixel is decoded."""
+    width, height = image.size
+    if width * height > max_pixels:
+        raise refuse(f"is {width} x {height}; allowed: {max_pixels:,} pixels (width x height)")
+    if getattr(image, "n_frames", 1) > 1:
+        raise refuse("is animated; send one frame as a still image")
+    # Pillow shows a 16-bit colour PNG as 8-bit RGB; only the header's bit depth tells.
+    if image.mode.startswith(("I", "F")) or (image.format == "PNG" and data[24] == 16):
+        raise refuse("has 16 bits or more a channel; allowed: 8")
+    if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
+        raise refuse("has an alpha channel; flatten it onto a background first")
+    if image.mode not in MODES:
+        raise refuse(f"has colour mode {image.mode}; allowed: RGB, or gray")
+
+
+def decode(data: bytes) -> Image.Image:
+    """A checked upload as upright RGB."""
+    with Image.open(io.BytesIO(data), formats=tuple(MEDIA_TYPES)) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def fit(image: Image.Image, size: int, how: Resize) -> Image.Image:
+    """RGB of `size` x `size`, by bicubic resampling. Raises ValueError if `how` is "refuse" and the size differs."""
+    if image.size == (size, size):
+        return image
+    if how == "refuse":
+        raise ValueError(f"is {image.width} x {image.height}, not {size} x {size}")
+    if how == "stretch":
+        return image.resize((size, size), Image.Resampling.BICUBIC)
+    return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+
+
+def describe_resize(width: int, height: int, size: int, how: Resize) -> str | None:
+    """What `fit` will do, in words, or None if nothing."""
+    if (width, height) == (size, size):
+        return None
+    what = "centre crop to a square, then" if how == "center-crop" and width != height else "whole image"
+    return f"{width} x {height} to {size} x {size}: {what} bicubic".replace("whole image bicubic", "bicubic")

@@ -1,0 +1,280 @@
+"""The life of a job: submit, claim, heartbeat, save, finish, cancel. The sole writer of every status.
+
+Each function is one short transaction in the session it is given. A worker's write carries its lease, and is refused
+with LeaseLost once another worker has claimed the shard.
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import case, func, insert, or_, select, update
+from sqlalchemy.orm import Session
+
+from service.db import now
+from service.errors import Conflict, IdempotencyKeyReused, NotFound
+from service.kinds.inversion import Plan
+from service.models import Artifact, Item, Job, Shard, Transition
+from service.schemas import JobRequest
+from service.states import TERMINAL_ITEM, TERMINAL_JOB, ItemState, JobState, ShardState, sources
+from service.storage import Stored
+
+CLAIMABLE = (JobState.QUEUED, JobState.RUNNING)
+UNSYNCHRONIZED = {"synchronize_session": False}  # no object of the session is read again after such an update
+
+
+class LeaseLost(RuntimeError):  # noqa: N818 - an event more than a fault
+    """Another worker holds the shard, or it is over: drop everything about it."""
+
+
+class Directive(StrEnum):
+    """A heartbeat's answer."""
+
+    CONTINUE = "continue"  # go on
+    STOP = "stop"  # the job is being cancelled: let go
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A worker's hold on a shard. Only the newest epoch may write."""
+
+    shard_id: str
+    job_id: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """A claimed shard: the job's parameters, and the items that no earlier claim finished."""
+
+    lease: Lease
+    kind: str
+    parameters: Mapping[str, Any]
+    items: Sequence[Item]
+    crashes: int
+
+
+def request_digest(request: JobRequest) -> str:
+    """The same for two requests that mean the same."""
+    canonical = json.dumps(request.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def find_by_key(session: Session, key: str, digest: str) -> str | None:
+    """The job that this idempotency key made, if any. Raises IdempotencyKeyReused if it was for another request."""
+    job = session.scalar(select(Job).where(Job.idempotency_key == key))
+    if job is not None and job.request_digest != digest:
+        raise IdempotencyKeyReused(f"Idempotency-Key {key!r} was used for another request, job {job.id}")
+    return job.id if job else None
+
+
+def submit(session: Session, plan: Plan, digest: str, key: str | None, shard_items: int) -> tuple[str, list[str]]:
+    """Insert a planned job with its shards and items; answers the job's id and the ids to enqueue after the commit."""
+    at = session.scalar(select(now()))
+    job_id = f"job_{uuid.uuid4().hex}"
+    job = Job(
+        id=job_id, kind=plan.parameters.kind, state=JobState.VALIDATING, warnings=plan.warnings, items=len(plan.items),
+        parameters=plan.parameters.model_dump(mode="json"), created_at=at, idempotency_key=key, request_digest=digest,
+    )  # fmt: skip
+    session.add(job)
+    session.add(Transition(job_id=job_id, state=JobState.VALIDATING, at=at))
+    session.flush()
+    firsts = range(0, len(plan.items), shard_items)
+    shards = [
+        Shard(id=f"{job_id}.{n}", job_id=job_id, first_item=first, sent_at=at,
+              item_count=min(shard_items, len(plan.items) - first))
+        for n, first in enumerate(firsts)
+    ]  # fmt: skip
+    session.add_all(shards)
+    session.flush()
+    rows = [
+        {"job_id": job_id, "index": i, "shard_id": shards[i // shard_items].id, "state": ItemState.QUEUED,
+         "target": item.target, "start": item.start}
+        for i, item in enumerate(plan.items)
+    ]  # fmt: skip
+    session.execute(insert(Item), rows)
+    _move(session, job_id, JobState.QUEUED)
+    return job_id, [shard.id for shard in shards]
+
+
+def cancel(session: Session, job_id: str) -> None:
+    """Stop a job; finished items keep their results. Raises NotFound, or Conflict if the job is over."""
+    state = _lock(session, job_id)
+    if state in (JobState.CANCELLING, JobState.CANCELLED):
+        return
+    if not _move(session, job_id, JobState.CANCELLING):
+        raise Conflict(f"job {job_id} is {state} and cannot be cancelled")
+    settle(session, job_id)
+
+
+def claim(session: Session, shard_id: str, worker: str, lease_seconds: float) -> Work | None:
+    """Take a shard that is queued or whose lease has run out; None if there is nothing to take."""
+    # The job's row is locked before any of its shards', here as everywhere, so that no two transactions deadlock.
+    job_id = session.scalar(select(Shard.job_id).where(Shard.id == shard_id))
+    if job_id is None or _lock(session, job_id) not in CLAIMABLE:
+        return None
+    expired = (Shard.state == ShardState.RUNNING) & (Shard.lease_expires_at < now())
+    row = session.execute(
+        update(Shard)
+        .where(Shard.id == shard_id, or_(Shard.state == ShardState.QUEUED, expired))
+        .values(
+            state=ShardState.RUNNING,
+            epoch=Shard.epoch + 1,
+            crashes=Shard.crashes + case((Shard.state == ShardState.RUNNING, 1), else_=0),
+            worker=worker,
+            lease_expires_at=now() + lease_seconds,
+            heartbeat_at=now(),
+            progress={},
+        )
+        .returning(Shard.epoch, Shard.crashes),
+        execution_options=UNSYNCHRONIZED,
+    ).one_or_none()
+    if row is None:
+        return None
+    _move(session, job_id, JobState.RUNNING)
+    pending = (Item.shard_id == shard_id) & Item.state.not_in(TERMINAL_ITEM)
+    session.execute(update(Item).where(pending).values(state=ItemState.RUNNING), execution_options=UNSYNCHRONIZED)
+    job = session.get_one(Job, job_id)
+    items = session.scalars(select(Item).where(pending).order_by(Item.index)).all()
+    return Work(Lease(shard_id, job_id, row.epoch), job.kind, job.parameters, items, row.crashes)
+
+
+def heartbeat(session: Session, lease: Lease, lease_seconds: float, progress: Mapping[str, Any]) -> Directive:
+    """Report progress and renew the lease. Raises LeaseLost."""
+    _fence(session, lease, lease_expires_at=now() + lease_seconds, heartbeat_at=now(), progress=dict(progress))
+    state = session.scalar(select(Job.state).where(Job.id == lease.job_id))
+    return Directive.CONTINUE if state in CLAIMABLE else Directive.STOP
+
+
+def save_item(
+    session: Session,
+    lease: Lease,
+    index: int,
+    metrics: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    artifacts: Mapping[str, tuple[Stored, str]],
+) -> None:
+    """An item succeeded: its stored objects (with media types) by name, its metrics, how it came about."""
+    _end_item(session, lease, index, ItemState.SUCCEEDED, metrics=dict(metrics), provenance=dict(provenance))
+    session.add_all(
+        Artifact(job_id=lease.job_id, item_index=index, name=name, media_type=media_type, **stored._asdict())
+        for name, (stored, media_type) in artifacts.items()
+    )
+
+
+def fail_item(session: Session, lease: Lease, index: int, title: str, detail: str) -> None:
+    """An item cannot be computed; its neighbours go on."""
+    _end_item(session, lease, index, ItemState.FAILED, error={"title": title, "detail": detail})
+
+
+def finish(session: Session, lease: Lease) -> ShardState:
+    """Let go of a shard: done if all its items are terminal, cancelled with its job, otherwise queued again."""
+    job = _lock(session, lease.job_id)
+    open_items = _count(session, Item.shard_id == lease.shard_id, Item.state.not_in(TERMINAL_ITEM))
+    if not open_items:
+        state = ShardState.DONE
+    elif job in CLAIMABLE:
+        state = ShardState.QUEUED
+    else:
+        state = ShardState.CANCELLED
+    _fence(session, lease, state=state, lease_expires_at=None)
+    settle(session, lease.job_id)
+    return state
+
+
+def fail_attempt(session: Session, lease: Lease, title: str, detail: str, max_attempts: int) -> ShardState:
+    """A fault of the world ended an attempt: queue the shard again, or give it up after `max_attempts`."""
+    _lock(session, lease.job_id)
+    _fence(session, lease, attempts=Shard.attempts + 1)
+    if (session.scalar(select(Shard.attempts).where(Shard.id == lease.shard_id)) or 0) >= max_attempts:
+        return give_up(session, lease, title, detail)
+    return finish(session, lease)
+
+
+def give_up(session: Session, lease: Lease, title: str, detail: str) -> ShardState:
+    """Fail every item of the shard that is not terminal, and finish it."""
+    _lock(session, lease.job_id)
+    _fence(session, lease)
+    open_items = (Item.shard_id == lease.shard_id) & Item.state.not_in(TERMINAL_ITEM)
+    ended = {"state": ItemState.FAILED, "error": {"title": title, "detail": detail}, "finished_at": now()}
+    session.execute(update(Item).where(open_items).values(ended), execution_options=UNSYNCHRONIZED)
+    return finish(session, lease)
+
+
+def settle(session: Session, job_id: str) -> None:
+    """End a job that has nothing left to do. Whoever makes a shard or a job stop calls this."""
+    state = _lock(session, job_id)
+    if state == JobState.CANCELLING:
+        waiting = (Shard.job_id == job_id) & (Shard.state == ShardState.QUEUED)
+        cancelled = {"state": ShardState.CANCELLED}
+        session.execute(update(Shard).where(waiting).values(cancelled), execution_options=UNSYNCHRONIZED)
+        if not _shards(session, job_id, ShardState.RUNNING):
+            left = (Item.job_id == job_id) & Item.state.not_in(TERMINAL_ITEM)
+            ended = {"state": ItemState.CANCELLED, "finished_at": now()}
+            session.execute(update(Item).where(left).values(ended), execution_options=UNSYNCHRONIZED)
+            _move(session, job_id, JobState.CANCELLED)
+    elif state in CLAIMABLE and not _shards(session, job_id, ShardState.QUEUED, ShardState.RUNNING):
+        _move(session, job_id, JobState.FINALIZING)
+        succeeded = _count(session, Item.job_id == job_id, Item.state == ItemState.SUCCEEDED)
+        failed = _count(session, Item.job_id == job_id, Item.state == ItemState.FAILED)
+        whole = JobState.SUCCEEDED if not failed else JobState.PARTIALLY_SUCCEEDED
+        _move(session, job_id, whole if succeeded else JobState.FAILED)
+
+
+def _end_item(session: Session, lease: Lease, index: int, state: ItemState, **values: Any) -> None:
+    _fence(session, lease)
+    mine = (Item.job_id == lease.job_id) & (Item.index == index) & (Item.shard_id == lease.shard_id)
+    ended = session.scalars(
+        update(Item)
+        .where(mine, Item.state.not_in(TERMINAL_ITEM))
+        .values(state=state, finished_at=now(), **values)
+        .returning(Item.index),
+        execution_options=UNSYNCHRONIZED,
+    ).one_or_none()
+    if ended is None:
+        raise LeaseLost(f"item {index} of {lease.shard_id} is already over")
+
+
+def _fence(session: Session, lease: Lease, **values: Any) -> None:
+    """Lock the shard's row for this transaction and check that the lease still stands."""
+    mine = (Shard.id == lease.shard_id) & (Shard.epoch == lease.epoch) & (Shard.state == ShardState.RUNNING)
+    held = session.scalars(
+        update(Shard).where(mine).values(values or {"epoch": lease.epoch}).returning(Shard.id),
+        execution_options=UNSYNCHRONIZED,
+    ).one_or_none()
+    if held is None:
+        raise LeaseLost(f"{lease.shard_id} is no longer held under epoch {lease.epoch}")
+
+
+def _lock(session: Session, job_id: str) -> JobState:
+    """The job's state, with its row locked, so that the last two shards cannot both think the other is still at it."""
+    state = session.scalar(select(Job.state).where(Job.id == job_id).with_for_update(key_share=True))
+    if state is None:
+        raise NotFound(f"no job {job_id}")
+    return JobState(state)
+
+
+def _move(session: Session, job_id: str, target: JobState) -> bool:
+    """Make a legal move and note its time; False if the job is in no state that allows it."""
+    values: dict[str, Any] = {"state": target, "finished_at": now() if target in TERMINAL_JOB else None}
+    moved = session.scalars(
+        update(Job).where(Job.id == job_id, Job.state.in_(sources(target))).values(values).returning(Job.id),
+        execution_options=UNSYNCHRONIZED,
+    ).one_or_none()
+    if moved:
+        session.add(Transition(job_id=job_id, state=target, at=now()))
+        session.flush()
+    return moved is not None
+
+
+def _count(session: Session, *conditions: Any) -> int:
+    return session.scalar(select(func.count()).select_from(Item).where(*conditions)) or 0
+
+
+def _shards(session: Session, job_id: str, *states: ShardState) -> int:
+    condition = (Shard.job_id == job_id) & Shard.state.in_(states)
+    return session.scalar(select(func.count()).select_from(Shard).where(condition)) or 0

@@ -1,0 +1,140 @@
+"""The tables. Times are seconds since the epoch on the database's clock, so that a lease is one sum in any dialect."""
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from service.states import ItemState, JobState, ShardState
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, float: Double, int: BigInteger}  # noqa: RUF012
+
+
+def one_of(column: str, states: type[StrEnum]) -> CheckConstraint:
+    """The database refuses a state that the enum does not have."""
+    return CheckConstraint(f"{column} IN ({', '.join(repr(s.value) for s in states)})", name=column)
+
+
+class Job(Base):
+    """What a client asked for. `parameters` are resolved: nothing in them is left to a default."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (one_of("state", JobState), Index(None, "state"), Index(None, "created_at", "id"))
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(40))
+    state: Mapped[str] = mapped_column(String(20))
+    parameters: Mapped[dict[str, Any]]
+    warnings: Mapped[list[Any]]
+    error: Mapped[dict[str, Any] | None]
+    items: Mapped[int]
+    created_at: Mapped[float]
+    finished_at: Mapped[float | None]
+    idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
+    request_digest: Mapped[str] = mapped_column(String(64))
+
+
+class Transition(Base):
+    """When a job entered a state."""
+
+    __tablename__ = "transitions"
+    __table_args__ = (Index(None, "job_id"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    state: Mapped[str] = mapped_column(String(20))
+    at: Mapped[float]
+
+
+class Shard(Base):
+    """A run of a job's items: the unit of dispatch and lease. `epoch` counts claims and fences every write."""
+
+    __tablename__ = "shards"
+    __table_args__ = (one_of("state", ShardState), Index(None, "state", "sent_at"), Index(None, "job_id"))
+
+    id: Mapped[str] = mapped_column(String(48), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    state: Mapped[str] = mapped_column(String(20), default=ShardState.QUEUED)
+    epoch: Mapped[int] = mapped_column(default=0)
+    first_item: Mapped[int]
+    item_count: Mapped[int]
+    worker: Mapped[str | None] = mapped_column(Text)
+    lease_expires_at: Mapped[float | None]
+    heartbeat_at: Mapped[float | None]
+    sent_at: Mapped[float | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    crashes: Mapped[int] = mapped_column(default=0)
+    progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class Item(Base):
+    """One optimisation: the unit of state, failure and result."""
+
+    __tablename__ = "items"
+    __table_args__ = (one_of("state", ItemState), Index(None, "job_id", "state"), Index(None, "shard_id"))
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    index: Mapped[int] = mapped_column(primary_key=True)
+    shard_id: Mapped[str] = mapped_column(ForeignKey("shards.id", ondelete="CASCADE"))
+    state: Mapped[str] = mapped_column(String(20), default=ItemState.QUEUED)
+    target: Mapped[dict[str, Any]]
+    start: Mapped[dict[str, Any]]
+    metrics: Mapped[dict[str, Any] | None]
+    provenance: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+    finished_at: Mapped[float | None]
+
+
+class Artifact(Base):
+    """A stored object that an item's result consists of; the row is committed after the upload."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (
+        ForeignKeyConstraint(["job_id", "item_index"], ["items.job_id", "items.index"], ondelete="CASCADE"),
+    )
+
+    job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    item_index: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    key: Mapped[str] = mapped_column(Text)
+    media_type: Mapped[str] = mapped_column(String(100))
+    size: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+
+
+class Image(Base):
+    """An image that a client posted; its id is the digest of its bytes."""
+
+    __tablename__ = "images"
+
+    id: Mapped[str] = mapped_column(String(71), primary_key=True)
+    key: Mapped[str] = mapped_column(Text)
+    media_type: Mapped[str] = mapped_column(String(100))
+    width: Mapped[int]
+    height: Mapped[int]
+    size: Mapped[int]
+    created_at: Mapped[float]

@@ -1,0 +1,186 @@
+"""What clients read: rows turned into responses. Nothing here writes."""
+
+import base64
+import binascii
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import func, select, tuple_
+from sqlalchemy.orm import Session
+
+from service import schemas
+from service.errors import FieldError, InvalidInput, NotFound
+from service.models import Artifact, Item, Job, Shard, Transition
+from service.states import TERMINAL_ITEM, JobState, ShardState
+
+
+def timestamp(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def encode_cursor(*parts: Any) -> str:
+    return base64.urlsafe_b64encode("|".join(map(str, parts)).encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, count: int) -> list[str]:
+    """Raises InvalidInput for anything that `encode_cursor` did not make."""
+    try:
+        parts = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().split("|")
+    except (binascii.Error, UnicodeDecodeError, ValueError):
+        parts = []
+    if len(parts) != count:
+        raise InvalidInput(FieldError("cursor", "is not a cursor; allowed: next_cursor of the page before"))
+    return parts
+
+
+def _number(text: str, kind: type[float] | type[int]) -> float:
+    try:
+        return kind(text)
+    except ValueError:
+        raise InvalidInput(FieldError("cursor", "is not a cursor; allowed: next_cursor of the page before")) from None
+
+
+def job(session: Session, job_id: str) -> schemas.Job:
+    """Raises NotFound."""
+    row = session.get(Job, job_id)
+    if row is None:
+        raise NotFound(f"no job {job_id}")
+    return _jobs(session, [row])[0]
+
+
+def jobs(session: Session, state: JobState | None, limit: int, cursor: str | None) -> schemas.JobList:
+    """Newest first."""
+    query = select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
+    if state is not None:
+        query = query.where(Job.state == state)
+    if cursor is not None:
+        created_at, job_id = decode_cursor(cursor, 2)
+        query = query.where(tuple_(Job.created_at, Job.id) < (_number(created_at, float), job_id))
+    rows = session.scalars(query).all()
+    page = rows[:limit]
+    following = encode_cursor(page[-1].created_at, page[-1].id) if len(rows) > limit else None
+    return schemas.JobList(jobs=_jobs(session, page), next_cursor=following)
+
+
+def items(session: Session, job_id: str, limit: int, cursor: str | None) -> schemas.ItemList:
+    """In order of index. Raises NotFound."""
+    _require(session, job_id)
+    query = select(Item).where(Item.job_id == job_id).order_by(Item.index).limit(limit + 1)
+    if cursor is not None:
+        query = query.where(Item.index > _number(decode_cursor(cursor, 1)[0], int))
+    rows = session.scalars(query).all()
+    page = rows[:limit]
+    following = encode_cursor(page[-1].index) if len(rows) > limit else None
+    return schemas.ItemList(items=_items(session, job_id, page), next_cursor=following)
+
+
+def item(session: Session, job_id: str, index: int) -> schemas.Item:
+    """Raises NotFound."""
+    row = session.get(Item, (job_id, index))
+    if row is None:
+        raise NotFound(f"no item {index} in job {job_id}")
+    return _items(session, job_id, [row])[0]
+
+
+def artifacts(session: Session, job_id: str, limit: int, cursor: str | None) -> schemas.ArtifactList:
+    """Everything that a job has stored so far, in order of item and name. Raises NotFound."""
+    _require(session, job_id)
+    order = (Artifact.item_index, Artifact.name)
+    query = select(Artifact).where(Artifact.job_id == job_id).order_by(*order).limit(limit + 1)
+    if cursor is not None:
+        index, name = decode_cursor(cursor, 2)
+        query = query.where(tuple_(*order) > (_number(index, int), name))
+    rows = session.scalars(query).all()
+    page = rows[:limit]
+    following = encode_cursor(page[-1].item_index, page[-1].name) if len(rows) > limit else None
+    listed = [schemas.JobArtifact(item=row.item_index, **_artifact(row).model_dump()) for row in page]
+    return schemas.ArtifactList(artifacts=listed, next_cursor=following)
+
+
+def artifact(session: Session, job_id: str, index: int, name: str) -> Artifact:
+    """Raises NotFound."""
+    row = session.get(Artifact, (job_id, index, name))
+    if row is None:
+        raise NotFound(f"no artifact {name} of item {index} in job {job_id}")
+    return row
+
+
+def _require(session: Session, job_id: str) -> None:
+    if session.scalar(select(Job.id).where(Job.id == job_id)) is None:
+        raise NotFound(f"no job {job_id}")
+
+
+def _jobs(session: Session, rows: Sequence[Job]) -> list[schemas.Job]:
+    ids = [row.id for row in rows]
+    counts: dict[str, dict[str, int]] = defaultdict(dict)
+    grouped = select(Item.job_id, Item.state, func.count()).where(Item.job_id.in_(ids))
+    for job_id, state, n in session.execute(grouped.group_by(Item.job_id, Item.state)):
+        counts[job_id][state] = n
+    transitions: dict[str, list[schemas.Transition]] = defaultdict(list)
+    for t in session.scalars(select(Transition).where(Transition.job_id.in_(ids)).order_by(Transition.id)):
+        transitions[t.job_id].append(schemas.Transition(state=t.state, at=datetime.fromtimestamp(t.at, UTC)))
+    running: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    held = select(Shard.job_id, Shard.progress).where(Shard.job_id.in_(ids), Shard.state == ShardState.RUNNING)
+    for job_id, progress in session.execute(held):
+        running[job_id].append(progress)
+    return [_job(row, counts[row.id], transitions[row.id], running[row.id]) for row in rows]
+
+
+def _job(
+    row: Job, counts: dict[str, int], transitions: list[schemas.Transition], running: list[dict[str, Any]]
+) -> schemas.Job:
+    url = f"/v1/jobs/{row.id}"
+    return schemas.Job(
+        id=row.id,
+        kind=row.kind,
+        state=row.state,
+        parameters=row.parameters,
+        warnings=row.warnings,
+        created_at=datetime.fromtimestamp(row.created_at, UTC),
+        finished_at=timestamp(row.finished_at),
+        transitions=transitions,
+        items=schemas.ItemCounts(total=row.items, **counts),
+        progress=_progress(row, counts, running),
+        error=row.error,
+        links=schemas.JobLinks(self=url, items=f"{url}/items", artifacts=f"{url}/artifacts", cancel=f"{url}/cancel"),
+    )
+
+
+def _progress(row: Job, counts: dict[str, int], running: Iterable[dict[str, Any]]) -> schemas.Progress:
+    steps = row.parameters["steps"]
+    total = row.items * steps
+    reports = [r for r in running if r]
+    done = steps * sum(counts.get(state, 0) for state in TERMINAL_ITEM) + sum(r["image_steps"] for r in reports)
+    done = min(done, total)
+    rate = sum(r["rate"] for r in reports) or None
+    return schemas.Progress(
+        steps_done=done,
+        steps_total=total,
+        fraction=done / total,
+        curve=max((r["curve"] for r in reports), key=len, default=[]),
+        rate=rate,
+        eta_seconds=(total - done) / rate if rate else None,
+    )
+
+
+def _items(session: Session, job_id: str, rows: Sequence[Item]) -> list[schemas.Item]:
+    stored: dict[int, list[schemas.Artifact]] = defaultdict(list)
+    if rows:
+        wanted = (Artifact.job_id == job_id) & Artifact.item_index.between(rows[0].index, rows[-1].index)
+        for a in session.scalars(select(Artifact).where(wanted).order_by(Artifact.name)):
+            stored[a.item_index].append(_artifact(a))
+    return [
+        schemas.Item(
+            index=row.index, state=row.state, target=row.target, start=row.start, metrics=row.metrics,
+            provenance=row.provenance, error=row.error, finished_at=timestamp(row.finished_at),
+            artifacts=stored[row.index],
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def _artifact(row: Artifact) -> schemas.Artifact:
+    url = f"/v1/jobs/{row.job_id}/items/{row.item_index}/artifacts/{row.name}"
+    return schemas.Artifact(name=row.name, media_type=row.media_type, size=row.size, sha256=row.sha256, url=url)

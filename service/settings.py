@@ -1,0 +1,82 @@
+"""Every setting of the service, in one place: the only reader of the environment.
+
+Each field is set by an environment variable, ROBUSTREPS_ and its name in capitals. The defaults are the embedded mode:
+one process, SQLite, local files, an in-process broker.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "ROBUSTREPS_"
+
+
+class Settings(BaseSettings):
+    """Frozen; an unknown ROBUSTREPS_ variable or a value out of bounds is refused at start."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    data_dir: Path = Field(Path("robustreps-data"), description="Where the embedded mode keeps its files")
+    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in data_dir")
+    broker_url: str = Field("memory://", description="redis://... or memory:// for the embedded mode")
+    storage_url: str = Field("", description="s3://BUCKET, or a folder; empty: a folder in data_dir")
+    s3_endpoint: str | None = Field(None, description="S3 endpoint; empty: AWS")
+    s3_access_key: str | None = Field(None, description="S3 access key; empty: the usual AWS credential chain")
+    s3_secret_key: SecretStr | None = Field(None, description="S3 secret key")
+    s3_region: str = Field("us-east-1", description="S3 region")
+    assets_dir: Path = Field(
+        Path(__file__).parent / "assets", description="Folder with models/NAME/card.json and datasets/NAME/card.json"
+    )
+
+    host: str = Field("127.0.0.1", description="Address that the API binds")
+    port: int = Field(8000, ge=0, le=65535, description="Port that the API binds; 0: any free one")
+    log_format: Literal["console", "json"] = Field("console", description="Log lines for people or for machines")
+
+    max_body_bytes: int = Field(20_000_000, gt=0, description="Largest request body")
+    max_image_pixels: int = Field(16_000_000, gt=0, description="Largest uploaded image, width times height")
+    max_items: int = Field(4096, gt=0, description="Most items in one job")
+    max_steps: int = Field(100_000, gt=0, description="Most PGD steps for one item")
+
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    worker_threads: int = Field(1, ge=1, le=64, description="Shards that one worker process holds at once")
+    shard_items: int = Field(64, ge=1, le=1024, description="Most items in one shard, which one batch computes")
+    lease_seconds: float = Field(60, gt=0, description="How long a silent worker keeps its shard")
+    heartbeat_seconds: float = Field(5, gt=0, description="How often a worker reports progress and renews its lease")
+    loading_seconds: float = Field(300, gt=0, description="How long a shard may take before its first step")
+    reconcile_seconds: float = Field(15, gt=0, description="How often lost messages and expired leases are looked for")
+    max_crashes: int = Field(3, ge=1, description="Crashes after which a shard's unfinished items fail")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        known = {PREFIX + name.upper() for name in type(self).model_fields}
+        unknown = sorted(k for k in os.environ if k.upper().startswith(PREFIX) and k.upper() not in known)
+        if unknown:
+            raise ValueError(f"unknown settings {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError("heartbeat_seconds must be at most half of lease_seconds")
+        if self.embedded and not self.database.startswith("sqlite"):
+            raise ValueError("broker_url memory:// serves one process: use redis:// beside a database server")
+        return self
+
+    @property
+    def embedded(self) -> bool:
+        """One process does everything: the API, the worker and the reconciler."""
+        return self.broker_url.startswith("memory:")
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{(self.data_dir / 'robustreps.db').absolute()}"
+
+    @property
+    def storage(self) -> str:
+        return self.storage_url or str((self.data_dir / "objects").absolute())
+
+
+@cache
+def get_settings() -> Settings:
+    """The settings of this process, read once. Raises pydantic.ValidationError."""
+    return Settings()

@@ -1,0 +1,62 @@
+// The public API, as seen from the browser. Two kinds of failure: the API refused (Refused: asking again will not help)
+// or it gave no usable answer (Unreachable: ask again later).
+
+const TIMEOUT_MS = 15_000;
+
+export class Refused extends Error {
+  /** @param {{title?: string, detail?: string, errors?: {field: string, message: string}[]}} problem RFC 9457 body */
+  constructor(status, problem) {
+    super(problem.detail || problem.title || `The API answered ${status}`);
+    this.status = status;
+    this.title = problem.title || `Error ${status}`;
+    this.errors = Array.isArray(problem.errors) ? problem.errors : [];
+  }
+}
+
+export class Unreachable extends Error {
+  constructor(message, retryAfterSeconds = 0) {
+    super(message);
+    this.retryAfterSeconds = retryAfterSeconds;
+  }
+}
+
+const passing = (status) => status >= 500 || status === 429 || status === 408;
+
+async function answer(path, options, signal) {
+  const timeout = AbortSignal.timeout(TIMEOUT_MS);
+  try {
+    const signals = signal ? AbortSignal.any([signal, timeout]) : timeout;
+    return await fetch(path, { headers: { Accept: "application/json" }, signal: signals, ...options });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Unreachable("Cannot reach the API");
+  }
+}
+
+async function request(path, options, signal) {
+  const response = await answer(path, options, signal);
+  const body = await response.json().catch(() => null);
+  if (signal?.aborted) throw signal.reason;
+  if (passing(response.status)) {
+    const reason = body?.detail || body?.title || `it answers ${response.status}`;
+    throw new Unreachable(`The API is not available (${reason})`, Number(response.headers.get("Retry-After")) || 0);
+  }
+  if (!response.ok) throw new Refused(response.status, body ?? {});
+  if (body === null) throw new Unreachable("The API sent an answer that is not JSON");
+  return body;
+}
+
+function query(parameters) {
+  const pairs = Object.entries(parameters).filter(([, value]) => value !== null && value !== "");
+  return new URLSearchParams(pairs).toString();
+}
+
+const jobPath = (id) => `/v1/jobs/${encodeURIComponent(id)}`;
+const fresh = { cache: "no-cache" };
+
+export const listJobs = ({ limit, state, cursor }, signal) => request(`/v1/jobs?${query({ limit, state, cursor })}`, fresh, signal);
+export const getJob = (id, signal) => request(jobPath(id), fresh, signal);
+export const listItems = (id, { limit, cursor }, signal) => request(`${jobPath(id)}/items?${query({ limit, cursor })}`, fresh, signal);
+export const cancelJob = (job) => request(job.links?.cancel ?? `${jobPath(job.id)}/cancel`, { method: "POST" });
+/** An artifact never changes once written, so the browser's cache may answer. */
+export const getArtifact = (url, signal) => request(url, {}, signal);

@@ -1,0 +1,154 @@
+// A line chart in plain SVG: linear steps across, linear or logarithmic values up, a read-out for pointer and keys.
+
+import { h, setText, svg } from "./dom.js";
+import { count, measure } from "./format.js";
+
+const HEIGHT = 230;
+const MARGIN = { left: 52, right: 14, top: 10, bottom: 40 };
+
+/** About `n` round numbers within [low, high]. */
+export function linearTicks(low, high, n) {
+  const rough = (high - low) / n || 1;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * ([1, 2, 5, 10].find((m) => m * power >= rough) ?? 10);
+  const ticks = [];
+  for (let k = Math.ceil(low / step); k * step <= high + 1e-9 * step; k += 1) ticks.push(k * step);
+  return ticks;
+}
+
+/** Decades within [low, high]; with 2 and 5 between them when there are few, and linear ones when there is hardly any. */
+export function logTicks(low, high) {
+  const decades = [];
+  for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e += 1) decades.push(10 ** e);
+  const within = (factors) => decades.flatMap((d) => factors.map((f) => f * d)).filter((v) => v >= low && v <= high);
+  const plain = within([1]);
+  if (plain.length >= 3) return plain;
+  const finer = within([1, 2, 5]);
+  return finer.length >= 2 ? finer : linearTicks(low, high, 3);
+}
+
+function extent(values) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const value of values) [low, high] = [Math.min(low, value), Math.max(high, value)];
+  return low < high ? [low, high] : [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2];
+}
+
+/** Data to pixels, for the points that the axis can show. */
+function scales(points, width, log) {
+  const [x0, x1] = extent(points.map(([x]) => x));
+  const [y0, y1] = extent(points.map(([, y]) => (log ? Math.log10(y) : y)));
+  const pad = 0.05 * (y1 - y0);
+  const [bottom, top] = [log || y0 < 0 ? y0 - pad : Math.max(0, y0 - pad), y1 + pad];
+  const inner = { width: width - MARGIN.left - MARGIN.right, height: HEIGHT - MARGIN.top - MARGIN.bottom };
+  return {
+    x: (v) => MARGIN.left + (inner.width * (v - x0)) / (x1 - x0),
+    y: (v) => MARGIN.top + inner.height * (1 - ((log ? Math.log10(v) : v) - bottom) / (top - bottom)),
+    xTicks: linearTicks(x0, x1, Math.max(2, inner.width / 65)),
+    yTicks: log ? logTicks(10 ** bottom, 10 ** top) : linearTicks(bottom, top, 4),
+    floor: HEIGHT - MARGIN.bottom,
+    right: width - MARGIN.right,
+  };
+}
+
+function axes(at) {
+  const across = at.yTicks.map((v) =>
+    svg("g", { class: "tick" },
+      svg("line", { x1: MARGIN.left, x2: at.right, y1: at.y(v), y2: at.y(v) }),
+      svg("text", { x: MARGIN.left - 8, y: at.y(v), dy: "0.32em", "text-anchor": "end" }, measure(v))));
+  const along = at.xTicks.map((v) =>
+    svg("g", { class: "tick" },
+      svg("line", { x1: at.x(v), x2: at.x(v), y1: at.floor, y2: at.floor + 4 }),
+      svg("text", { x: at.x(v), y: at.floor + 18, "text-anchor": "middle" }, count(v))));
+  const line = svg("line", { class: "axis", x1: MARGIN.left, x2: at.right, y1: at.floor, y2: at.floor });
+  return svg("g", {}, ...across, ...along, line, svg("text", { class: "axis-name", x: at.right, y: HEIGHT - 4 }, "step"));
+}
+
+class LineChart {
+  constructor(title, controls) {
+    this.title = title;
+    this.points = [];
+    this.chosen = null;
+    this.marker = svg("g", { class: "marker" });
+    this.frame = svg("svg", { height: HEIGHT, tabindex: 0, role: "slider", "aria-orientation": "horizontal" });
+    this.readout = h("p", { class: "readout" });
+    this.plot = h("div", { class: "plot" }, this.frame, this.readout);
+    this.log = h("input", { type: "checkbox", checked: true, onchange: () => this.draw() });
+    const heading = h("span", { class: "chart-title" }, title);
+    this.node = h("figure", { class: "chart" },
+      h("figcaption", {}, heading, ...controls, h("label", { class: "check", title: "Logarithmic axis" }, this.log, "Log")),
+      this.plot);
+    this.frame.addEventListener("pointermove", (event) => this.point(event));
+    this.frame.addEventListener("pointerleave", () => this.choose(null));
+    this.frame.addEventListener("blur", () => this.choose(null));
+    this.frame.addEventListener("keydown", (event) => this.key(event));
+    new ResizeObserver(() => this.draw()).observe(this.plot);
+  }
+
+  /** Show `points`, pairs of a step and a value in the order of the steps; `title` is what a screen reader calls them. */
+  update(points, title = this.title) {
+    if (title !== this.title) this.chosen = null;
+    this.title = title;
+    this.points = points;
+    this.draw();
+  }
+
+  draw() {
+    const width = this.plot.clientWidth;
+    if (!width) return;
+    const log = this.log.checked;
+    this.shown = this.points.filter(([x, y]) => Number.isFinite(x) && Number.isFinite(y) && (!log || y > 0));
+    this.frame.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+    if (this.shown.length === 0) {
+      const text = svg("text", { class: "empty", x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "No points");
+      this.frame.replaceChildren(text);
+    } else {
+      this.at = scales(this.shown, width, log);
+      const path = this.shown.map(([x, y], i) => `${i ? "L" : "M"}${this.at.x(x).toFixed(1)} ${this.at.y(y).toFixed(1)}`).join("");
+      this.frame.replaceChildren(axes(this.at), svg("path", { class: "line", d: path }), this.marker);
+    }
+    this.choose(this.chosen);
+  }
+
+  /** Mark point `index`, or the last one when null, and read it out. */
+  choose(index) {
+    const last = this.shown ? this.shown.length - 1 : -1;
+    this.chosen = index === null ? null : Math.max(0, Math.min(last, index));
+    const shownIndex = this.chosen ?? last;
+    const point = this.shown?.[shownIndex];
+    const text = point ? `step ${count(point[0])}: ${measure(point[1])}` : "";
+    setText(this.readout, text);
+    const slider = { "aria-label": this.title, "aria-valuemin": 0, "aria-valuemax": Math.max(0, last) };
+    slider["aria-valuenow"] = Math.max(0, shownIndex);
+    slider["aria-valuetext"] = text || "no points";
+    for (const [name, value] of Object.entries(slider)) this.frame.setAttribute(name, value);
+    this.mark(point);
+  }
+
+  mark(point) {
+    if (!point) return;
+    const [x, y] = [this.at.x(point[0]), this.at.y(point[1])];
+    const hair = svg("line", { x1: x, x2: x, y1: MARGIN.top, y2: this.at.floor });
+    this.marker.replaceChildren(...(this.chosen === null ? [] : [hair]), svg("circle", { cx: x, cy: y, r: 3.5 }));
+  }
+
+  point(event) {
+    if (!this.shown?.length) return;
+    const x = event.clientX - this.frame.getBoundingClientRect().left;
+    const distances = this.shown.map(([step]) => Math.abs(this.at.x(step) - x));
+    this.choose(distances.indexOf(Math.min(...distances)));
+  }
+
+  key(event) {
+    const last = (this.shown?.length ?? 0) - 1;
+    const from = this.chosen ?? last;
+    const page = Math.max(1, Math.round(last / 10));
+    const to = { ArrowLeft: from - 1, ArrowDown: from - 1, ArrowRight: from + 1, ArrowUp: from + 1,
+      PageDown: from - page, PageUp: from + page, Home: 0, End: last }[event.key];
+    if (to === undefined || last < 0) return;
+    event.preventDefault();
+    this.choose(to);
+  }
+}
+
+/** @param {string} title @param {Node[]} controls shown beside the title */
+export const lineChart = (title, controls = []) => new LineChart(title, controls);

@@ -1,0 +1,77 @@
+// One selected item: large pictures, its metrics, its curves and its files.
+
+import { getArtifact } from "./api.js";
+import { lineChart } from "./chart.js";
+import { h, setText } from "./dom.js";
+import { metricRows } from "./facts.js";
+import { bytes, isFinal } from "./format.js";
+import { artifact, itemName, Picture, VIEWS } from "./picture.js";
+import { note } from "./ui.js";
+
+const QUANTITIES = { relative_distance: "Relative distance", loss: "Loss", grad_norm: "Gradient norm" };
+
+function files(item) {
+  return item.artifacts.map(({ name, media_type: type, size, sha256, url }) =>
+    h("li", {},
+      h("a", { href: url, download: `item-${item.index}-${name}` }, name),
+      h("span", { class: "muted" }, ` ${type}, ${bytes(size)}`),
+      sha256 ? h("code", { class: "muted", title: `sha256 ${sha256}` }, String(sha256).slice(0, 12)) : null));
+}
+
+export class Detail {
+  constructor(close) {
+    this.title = h("h3");
+    this.source = h("p", { class: "muted" });
+    this.pictures = VIEWS.map((view) => new Picture(view));
+    this.metrics = h("table", { class: "pairs", "aria-label": "Metrics" });
+    this.files = h("ul", { class: "files" });
+    this.problem = h("div");
+    this.quantity = h("select", { "aria-label": "Quantity", onchange: () => this.plot() },
+      ...Object.entries(QUANTITIES).map(([value, label]) => h("option", { value }, label)));
+    this.chart = lineChart("Curve", [this.quantity]);
+    this.node = h("li", { class: "detail panel", "aria-label": "Selected item" },
+      h("div", { class: "card-head" }, h("div", {}, this.title, this.source), h("button", { type: "button", class: "push", onclick: close }, "Close")),
+      this.problem,
+      h("div", { class: "detail-body" }, h("div", { class: "pictures large" }, ...this.pictures.map((picture) => picture.node)), this.metrics),
+      this.chart.node,
+      h("h4", {}, "Files"), this.files);
+    this.node.addEventListener("keydown", (event) => event.key === "Escape" && close());
+  }
+
+  show(item) {
+    this.item = item;
+    setText(this.title, `#${item.index} ${itemName(item)}`);
+    setText(this.source, [item.target?.source, item.start?.source && `from ${item.start.source}`].filter(Boolean).join(" · "));
+    for (const picture of this.pictures) picture.update(item);
+    this.metrics.replaceChildren(...(item.metrics ? metricRows(item.metrics) : []));
+    this.files.replaceChildren(...files(item));
+    this.problem.replaceChildren(...(item.error ? [note("bad", String(item.error.title), item.error.detail ?? "")] : []));
+    this.showTrace();
+  }
+
+  /** Fetch the trace of the item; a reply that comes after another item was selected is dropped. */
+  async showTrace() {
+    const url = artifact(this.item, "trace.json")?.url;
+    this.chart.node.hidden = !url && isFinal(this.item.state);
+    if (url === this.url) return;
+    this.url = url;
+    this.trace = null;
+    this.plot();
+    if (!url) return;
+    try {
+      const trace = await getArtifact(url);
+      if (url === this.url) this.trace = trace;
+    } catch (error) {
+      if (url !== this.url) return;
+      this.url = undefined; // selecting the item again asks again
+      this.problem.replaceChildren(note("mixed", "The curve could not be loaded", error.message));
+    }
+    if (url === this.url) this.plot();
+  }
+
+  plot() {
+    const name = this.quantity.value;
+    const values = this.trace?.[name] ?? [];
+    this.chart.update(values.map((value, i) => [this.trace.step[i], value]), QUANTITIES[name]);
+  }
+}

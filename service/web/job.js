@@ -1,0 +1,91 @@
+// One job, live until it is in a final state.
+
+import { cancelJob, getJob } from "./api.js";
+import { lineChart } from "./chart.js";
+import { changes, mount, setText } from "./dom.js";
+import { notices, parameterRows, showProgress, timeline } from "./facts.js";
+import { canCancel, exactTime, isFinal, percent, stateLabel } from "./format.js";
+import { ItemGrid } from "./items.js";
+import { poll } from "./poll.js";
+import { announce, Badge, hideBanner, messagePage, refusal, showBanner } from "./ui.js";
+
+class JobPage {
+  constructor(main, id) {
+    this.main = main;
+    this.id = id;
+    this.ref = mount(main, "job-view");
+    this.badge = new Badge();
+    this.ref.badge.replaceWith(this.badge.node);
+    this.chart = lineChart("Median relative distance");
+    this.ref.curve.append(this.chart.node);
+    this.grid = new ItemGrid(this.ref, id);
+    this.news = { curve: changes(), notices: changes(), timeline: changes(), parameters: changes() };
+    this.ref.cancel.addEventListener("click", () => this.ask());
+    this.ref.dialog.addEventListener("close", () => this.ref.dialog.returnValue === "cancel" && this.cancel());
+    document.title = `${id} · robustreps`;
+    this.follow();
+  }
+
+  follow() {
+    this.poller?.stop();
+    this.poller = poll((signal) => this.refresh(signal), {
+      up: hideBanner,
+      down: (error, retry) => showBanner(error.message, retry),
+      refused: (error) => this.refused(error),
+    });
+  }
+
+  async refresh(signal) {
+    const job = await getJob(this.id, signal);
+    this.show(job);
+    await this.grid.refresh(job, signal);
+    return !isFinal(job.state);
+  }
+
+  show(job) {
+    const { ref, news } = this;
+    if (this.job && this.job.state !== job.state) announce(`The job is ${stateLabel(job.state)}`);
+    this.job = job;
+    ref.loading.hidden = true;
+    ref.body.hidden = false;
+    setText(ref.id, job.id);
+    setText(ref.kind, String(job.kind));
+    this.badge.set(job.state);
+    ref.cancel.hidden = !canCancel(job.state);
+    if (ref.cancel.hidden && ref.dialog.open) ref.dialog.close("keep");
+    showProgress(ref, job);
+    const { curve, fraction } = job.progress;
+    document.title = `${isFinal(job.state) ? stateLabel(job.state) : percent(fraction ?? 0)} · ${job.id} · robustreps`;
+    if (news.curve(curve)) this.chart.update(curve);
+    if (news.notices([job.warnings, job.error])) ref.notices.replaceChildren(...notices(job));
+    if (news.timeline(job.transitions)) ref.timeline.replaceChildren(...timeline(job));
+    setText(ref.day, `${exactTime(job.created_at).slice(0, 10)}, UTC`);
+    ref.curve.hidden = isFinal(job.state) && curve.length === 0;
+    if (news.parameters(job.parameters)) ref.parameters.replaceChildren(...parameterRows(job.parameters));
+  }
+
+  ask() {
+    this.ref.dialog.returnValue = ""; // Escape leaves the value of the last answer
+    this.ref.dialog.showModal();
+  }
+
+  async cancel() {
+    this.ref.cancel.disabled = true;
+    try {
+      this.show(await cancelJob(this.job));
+      this.follow();
+    } catch (error) {
+      this.ref.notices.prepend(refusal(error));
+    } finally {
+      this.ref.cancel.disabled = false;
+    }
+  }
+
+  refused(error) {
+    hideBanner();
+    if (error.status === 404) messagePage(this.main, "No such job", `There is no job ${this.id}, or it is no longer kept.`);
+    else this.main.replaceChildren(refusal(error));
+  }
+}
+
+export const jobView = (main, id) => new JobPage(main, id);

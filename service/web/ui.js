@@ -1,0 +1,49 @@
+// What every view shares: the banner, the announcer for screen readers, badges and notes.
+
+import { h, setText } from "./dom.js";
+import { stateLabel, stateTone } from "./format.js";
+
+const banner = document.getElementById("banner");
+const announcer = document.getElementById("announcer");
+
+export const announce = (text) => setText(announcer, text);
+
+/** Say that the API is away. The text changes only with the cause, so that it is not read out at every attempt. */
+export function showBanner(message, retry) {
+  if (banner.firstElementChild?.textContent === `${message}, retrying…`) return;
+  banner.replaceChildren(
+    h("span", {}, `${message}, retrying…`),
+    h("button", { type: "button", onclick: retry }, "Retry now"),
+  );
+}
+
+export const hideBanner = () => banner.firstElementChild && banner.replaceChildren();
+
+export class Badge {
+  constructor(state) {
+    this.node = h("span", { class: "badge" });
+    if (state) this.set(state);
+  }
+
+  set(state) {
+    this.node.dataset.tone = stateTone(state);
+    setText(this.node, stateLabel(state));
+  }
+}
+
+/** A refusal or an error as a note: `tone` is "bad" or "mixed". */
+export function note(tone, title, ...lines) {
+  return h("div", { class: "note", "data-tone": tone }, h("strong", {}, title), ...lines.map((line) => h("p", {}, line)));
+}
+
+export function refusal(error) {
+  const fields = error.errors ?? [];
+  return note("bad", error.title ?? "Something went wrong", error.message, ...fields.map(({ field, message }) => `${field}: ${message}`));
+}
+
+/** The whole page is one message. */
+export function messagePage(main, title, text) {
+  document.title = `${title} · robustreps`;
+  const back = h("p", {}, h("a", { href: "/ui/" }, "Back to all jobs"));
+  main.replaceChildren(h("div", { class: "message" }, h("h1", {}, title), h("p", {}, text), back));
+}

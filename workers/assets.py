@@ -1,0 +1,117 @@
+"""Makes the shipped assets: a model from a training checkpoint, a data set from CIFAR-10's test images.
+
+    python -m workers.assets model --checkpoint runs/robust/checkpoint.pt --data DIR --name cifar10-robust \\
+        --twin cifar10-standard --command "python -m workers.engine.train ..."
+    python -m workers.assets dataset --data DIR
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from safetensors.torch import save_file
+
+from service.settings import Settings
+from workers.engine import datasets, models
+from workers.engine.evaluate import correct
+
+app = typer.Typer(help=__doc__)
+ASSETS: Path = Settings.model_fields["assets_dir"].default
+CIFAR10 = "CIFAR-10 (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009)"
+Data = Annotated[Path, typer.Option(help="Folder with CIFAR-10")]
+
+
+def accuracy(model: models.Classifier, test: datasets.Images, epsilon: float) -> float:
+    """Fraction of `test` classified correctly, clean or after PGD-20 of radius `epsilon`."""
+    return round(correct(model, test, epsilon, 20).double().mean().item(), 4)
+
+
+def card(saved: dict[str, Any], name: str, twin: str, command: str, data: Path, epsilon: float) -> dict[str, Any]:
+    """What a user of the model needs to know; the accuracies are measured here."""
+    config = saved["config"]
+    architecture = models.ARCHITECTURES[config["architecture"]]
+    model = models.load(config["architecture"], saved["model"])
+    test = datasets.load_cifar10(data, train=False)
+    robust = config["epsilon"] > 0
+    how = (
+        f"adversarially, L2 radius {config['epsilon']:g}, PGD-{config['attack_steps']}" if robust else "on clean images"
+    )
+    return {
+        "name": name,
+        "title": f"{config['architecture']} trained on CIFAR-10 {how}",
+        "architecture": config["architecture"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "input_size": architecture.size,
+        "features": architecture.features,
+        "classes": list(datasets.CIFAR_CLASSES),
+        "mean": models.CIFAR_MEAN,
+        "std": models.CIFAR_STD,
+        "twin": twin,
+        "epsilon": config["epsilon"],
+        "training_data": f"{CIFAR10}, 50,000 training images, random crop with padding 4 and mirroring",
+        "recipe": config,
+        "epochs_trained": saved["epoch"],
+        "command": command,
+        "test_images": len(test),
+        "clean_accuracy": accuracy(model, test, 0),
+        "pgd20_accuracy": accuracy(model, test, epsilon),
+        "pgd20_epsilon": epsilon,
+        "pgd20_attack": "L2 PGD, 20 steps of 2.5 epsilon / 20, one random start, cross-entropy, best iterate, fp32",
+        "digest": models.digest(saved["model"]),
+        "licence": "Apache-2.0",
+    }
+
+
+@app.command("model")
+def export_model(
+    checkpoint: Annotated[Path, typer.Option()],
+    data: Data,
+    name: Annotated[str, typer.Option()],
+    twin: Annotated[str, typer.Option(help="The model that judges this one's results")],
+    command: Annotated[str, typer.Option(help="How the checkpoint was trained, for the card")],
+    epsilon: Annotated[float, typer.Option(help="L2 radius of the evaluation attack")] = 1.0,
+    assets: Path = ASSETS,
+) -> None:
+    """Write NAME's weights and its card, with accuracies on all test images."""
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    folder = assets / "models" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({key: tensor.contiguous() for key, tensor in saved["model"].items()}, folder / "model.safetensors")
+    text = json.dumps(card(saved, name, twin, command, data, epsilon), indent=2)
+    (folder / "card.json").write_text(text + "\n")
+    typer.echo(text)
+
+
+@app.command("dataset")
+def export_dataset(data: Data, name: str = "cifar10-sample", per_class: int = 40, assets: Path = ASSETS) -> None:
+    """Write the first PER_CLASS lossless test images of each class, the classes taking turns."""
+    test = datasets.load_cifar10(data, train=False)
+    labels = test.labels.numpy()
+    with np.load(data / "cifar10_test.npz") as f:
+        lossless = f["lossless"] if "lossless" in f else np.ones(len(labels), bool)
+    by_class = [np.flatnonzero((labels == c) & lossless)[:per_class] for c in range(len(datasets.CIFAR_CLASSES))]
+    chosen = np.stack(by_class, axis=1).ravel()
+    images = test.pixels.numpy().transpose(0, 2, 3, 1)[chosen]
+    folder = assets / "datasets" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / "images.npz", images=images, labels=labels[chosen], test_index=chosen)
+    about = {
+        "name": name,
+        "title": f"{len(chosen)} test images of CIFAR-10, {per_class} of each class, the classes in turn",
+        "size": len(chosen),
+        "image_size": images.shape[1],
+        "classes": list(datasets.CIFAR_CLASSES),
+        "digest": hashlib.sha256(images.tobytes() + labels[chosen].tobytes()).hexdigest(),
+        "source": f"{CIFAR10}; test_index in images.npz is each image's place in the test set",
+        "licence": "CIFAR-10 is published for research without a stated licence",
+    }
+    (folder / "card.json").write_text(json.dumps(about, indent=2) + "\n")
+    typer.echo(json.dumps(about, indent=2))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,101 @@
+"""What a recipe may do with its shard: report progress, ask whether to stop, save an item, fail an item."""
+
+import threading
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import structlog
+from sqlalchemy.exc import OperationalError
+
+from service import jobs
+from service.jobs import Directive, LeaseLost, Work
+from service.storage import artifact_key
+from workers.runtime import Runtime
+
+log = structlog.get_logger()
+CURVE_POINTS = 60
+
+
+class ShardContext:
+    """Holds the lease while a recipe computes. A thread of its own sends heartbeats, but only while work moves on."""
+
+    def __init__(self, runtime: Runtime, work: Work) -> None:
+        self.runtime, self.work = runtime, work
+        self._moves = self._image_steps = 0
+        self._began: float | None = None
+        self._curve: list[tuple[int, float]] = []
+        self._stop, self._over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeat {work.lease.shard_id}", daemon=True)
+
+    def __enter__(self) -> "ShardContext":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def report(self, step: int, rows: int, distance: float) -> None:
+        """`rows` optimisations have each made `step` steps, and their median relative distance is now `distance`."""
+        self._began = self._began or time.monotonic()
+        self._moves += 1
+        self._image_steps = step * rows
+        curve = [*self._curve, (step, distance)]
+        self._curve = curve if len(curve) <= CURVE_POINTS else curve[::2]
+
+    def should_stop(self) -> bool:
+        """Whether to let go: the job is being cancelled, this process shuts down, or the lease is lost."""
+        return self._stop.is_set() or self.runtime.draining.is_set()
+
+    def save(
+        self,
+        index: int,
+        metrics: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        files: Mapping[str, tuple[bytes, str]],
+    ) -> None:
+        """Store an item's files (bytes and media type by name), then commit the rows that point to them.
+
+        Raises LeaseLost, or StorageError.
+        """
+        lease = self.work.lease
+        stored = {}
+        for name, (data, media_type) in files.items():
+            key = artifact_key(lease.job_id, index, lease.epoch, name)
+            stored[name] = (self.runtime.storage.put(key, data, media_type), media_type)
+        with self.runtime.db.transaction() as session:
+            jobs.save_item(session, lease, index, metrics, provenance, stored)
+        self._moves += 1
+
+    def fail(self, index: int, title: str, detail: str) -> None:
+        """This item cannot be computed. Raises LeaseLost."""
+        with self.runtime.db.transaction() as session:
+            jobs.fail_item(session, self.work.lease, index, title, detail)
+        self._moves += 1
+
+    def _beat(self) -> None:
+        settings, sent, began = self.runtime.settings, 0, time.monotonic()
+        while not self._over.wait(settings.heartbeat_seconds):
+            loading = not self._moves and time.monotonic() - began < settings.loading_seconds
+            if self._moves == sent and not loading:
+                continue  # a device that hangs must lose its lease
+            sent = self._moves
+            try:
+                self._send()
+            except LeaseLost:
+                log.warning("lease lost")
+                self._stop.set()
+                return
+            except OperationalError as e:
+                log.warning("heartbeat not sent", reason=str(e))
+
+    def _send(self) -> None:
+        elapsed = time.monotonic() - self._began if self._began else 0
+        rate = self._image_steps / elapsed if elapsed else 0
+        progress = {"image_steps": self._image_steps, "rate": rate, "curve": self._curve}
+        with self.runtime.db.transaction() as session:
+            lease_seconds = self.runtime.settings.lease_seconds
+            if jobs.heartbeat(session, self.work.lease, lease_seconds, progress) is Directive.STOP:
+                self._stop.set()

@@ -1,0 +1,47 @@
+"""Pictures: tensors to PNG, and contact sheets."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB image as float32 [3, H, W] in [0, 1]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32) / 255
+
+
+def to_image(x_CHW: Tensor) -> Image.Image:
+    """Pixels in [0, 1], [3, H, W], rounded to 8 bits."""
+    pixels = (x_CHW.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def png(x_CHW: Tensor) -> bytes:
+    """A PNG file of pixels in [0, 1], [3, H, W]."""
+    file = io.BytesIO()
+    to_image(x_CHW).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def contact_sheet(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]], captions: Sequence[str], cell: int = 128, margin: int = 8
+) -> Image.Image:
+    """Labelled rows of images, enlarged without smoothing to `cell` pixels; `captions` stand above the columns."""
+    font = ImageFont.load_default(16)
+    left = max(int(font.getlength(label)) for label, _ in rows) + 2 * margin
+    top = 16 + 2 * margin
+    width = left + len(captions) * (cell + margin)
+    sheet = Image.new("RGB", (width, top + len(rows) * (cell + margin)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, caption in enumerate(captions):
+        draw.text((left + column * (cell + margin) + cell // 2, margin), caption, "black", font, anchor="mt")
+    for r, (label, images) in enumerate(rows):
+        y = top + r * (cell + margin)
+        draw.text((margin, y + cell // 2), label, "black", font, anchor="lm")
+        for column, image in enumerate(images):
+            sheet.paste(image.resize((cell, cell), Image.Resampling.NEAREST), (left + column * (cell + margin), y))
+    return sheet

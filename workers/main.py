@@ -1,0 +1,80 @@
+"""Entry of the worker: a Celery worker with a thread pool, or, embedded, the same in a thread of the API's process."""
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery, signals
+
+from service import logs
+from service.api.context import Context
+from service.app import open_context
+from service.broker import QUEUE, TASK, celery_app
+from service.settings import get_settings
+
+if TYPE_CHECKING:
+    from workers.runtime import Runtime
+
+
+def make_runtime(context: Context) -> "Runtime":
+    """Loads torch; importing this module does not."""
+    from workers.runtime import ModelStore, Runtime, pick_device
+
+    device = pick_device(context.settings.device)
+    store = ModelStore(context.catalog, device)
+    return Runtime(context.settings, context.db, context.storage, context.broker, context.catalog, store)
+
+
+def register(app: Celery, runtime: "Runtime") -> None:
+    """Bind the task's name to the code that computes."""
+    from workers.tasks import run_shard
+
+    @app.task(name=TASK, ignore_result=True)
+    def _run_shard(shard_id: str) -> None:
+        run_shard(runtime, shard_id)
+
+
+class EmbeddedWorker:
+    """A worker inside the API's process."""
+
+    def __init__(self, context: Context) -> None:
+        self.runtime = make_runtime(context)
+        register(context.broker.app, self.runtime)
+        self._worker: Any = context.broker.app.WorkController(
+            pool_cls="threads", concurrency=context.settings.worker_threads, queues=[QUEUE],
+            without_gossip=True, without_mingle=True, without_heartbeat=True, loglevel="WARNING",
+        )  # fmt: skip
+        self._thread = threading.Thread(target=self._worker.start, name="worker", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop admitting, let the running shard stop at its next block and be released."""
+        self.runtime.draining.set()
+        self._worker.stop()
+        self._thread.join(10)
+
+
+def worker() -> None:
+    """Compute what the queue holds, until SIGTERM; then let go of everything and exit."""
+    settings = get_settings()
+    logs.configure(settings.log_format)
+    if settings.embedded:
+        raise SystemExit(
+            "broker_url is memory://, whose worker is `robustreps serve` itself; set ROBUSTREPS_BROKER_URL"
+        )
+    context = open_context(settings)
+    runtime = make_runtime(context)
+    app = celery_app(settings)
+    register(app, runtime)
+
+    @signals.worker_shutting_down.connect(weak=False)
+    def _drain(**_: Any) -> None:
+        runtime.draining.set()
+
+    app.worker_main(
+        ["worker", "--pool=threads", f"--concurrency={settings.worker_threads}", f"--queues={QUEUE}",
+         "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING"]
+    )  # fmt: skip
+    context.broker.close()
+    context.db.close()

@@ -1,0 +1,70 @@
+"""What one worker process has: connections, models in memory, and whether it is shutting down."""
+
+import os
+import platform
+import socket
+import threading
+from dataclasses import dataclass, field
+
+import torch
+from safetensors.torch import load_file
+
+from service.broker import Broker
+from service.catalog import Catalog
+from service.db import Database
+from service.settings import Settings
+from service.storage import Storage
+from workers.engine import models
+
+
+class Hopeless(Exception):  # noqa: N818 - trying again cannot help, whatever is at fault
+    """What is left of the shard cannot succeed on any worker: fail it now."""
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto` is the first CUDA device if there is one."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+class ModelStore:
+    """Networks by name, each loaded once a process and shared by its threads."""
+
+    def __init__(self, catalog: Catalog, device: torch.device) -> None:
+        self.catalog, self.device = catalog, device
+        self._lock = threading.Lock()
+        self._loaded: dict[str, models.Classifier] = {}
+
+    def get(self, name: str, digest: str) -> models.Classifier:
+        """Raises Hopeless if the catalog has no such model, or its weights are not the ones that the job was given."""
+        card = self.catalog.models.get(name)
+        if card is None or card.digest != digest:
+            raise Hopeless(f"this worker has no model {name} with digest {digest}")
+        with self._lock:
+            if digest not in self._loaded:
+                state = load_file(self.catalog.weights(name))
+                if models.digest(state) != digest:
+                    raise Hopeless(f"the weights of {name} do not have the digest on its card")
+                self._loaded[digest] = models.load(card.architecture, state, self.device)
+            return self._loaded[digest]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    settings: Settings
+    db: Database
+    storage: Storage
+    broker: Broker
+    catalog: Catalog
+    models: ModelStore
+    draining: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def worker(self) -> str:
+        return f"{socket.gethostname()}:{os.getpid()}:{threading.current_thread().name}"
+
+    @property
+    def device_name(self) -> str:
+        device = self.models.device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}"
