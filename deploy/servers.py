@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn
@@ -230,8 +230,8 @@ def _cluster(data: Path, initdb: str, run_as: str, durable: bool) -> Path:
         building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=data if reachable else "/var/lib")).resolve()
         if run_as:
             shutil.chown(building, run_as)
-        command = [initdb, "-D", str(building), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]
-        command += [] if durable else ["--no-sync"]
+        fast = [] if durable else ["--no-sync"]
+        command = [initdb, "-D", str(building), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", *fast]
         with (data / "log").open("ab") as log:
             made = subprocess.run(tethered(command, run_as=run_as), stdout=log, stderr=subprocess.STDOUT, cwd="/")
         if made.returncode:
@@ -266,14 +266,12 @@ def _pongs(port: int) -> bool:
 
 
 def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)  # not urllib, which would ask a proxy
-    try:
-        connection.request("GET", "/")
-        return connection.getresponse().status == 200
+    try:  # not by urllib, which would ask a proxy
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+            connection.request("GET", "/")
+            return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False
-    finally:
-        connection.close()
 
 
 def main() -> None:

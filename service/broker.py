@@ -21,7 +21,8 @@ log = structlog.get_logger()
 
 def celery_app(settings: Settings) -> Celery:
     """Acknowledged early, since the lease is the real acknowledgement; no results, no prefetch, JSON only."""
-    app = Celery("robustreps", broker=settings.broker_url, set_as_current=False)
+    url = "memory://localhost" if settings.embedded else settings.broker_url
+    app = Celery("robustreps", broker=url, set_as_current=False)
     transport = {"polling_interval": 0.01} if settings.embedded else {
         "socket_timeout": 10, "socket_connect_timeout": 5, "socket_keepalive": True, "health_check_interval": 25,
     }  # fmt: skip

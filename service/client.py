@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
-import httpx
+import httpx2
 
 TERMINAL = {"succeeded", "partially_succeeded", "failed", "cancelled", "expired"}
 
@@ -19,10 +19,10 @@ class ApiError(RuntimeError):
 
 
 class Client:
-    """Submit, wait, download. Raises ApiError, or httpx.TransportError when the API cannot be reached."""
+    """Submit, wait, download. Raises ApiError, or httpx2.TransportError when the API cannot be reached."""
 
     def __init__(self, url: str = "http://127.0.0.1:8000", timeout: float = 30) -> None:
-        self._http = httpx.Client(base_url=url, timeout=timeout)
+        self._http = httpx2.Client(base_url=url, timeout=timeout)
 
     def __enter__(self) -> "Client":
         return self
@@ -30,7 +30,7 @@ class Client:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._http.close()
 
-    def request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+    def request(self, method: str, path: str, **kwargs: Any) -> httpx2.Response:
         """Any call of the API. Raises ApiError for an answer of 400 or more."""
         response = self._http.request(method, path, **kwargs)
         if response.status_code >= 400:

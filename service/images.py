@@ -83,5 +83,5 @@ def describe_resize(width: int, height: int, size: int, how: Resize) -> str | No
     """What `fit` will do, in words, or None if nothing."""
     if (width, height) == (size, size):
         return None
-    what = "centre crop to a square, then" if how == "center-crop" and width != height else "whole image"
-    return f"{width} x {height} to {size} x {size}: {what} bicubic".replace("whole image bicubic", "bicubic")
+    how_square = {"center-crop": "centre crop to a square, ", "stretch": "stretched, "}.get(how, "")
+    return f"{width} x {height} to {size} x {size}: {'' if width == height else how_square}bicubic"

@@ -8,6 +8,7 @@ import os
 import uuid
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -84,7 +85,8 @@ class LocalStorage:
                 os.fsync(f.fileno())
             temporary.replace(path)
         except OSError as e:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             raise StorageError(f"cannot write {key}: {e}") from e
         return Stored(key, len(data), hashlib.sha256(data).hexdigest())
 

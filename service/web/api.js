@@ -54,9 +54,11 @@ function query(parameters) {
 const jobPath = (id) => `/v1/jobs/${encodeURIComponent(id)}`;
 const fresh = { cache: "no-cache" };
 
-export const listJobs = ({ limit, state, cursor }, signal) => request(`/v1/jobs?${query({ limit, state, cursor })}`, fresh, signal);
+export const listJobs = ({ limit, state, cursor }, signal) =>
+  request(`/v1/jobs?${query({ limit, state, cursor })}`, fresh, signal);
 export const getJob = (id, signal) => request(jobPath(id), fresh, signal);
-export const listItems = (id, { limit, cursor }, signal) => request(`${jobPath(id)}/items?${query({ limit, cursor })}`, fresh, signal);
-export const cancelJob = (job) => request(job.links?.cancel ?? `${jobPath(job.id)}/cancel`, { method: "POST" });
+export const listItems = (id, { limit, cursor }, signal) =>
+  request(`${jobPath(id)}/items?${query({ limit, cursor })}`, fresh, signal);
+export const cancelJob = (id) => request(`${jobPath(id)}/cancel`, { method: "POST" });
 /** An artifact never changes once written, so the browser's cache may answer. */
 export const getArtifact = (url, signal) => request(url, {}, signal);

@@ -16,7 +16,7 @@ export function linearTicks(low, high, n) {
   return ticks;
 }
 
-/** Decades within [low, high]; with 2 and 5 between them when there are few, and linear ones when there is hardly any. */
+/** Decades within [low, high]; with 2 and 5 between where there are few, and linear ones where there is hardly any. */
 export function logTicks(low, high) {
   const decades = [];
   for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e += 1) decades.push(10 ** e);
@@ -38,7 +38,7 @@ function scales(points, width, log) {
   const [x0, x1] = extent(points.map(([x]) => x));
   const [y0, y1] = extent(points.map(([, y]) => (log ? Math.log10(y) : y)));
   const pad = 0.05 * (y1 - y0);
-  const [bottom, top] = [log || y0 < 0 ? y0 - pad : Math.max(0, y0 - pad), y1 + pad];
+  const [bottom, top] = [log || y0 < 0 ? y0 - pad : 0, y1 + pad];
   const inner = { width: width - MARGIN.left - MARGIN.right, height: HEIGHT - MARGIN.top - MARGIN.bottom };
   return {
     x: (v) => MARGIN.left + (inner.width * (v - x0)) / (x1 - x0),
@@ -52,15 +52,30 @@ function scales(points, width, log) {
 
 function axes(at) {
   const across = at.yTicks.map((v) =>
-    svg("g", { class: "tick" },
+    svg(
+      "g",
+      { class: "tick" },
       svg("line", { x1: MARGIN.left, x2: at.right, y1: at.y(v), y2: at.y(v) }),
-      svg("text", { x: MARGIN.left - 8, y: at.y(v), dy: "0.32em", "text-anchor": "end" }, measure(v))));
+      svg("text", { x: MARGIN.left - 8, y: at.y(v), dy: "0.32em", "text-anchor": "end" }, measure(v)),
+    ),
+  );
   const along = at.xTicks.map((v) =>
-    svg("g", { class: "tick" },
+    svg(
+      "g",
+      { class: "tick" },
       svg("line", { x1: at.x(v), x2: at.x(v), y1: at.floor, y2: at.floor + 4 }),
-      svg("text", { x: at.x(v), y: at.floor + 18, "text-anchor": "middle" }, count(v))));
+      svg("text", { x: at.x(v), y: at.floor + 18, "text-anchor": "middle" }, count(v)),
+    ),
+  );
   const line = svg("line", { class: "axis", x1: MARGIN.left, x2: at.right, y1: at.floor, y2: at.floor });
-  return svg("g", {}, ...across, ...along, line, svg("text", { class: "axis-name", x: at.right, y: HEIGHT - 4 }, "step"));
+  return svg(
+    "g",
+    {},
+    ...across,
+    ...along,
+    line,
+    svg("text", { class: "axis-name", x: at.right, y: HEIGHT - 4 }, "step"),
+  );
 }
 
 class LineChart {
@@ -74,9 +89,18 @@ class LineChart {
     this.plot = h("div", { class: "plot" }, this.frame, this.readout);
     this.log = h("input", { type: "checkbox", checked: true, onchange: () => this.draw() });
     const heading = h("span", { class: "chart-title" }, title);
-    this.node = h("figure", { class: "chart" },
-      h("figcaption", {}, heading, ...controls, h("label", { class: "check", title: "Logarithmic axis" }, this.log, "Log")),
-      this.plot);
+    this.node = h(
+      "figure",
+      { class: "chart" },
+      h(
+        "figcaption",
+        {},
+        heading,
+        ...controls,
+        h("label", { class: "check", title: "Logarithmic axis" }, this.log, "Log"),
+      ),
+      this.plot,
+    );
     this.frame.addEventListener("pointermove", (event) => this.point(event));
     this.frame.addEventListener("pointerleave", () => this.choose(null));
     this.frame.addEventListener("blur", () => this.choose(null));
@@ -84,7 +108,7 @@ class LineChart {
     new ResizeObserver(() => this.draw()).observe(this.plot);
   }
 
-  /** Show `points`, pairs of a step and a value in the order of the steps; `title` is what a screen reader calls them. */
+  /** Show `points`, pairs of a step and a value in the order of the steps; screen readers call them `title`. */
   update(points, title = this.title) {
     if (title !== this.title) this.chosen = null;
     this.title = title;
@@ -103,7 +127,9 @@ class LineChart {
       this.frame.replaceChildren(text);
     } else {
       this.at = scales(this.shown, width, log);
-      const path = this.shown.map(([x, y], i) => `${i ? "L" : "M"}${this.at.x(x).toFixed(1)} ${this.at.y(y).toFixed(1)}`).join("");
+      const path = this.shown
+        .map(([x, y], i) => `${i ? "L" : "M"}${this.at.x(x).toFixed(1)} ${this.at.y(y).toFixed(1)}`)
+        .join("");
       this.frame.replaceChildren(axes(this.at), svg("path", { class: "line", d: path }), this.marker);
     }
     this.choose(this.chosen);
@@ -142,8 +168,16 @@ class LineChart {
     const last = (this.shown?.length ?? 0) - 1;
     const from = this.chosen ?? last;
     const page = Math.max(1, Math.round(last / 10));
-    const to = { ArrowLeft: from - 1, ArrowDown: from - 1, ArrowRight: from + 1, ArrowUp: from + 1,
-      PageDown: from - page, PageUp: from + page, Home: 0, End: last }[event.key];
+    const to = {
+      ArrowLeft: from - 1,
+      ArrowDown: from - 1,
+      ArrowRight: from + 1,
+      ArrowUp: from + 1,
+      PageDown: from - page,
+      PageUp: from + page,
+      Home: 0,
+      End: last,
+    }[event.key];
     if (to === undefined || last < 0) return;
     event.preventDefault();
     this.choose(to);

@@ -4,7 +4,7 @@ import { getArtifact } from "./api.js";
 import { lineChart } from "./chart.js";
 import { h, setText } from "./dom.js";
 import { metricRows } from "./facts.js";
-import { bytes, isFinal } from "./format.js";
+import { bytes } from "./format.js";
 import { artifact, itemName, Picture, VIEWS } from "./picture.js";
 import { note } from "./ui.js";
 
@@ -12,10 +12,14 @@ const QUANTITIES = { relative_distance: "Relative distance", loss: "Loss", grad_
 
 function files(item) {
   return item.artifacts.map(({ name, media_type: type, size, sha256, url }) =>
-    h("li", {},
+    h(
+      "li",
+      {},
       h("a", { href: url, download: `item-${item.index}-${name}` }, name),
       h("span", { class: "muted" }, ` ${type}, ${bytes(size)}`),
-      sha256 ? h("code", { class: "muted", title: `sha256 ${sha256}` }, String(sha256).slice(0, 12)) : null));
+      sha256 ? h("code", { class: "muted", title: `sha256 ${sha256}` }, String(sha256).slice(0, 12)) : null,
+    ),
+  );
 }
 
 export class Detail {
@@ -26,33 +30,55 @@ export class Detail {
     this.metrics = h("table", { class: "pairs", "aria-label": "Metrics" });
     this.files = h("ul", { class: "files" });
     this.problem = h("div");
-    this.quantity = h("select", { "aria-label": "Quantity", onchange: () => this.plot() },
-      ...Object.entries(QUANTITIES).map(([value, label]) => h("option", { value }, label)));
+    this.quantity = h(
+      "select",
+      { "aria-label": "Quantity", onchange: () => this.plot() },
+      ...Object.entries(QUANTITIES).map(([value, label]) => h("option", { value }, label)),
+    );
     this.chart = lineChart("Curve", [this.quantity]);
-    this.node = h("li", { class: "detail panel", "aria-label": "Selected item" },
-      h("div", { class: "card-head" }, h("div", {}, this.title, this.source), h("button", { type: "button", class: "push", onclick: close }, "Close")),
+    this.node = h(
+      "li",
+      { class: "detail panel", "aria-label": "Selected item" },
+      h(
+        "div",
+        { class: "card-head" },
+        h("div", {}, this.title, this.source),
+        h("button", { type: "button", class: "push", onclick: close }, "Close"),
+      ),
       this.problem,
-      h("div", { class: "detail-body" }, h("div", { class: "pictures large" }, ...this.pictures.map((picture) => picture.node)), this.metrics),
+      h(
+        "div",
+        { class: "detail-body" },
+        h("div", { class: "pictures large" }, ...this.pictures.map((picture) => picture.node)),
+        this.metrics,
+      ),
       this.chart.node,
-      h("h4", {}, "Files"), this.files);
+      h("h4", {}, "Files"),
+      this.files,
+    );
     this.node.addEventListener("keydown", (event) => event.key === "Escape" && close());
   }
 
   show(item) {
     this.item = item;
     setText(this.title, `#${item.index} ${itemName(item)}`);
-    setText(this.source, [item.target?.source, item.start?.source && `from ${item.start.source}`].filter(Boolean).join(" · "));
+    setText(
+      this.source,
+      [item.target?.source, item.start?.source && `from ${item.start.source}`].filter(Boolean).join(" · "),
+    );
     for (const picture of this.pictures) picture.update(item);
     this.metrics.replaceChildren(...(item.metrics ? metricRows(item.metrics) : []));
     this.files.replaceChildren(...files(item));
-    this.problem.replaceChildren(...(item.error ? [note("bad", String(item.error.title), item.error.detail ?? "")] : []));
+    this.problem.replaceChildren(
+      ...(item.error ? [note("bad", String(item.error.title), item.error.detail ?? "")] : []),
+    );
     this.showTrace();
   }
 
   /** Fetch the trace of the item; a reply that comes after another item was selected is dropped. */
   async showTrace() {
     const url = artifact(this.item, "trace.json")?.url;
-    this.chart.node.hidden = !url && isFinal(this.item.state);
+    this.chart.node.hidden = !url;
     if (url === this.url) return;
     this.url = url;
     this.trace = null;
@@ -72,6 +98,9 @@ export class Detail {
   plot() {
     const name = this.quantity.value;
     const values = this.trace?.[name] ?? [];
-    this.chart.update(values.map((value, i) => [this.trace.step[i], value]), QUANTITIES[name]);
+    this.chart.update(
+      values.map((value, i) => [this.trace.step[i], value]),
+      QUANTITIES[name],
+    );
   }
 }

@@ -14,7 +14,8 @@ export function showProgress(ref, job) {
   const parts = [percent(fraction ?? 0), `${count(done)} of ${plural(total, "image-step")}`];
   if (!isFinal(job.state) && rate) parts.push(`${count(rate)} image-steps/s`);
   if (!isFinal(job.state) && eta !== null && eta !== undefined) parts.push(`about ${duration(eta)} left`);
-  if (isFinal(job.state) && job.finished_at) parts.push(`took ${duration((Date.parse(job.finished_at) - Date.parse(job.created_at)) / 1000)}`);
+  if (isFinal(job.state) && job.finished_at)
+    parts.push(`took ${duration((Date.parse(job.finished_at) - Date.parse(job.created_at)) / 1000)}`);
   showParts(ref.numbers, parts);
   const counts = COUNTED.filter((state) => job.items[state] > 0).map((state) => `${count(job.items[state])} ${state}`);
   showParts(ref.counts, [plural(job.items.total, "item"), ...counts]);
@@ -28,7 +29,9 @@ function showParts(line, parts) {
 }
 
 export function notices(job) {
-  const found = job.warnings.length ? [note("mixed", plural(job.warnings.length, "warning"), ...job.warnings.map(String))] : [];
+  const found = job.warnings.length
+    ? [note("mixed", plural(job.warnings.length, "warning"), ...job.warnings.map(String))]
+    : [];
   if (job.error) found.unshift(note("bad", String(job.error.title), job.error.detail ?? ""));
   return found;
 }
@@ -36,17 +39,22 @@ export function notices(job) {
 export function timeline(job) {
   return job.transitions.map(({ state, at }, i) => {
     const before = i ? `+${duration((Date.parse(at) - Date.parse(job.transitions[i - 1].at)) / 1000)}` : "";
-    return h("li", {},
+    return h(
+      "li",
+      {},
       new Badge(state).node,
       h("time", { datetime: at, title: exactTime(at) }, clockTime(at)),
-      h("span", { class: "muted" }, before));
+      h("span", { class: "muted" }, before),
+    );
   });
 }
 
 function shown(value) {
   if (value === null || value === undefined) return "–";
   if (Array.isArray(value)) {
-    const head = value.slice(0, LONGEST_LIST).map((each) => (typeof each === "object" ? JSON.stringify(each) : String(each)));
+    const head = value
+      .slice(0, LONGEST_LIST)
+      .map((each) => (typeof each === "object" ? JSON.stringify(each) : String(each)));
     return value.length > LONGEST_LIST ? `${head.join(", ")}, … (${count(value.length)} in all)` : head.join(", ");
   }
   if (typeof value === "boolean") return value ? "yes" : "no";
@@ -58,7 +66,8 @@ export function parameterRows(parameters, prefix = "") {
   return Object.entries(parameters).flatMap(([name, value]) =>
     value !== null && typeof value === "object" && !Array.isArray(value)
       ? parameterRows(value, `${prefix}${name}.`)
-      : [h("tr", {}, h("th", { scope: "row" }, prefix + name), h("td", {}, shown(value)))]);
+      : [h("tr", {}, h("th", { scope: "row" }, prefix + name), h("td", {}, shown(value)))],
+  );
 }
 
 const METRICS = {

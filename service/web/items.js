@@ -8,7 +8,7 @@ import { itemName, Picture, VIEWS } from "./picture.js";
 import { announce, Badge, refusal } from "./ui.js";
 
 const PAGE = 100;
-/** Ask for the items at every this many polls even when no count has changed: pictures may come before the state does. */
+/** Every this many polls ask for the items even when no count has changed: pictures may come before the state does. */
 const ANYWAY = 5;
 
 class Card {
@@ -18,10 +18,13 @@ class Card {
     this.open = h("button", { type: "button", class: "open", "aria-expanded": "false", onclick: select });
     this.numbers = h("p", { class: "numbers" });
     this.news = changes();
-    this.node = h("li", { class: "card", id: `item-${item.index}` },
+    this.node = h(
+      "li",
+      { class: "card", id: `item-${item.index}` },
       h("div", { class: "card-head" }, this.open, this.badge.node),
       h("div", { class: "pictures" }, ...this.pictures.map((picture) => picture.node)),
-      this.numbers);
+      this.numbers,
+    );
     this.update(item);
   }
 

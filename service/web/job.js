@@ -54,8 +54,9 @@ class JobPage {
     ref.cancel.hidden = !canCancel(job.state);
     if (ref.cancel.hidden && ref.dialog.open) ref.dialog.close("keep");
     showProgress(ref, job);
-    const { curve, fraction } = job.progress;
-    document.title = `${isFinal(job.state) ? stateLabel(job.state) : percent(fraction ?? 0)} · ${job.id} · robustreps`;
+    const { curve = [], fraction } = job.progress;
+    const headline = isFinal(job.state) ? stateLabel(job.state) : percent(fraction ?? 0);
+    document.title = `${headline} · ${job.id} · robustreps`;
     if (news.curve(curve)) this.chart.update(curve);
     if (news.notices([job.warnings, job.error])) ref.notices.replaceChildren(...notices(job));
     if (news.timeline(job.transitions)) ref.timeline.replaceChildren(...timeline(job));
@@ -72,7 +73,7 @@ class JobPage {
   async cancel() {
     this.ref.cancel.disabled = true;
     try {
-      this.show(await cancelJob(this.job));
+      this.show(await cancelJob(this.id));
       this.follow();
     } catch (error) {
       this.ref.notices.prepend(refusal(error));
@@ -83,7 +84,8 @@ class JobPage {
 
   refused(error) {
     hideBanner();
-    if (error.status === 404) messagePage(this.main, "No such job", `There is no job ${this.id}, or it is no longer kept.`);
+    if (error.status === 404)
+      messagePage(this.main, "No such job", `There is no job ${this.id}, or it is no longer kept.`);
     else this.main.replaceChildren(refusal(error));
   }
 }

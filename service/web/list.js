@@ -25,13 +25,21 @@ class Row {
     this.bar = h("progress", { max: 1, value: 0, "aria-label": `Progress of ${job.id}` });
     this.items = h("td", { role: "cell", class: "c-items number" });
     this.time = h("time", { datetime: job.created_at, title: exactTime(job.created_at) });
-    this.node = h("tr", { role: "row" },
-      h("td", { role: "cell", class: "c-job" }, h("a", { class: "mono", href: `/ui/jobs/${encodeURIComponent(job.id)}` }, job.id), this.kind),
+    this.node = h(
+      "tr",
+      { role: "row" },
+      h(
+        "td",
+        { role: "cell", class: "c-job" },
+        h("a", { class: "mono", href: `/ui/jobs/${encodeURIComponent(job.id)}` }, job.id),
+        this.kind,
+      ),
       this.model,
       h("td", { role: "cell", class: "c-state" }, this.badge.node),
       h("td", { role: "cell", class: "c-progress" }, this.bar),
       this.items,
-      h("td", { role: "cell", class: "c-created number" }, this.time));
+      h("td", { role: "cell", class: "c-created number" }, this.time),
+    );
     this.update(job);
   }
 
@@ -52,8 +60,10 @@ class Row {
 class JobList {
   constructor(main) {
     this.ref = mount(main, "list-view");
-    this.ref.filter.append(h("option", { value: "" }, "All"),
-      ...Object.keys(STATES).map((state) => h("option", { value: state }, stateLabel(state))));
+    this.ref.filter.append(
+      h("option", { value: "" }, "All"),
+      ...Object.keys(STATES).map((state) => h("option", { value: state }, stateLabel(state))),
+    );
     this.ref.filter.addEventListener("change", () => this.choose(this.ref.filter.value));
     this.ref.more.addEventListener("click", () => this.loadMore());
     window.addEventListener("popstate", () => this.start());
@@ -149,11 +159,15 @@ class JobList {
 
   show() {
     const rows = [...this.rows.values()].sort((a, b) => b.job.created_at.localeCompare(a.job.created_at));
-    arrange(this.ref.rows, rows.map((row) => row.node));
+    arrange(
+      this.ref.rows,
+      rows.map((row) => row.node),
+    );
     this.ref.table.hidden = rows.length === 0;
     this.ref.more.hidden = !this.cursor;
     if (rows.length > 0) this.ref.place.replaceChildren();
-    else if (!this.ref.place.querySelector(".vacant")) this.ref.place.replaceChildren(this.state ? vacantFilter(this.state) : vacant());
+    else if (!this.ref.place.querySelector(".vacant"))
+      this.ref.place.replaceChildren(this.state ? vacantFilter(this.state) : vacant());
     const active = rows.filter(({ job }) => !isFinal(job.state)).length;
     document.title = `${active ? `${count(active)} active · ` : ""}Jobs · robustreps`;
   }
@@ -166,16 +180,26 @@ class JobList {
 }
 
 function vacantFilter(state) {
-  return h("div", { class: "vacant" }, h("h2", {}, `No job is ${stateLabel(state)}`), h("p", {}, h("a", { href: "/ui/" }, "Show all jobs")));
+  return h(
+    "div",
+    { class: "vacant" },
+    h("h2", {}, `No job is ${stateLabel(state)}`),
+    h("p", {}, h("a", { href: "/ui/" }, "Show all jobs")),
+  );
 }
 
 function vacant() {
-  const body = Object.entries(EXAMPLE).map(([name, value]) => `    "${name}": ${JSON.stringify(value)}`).join(",\n");
-  const command = `curl ${window.location.origin}/v1/jobs \\\n  -H 'Content-Type: application/json' \\\n  -d '{\n${body}\n  }'`;
-  return h("div", { class: "vacant" },
+  const body = Object.entries(EXAMPLE)
+    .map(([name, value]) => `    "${name}": ${JSON.stringify(value)}`)
+    .join(",\n");
+  const lines = [`curl ${window.location.origin}/v1/jobs`, "  -H 'Content-Type: application/json'", `  -d '{\n${body}\n  }'`];
+  return h(
+    "div",
+    { class: "vacant" },
     h("h2", {}, "No jobs yet"),
     h("p", {}, "Post one, and it appears here:"),
-    h("pre", { tabindex: 0, role: "region", "aria-label": "Example command" }, command));
+    h("pre", { tabindex: 0, role: "region", "aria-label": "Example command" }, lines.join(" \\\n")),
+  );
 }
 
 export const listView = (main) => new JobList(main);

@@ -22,7 +22,9 @@ export class Picture {
     if (url ? url === this.url : place === this.place) return;
     this.url = url;
     this.place = url ? null : place;
-    this.box.replaceChildren(url ? this.image(item, url) : h("span", { class: "no-picture", "data-state": item.state }, place));
+    this.box.replaceChildren(
+      url ? this.image(item, url) : h("span", { class: "no-picture", "data-state": item.state }, place),
+    );
   }
 
   image(item, url) {

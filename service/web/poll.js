@@ -6,7 +6,10 @@ const EVERY_MS = 2_000;
 const LONGEST_MS = 30_000;
 
 const backOff = (failures, error) =>
-  Math.max(1000 * error.retryAfterSeconds, Math.min(LONGEST_MS, EVERY_MS * 2 ** (failures - 1)) * (0.8 + 0.4 * Math.random()));
+  Math.max(
+    1000 * error.retryAfterSeconds,
+    Math.min(LONGEST_MS, EVERY_MS * 2 ** (failures - 1)) * (0.8 + 0.4 * Math.random()),
+  );
 
 /**
  * Run `task(signal)` now and again until it returns false, is refused, or stop() is called.

@@ -33,12 +33,22 @@ export class Badge {
 
 /** A refusal or an error as a note: `tone` is "bad" or "mixed". */
 export function note(tone, title, ...lines) {
-  return h("div", { class: "note", "data-tone": tone }, h("strong", {}, title), ...lines.map((line) => h("p", {}, line)));
+  return h(
+    "div",
+    { class: "note", "data-tone": tone },
+    h("strong", {}, title),
+    ...lines.map((line) => h("p", {}, line)),
+  );
 }
 
 export function refusal(error) {
   const fields = error.errors ?? [];
-  return note("bad", error.title ?? "Something went wrong", error.message, ...fields.map(({ field, message }) => `${field}: ${message}`));
+  return note(
+    "bad",
+    error.title ?? "Something went wrong",
+    error.message,
+    ...fields.map(({ field, message }) => `${field}: ${message}`),
+  );
 }
 
 /** The whole page is one message. */

@@ -112,7 +112,6 @@ def test_a_selected_item_shows_its_curve_metrics_and_files(live_service: Service
     expect(detail.get_by_role("slider")).to_have_attribute("aria-valuetext", re.compile(r"^step [01]: "))
     page.reload()
     expect(detail).to_be_visible(timeout=SOON)  # the selection is in the address
-    page.keyboard.press("Tab")
     detail.get_by_role("button", name="Close").press("Escape")
     expect(detail).to_have_count(0)
     expect(page.get_by_role("button", name="#1")).to_be_focused()

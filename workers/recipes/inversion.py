@@ -114,7 +114,7 @@ def read(ctx: ShardContext, p: InversionParameters, source: dict[str, Any], inde
     """One image [3, S, S] in [0, 1] from where the item's plan says."""
     if source["source"] == "noise":
         noise = torch.randn(3, size, size, generator=generator(p.seed, index))
-        return (source["mean"] + source["std"] * noise).clamp(0, 1)
+        return (float(source["mean"]) + float(source["std"]) * noise).clamp(0, 1)
     if source["source"] == "dataset":
         image = Image.fromarray(ctx.runtime.catalog.datasets[source["dataset"]].images[source["index"]])
     else:

@@ -1,0 +1,134 @@
+"""Fixtures: databases, storages and running services, embedded or on real servers."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from playwright.sync_api import ConsoleMessage, Page, sync_playwright
+
+from service.app import create_app, open_context
+from service.cli import serving
+from service.client import Client
+from service.db import Database, migrate
+from service.settings import Settings
+from service.storage import LocalStorage, S3Storage, Storage
+from tests.servers import Bucket
+
+CHROMIUM_FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+INVERSION: dict[str, Any] = {
+    "kind": "inversion", "model": "cifar10-robust", "preset": "cifar", "steps": 20,
+    "targets": {"source": "dataset", "dataset": "cifar10-sample", "indices": [0, 1, 2]},
+}  # fmt: skip
+
+
+def inversion(**changes: Any) -> dict[str, Any]:
+    """A small valid job, changed."""
+    return INVERSION | changes
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    migrate(url)
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """An empty database of each kind in turn: the same tests hold for both."""
+    database = Database(request.getfixturevalue(f"{request.param}_url"))
+    yield database
+    database.close()
+
+
+def s3_settings(bucket: Bucket, **others: Any) -> dict[str, Any]:
+    """The settings that name a bucket."""
+    endpoint = bucket.endpoint
+    return {
+        "storage_url": f"s3://{bucket.name}", "s3_endpoint": endpoint.url, "s3_access_key": endpoint.access_key,
+        "s3_secret_key": endpoint.secret_key, "s3_region": endpoint.region, **others,
+    }  # fmt: skip
+
+
+@pytest.fixture(params=["local", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """An empty storage of each kind in turn."""
+    if request.param == "local":
+        return LocalStorage(tmp_path / "objects")
+    bucket: Bucket = request.getfixturevalue("s3_bucket")
+    return S3Storage(bucket.name, Settings(**s3_settings(bucket)))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """The embedded mode in a folder of its own, in a hurry."""
+    return Settings(data_dir=tmp_path / "data", port=0, heartbeat_seconds=0.2, lease_seconds=5, reconcile_seconds=0.5)
+
+
+@pytest.fixture
+def api(settings: Settings) -> Iterator[TestClient]:
+    """The API without a worker: what it accepts stays queued."""
+    migrate(settings.database)
+    context = open_context(settings)
+    with TestClient(create_app(settings, context), raise_server_exceptions=False) as client:
+        yield client
+    context.broker.close()
+    context.db.close()
+
+
+@dataclass(frozen=True)
+class LiveService:
+    """A running embedded service."""
+
+    url: str
+    client: Client
+
+    def submit(self, body: dict[str, Any]) -> dict[str, Any]:
+        return self.client.submit(**body)
+
+    def wait(self, job_id: str, timeout: float = 120) -> dict[str, Any]:
+        return self.client.wait(job_id, timeout, interval=0.1)
+
+
+@pytest.fixture
+def live_service(settings: Settings) -> Iterator[LiveService]:
+    """The embedded service on a port of its own: API, worker and reconciler."""
+    with serving(settings) as server:
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.02)
+        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        with Client(url) as client:
+            yield LiveService(url, client)
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def page(chromium_path: str) -> Iterator[Page]:
+    """A browser page; an error on its console fails the test."""
+    errors: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            errors.append(message.text)
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path, args=list(CHROMIUM_FLAGS))
+        page = browser.new_page()
+        page.on("console", note)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        yield page
+        browser.close()
+    assert errors == []

@@ -1,0 +1,331 @@
+"""The contract of the job record, on SQLite and on Postgres."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
+
+from service import jobs, queries
+from service.db import Database, now
+from service.errors import Conflict, IdempotencyKeyReused, NotFound
+from service.jobs import Directive, Lease, LeaseLost, Work
+from service.kinds.inversion import ItemPlan, Plan
+from service.models import Artifact, Item, Job, Shard
+from service.schemas import DatasetImages, InversionParameters, NoiseStart
+from service.states import JobState, ShardState
+from service.storage import Stored
+
+PARAMETERS = InversionParameters(
+    model="m", model_digest="d", judge=None, judge_digest=None, preset="cifar", eps=1, step_size=0.1, steps=10,
+    targets=DatasetImages(source="dataset", dataset="s", indices=[0]), start=NoiseStart(), loss="distance",
+    best=False, identity_relu=True, resize="refuse", seed=0,
+)  # fmt: skip
+TARGET = {"source": "dataset", "dataset": "s", "index": 0, "label": "cat"}
+
+
+def plan(items: int) -> Plan:
+    return Plan(PARAMETERS, [ItemPlan(TARGET, {"source": "noise"}) for _ in range(items)], [])
+
+
+def submit(db: Database, items: int = 2, shard_items: int = 2, key: str | None = None) -> tuple[str, list[str]]:
+    with db.transaction() as session:
+        return jobs.submit(session, plan(items), "digest", key, shard_items)
+
+
+def claim(db: Database, shard_id: str, lease_seconds: float = 60) -> Work | None:
+    with db.transaction() as session:
+        return jobs.claim(session, shard_id, "worker", lease_seconds)
+
+
+def claimed(db: Database, shard_id: str, lease_seconds: float = 60) -> Work:
+    work = claim(db, shard_id, lease_seconds)
+    assert work is not None
+    return work
+
+
+def save(db: Database, lease: Lease, index: int) -> None:
+    stored = Stored(f"k/{lease.epoch}/{index}", 3, "0" * 64)
+    with db.transaction() as session:
+        jobs.save_item(session, lease, index, {"ssim": 1.0}, {"epoch": lease.epoch}, {"a.png": (stored, "image/png")})
+
+
+def finish(db: Database, lease: Lease) -> ShardState:
+    with db.transaction() as session:
+        return jobs.finish(session, lease)
+
+
+def cancel(db: Database, job_id: str) -> None:
+    with db.transaction() as session:
+        jobs.cancel(session, job_id)
+
+
+def state_of(db: Database, job_id: str) -> str:
+    with db.reading() as session:
+        return session.get_one(Job, job_id).state
+
+
+def item_states(db: Database, job_id: str) -> list[str]:
+    with db.reading() as session:
+        return list(session.scalars(select(Item.state).where(Item.job_id == job_id).order_by(Item.index)))
+
+
+def expire(db: Database, shard_id: str) -> None:
+    with db.transaction() as session:
+        session.execute(update(Shard).where(Shard.id == shard_id).values(lease_expires_at=now() - 1))
+
+
+def test_a_job_goes_from_queued_to_succeeded(database: Database) -> None:
+    job_id, [shard] = submit(database)
+    assert state_of(database, job_id) == JobState.QUEUED
+    work = claimed(database, shard)
+    assert [item.index for item in work.items] == [0, 1]
+    assert state_of(database, job_id) == JobState.RUNNING
+    save(database, work.lease, 0)
+    save(database, work.lease, 1)
+    assert finish(database, work.lease) is ShardState.DONE
+    with database.reading() as session:
+        job = queries.job(session, job_id)
+    assert [t.state for t in job.transitions] == ["validating", "queued", "running", "finalizing", "succeeded"]
+    assert [t.at for t in job.transitions] == sorted(t.at for t in job.transitions)
+    assert job.items.succeeded == job.items.total == 2
+    assert job.progress.fraction == 1
+    assert job.finished_at is not None
+
+
+def test_a_job_is_planned_into_shards_that_cover_it(database: Database) -> None:
+    _, shards = submit(database, items=5, shard_items=2)
+    assert [[item.index for item in claimed(database, s).items] for s in shards] == [[0, 1], [2, 3], [4]]
+
+
+def test_one_of_many_claims_wins(database: Database) -> None:
+    _, [shard] = submit(database)
+    with ThreadPoolExecutor(8) as pool:
+        won = [work for work in pool.map(lambda _: claim(database, shard), range(16)) if work]
+    assert len(won) == 1
+
+
+def test_an_expired_lease_can_be_claimed_and_its_old_holder_can_write_nothing(database: Database) -> None:
+    job_id, [shard] = submit(database)
+    old = claimed(database, shard)
+    expire(database, shard)
+    new = claimed(database, shard)
+    assert (new.lease.epoch, new.crashes) == (old.lease.epoch + 1, 1)
+    writes: list[Callable[[], object]] = [
+        lambda: save(database, old.lease, 0),
+        lambda: finish(database, old.lease),
+        lambda: _heartbeat(database, old.lease),
+        lambda: _fail_item(database, old.lease, 0),
+        lambda: _fail_attempt(database, old.lease),
+    ]
+    for write in writes:
+        with pytest.raises(LeaseLost):
+            write()
+    assert item_states(database, job_id) == ["running", "running"]
+    with database.reading() as session:
+        assert session.scalars(select(Artifact)).all() == []
+        assert session.get_one(Shard, shard).attempts == 0
+
+
+def test_a_live_lease_cannot_be_claimed_until_its_time(database: Database) -> None:
+    _, [shard] = submit(database)
+    work = claimed(database, shard, lease_seconds=0.5)
+    assert claim(database, shard) is None
+    assert _heartbeat(database, work.lease, 0.5) is Directive.CONTINUE
+    time.sleep(0.6)
+    assert claim(database, shard) is not None
+
+
+def _heartbeat(db: Database, lease: Lease, seconds: float = 60) -> Directive:
+    with db.transaction() as session:
+        return jobs.heartbeat(session, lease, seconds, {"image_steps": 4, "rate": 2.0, "curve": [[1, 0.5]]})
+
+
+def _fail_item(db: Database, lease: Lease, index: int) -> None:
+    with db.transaction() as session:
+        jobs.fail_item(session, lease, index, "Title", "detail")
+
+
+def _fail_attempt(db: Database, lease: Lease, max_attempts: int = 3) -> ShardState:
+    with db.transaction() as session:
+        return jobs.fail_attempt(session, lease, "Title", "detail", max_attempts)
+
+
+def test_a_heartbeat_is_the_progress_that_clients_see(database: Database) -> None:
+    job_id, [shard] = submit(database, items=2)
+    _heartbeat(database, claimed(database, shard).lease)
+    with database.reading() as session:
+        progress = queries.job(session, job_id).progress
+    assert (progress.steps_done, progress.steps_total, progress.eta_seconds) == (4, 20, 8)
+    assert progress.curve == [(1, 0.5)]
+
+
+def test_an_item_ends_once(database: Database) -> None:
+    job_id, [shard] = submit(database)
+    lease = claimed(database, shard).lease
+    save(database, lease, 0)
+    with pytest.raises(LeaseLost):
+        save(database, lease, 0)
+    with pytest.raises(LeaseLost):
+        _fail_item(database, lease, 0)
+    assert item_states(database, job_id) == ["succeeded", "running"]
+
+
+def test_a_worker_cannot_end_an_item_of_another_shard(database: Database) -> None:
+    _, shards = submit(database, items=2, shard_items=1)
+    lease = claimed(database, shards[0]).lease
+    with pytest.raises(LeaseLost):
+        save(database, lease, 1)
+
+
+def test_a_second_claim_gets_only_what_the_first_left(database: Database) -> None:
+    _, [shard] = submit(database)
+    save(database, claimed(database, shard).lease, 0)
+    expire(database, shard)
+    assert [item.index for item in claimed(database, shard).items] == [1]
+
+
+@pytest.mark.parametrize(("failed", "state"), [(1, "partially_succeeded"), (2, "failed")])
+def test_a_job_with_failed_items_says_so(database: Database, failed: int, state: str) -> None:
+    job_id, [shard] = submit(database)
+    lease = claimed(database, shard).lease
+    for index in range(2):
+        _fail_item(database, lease, index) if index < failed else save(database, lease, index)
+    finish(database, lease)
+    assert state_of(database, job_id) == state
+
+
+def test_a_released_shard_is_queued_again_without_an_attempt(database: Database) -> None:
+    _, [shard] = submit(database)
+    assert finish(database, claimed(database, shard).lease) is ShardState.QUEUED
+    with database.reading() as session:
+        row = session.get_one(Shard, shard)
+    assert (row.attempts, row.crashes) == (0, 0)
+
+
+def test_the_third_failed_attempt_fails_what_is_left(database: Database) -> None:
+    job_id, [shard] = submit(database)
+    first = claimed(database, shard).lease
+    save(database, first, 0)
+    assert _fail_attempt(database, first) is ShardState.QUEUED
+    assert _fail_attempt(database, claimed(database, shard).lease) is ShardState.QUEUED
+    assert _fail_attempt(database, claimed(database, shard).lease) is ShardState.DONE
+    assert item_states(database, job_id) == ["succeeded", "failed"]
+    assert state_of(database, job_id) == JobState.PARTIALLY_SUCCEEDED
+
+
+def test_cancelling_a_queued_job_ends_it_at_once(database: Database) -> None:
+    job_id, [shard] = submit(database)
+    cancel(database, job_id)
+    assert state_of(database, job_id) == JobState.CANCELLED
+    assert item_states(database, job_id) == ["cancelled", "cancelled"]
+    assert claim(database, shard) is None
+
+
+def test_cancelling_a_running_job_waits_for_its_worker_and_keeps_what_finished(database: Database) -> None:
+    job_id, [first, second] = submit(database, items=4)
+    lease = claimed(database, first).lease
+    save(database, lease, 0)
+    cancel(database, job_id)
+    assert state_of(database, job_id) == JobState.CANCELLING
+    assert claim(database, second) is None
+    assert _heartbeat(database, lease) is Directive.STOP
+    assert finish(database, lease) is ShardState.CANCELLED
+    assert state_of(database, job_id) == JobState.CANCELLED
+    assert item_states(database, job_id) == ["succeeded", "cancelled", "cancelled", "cancelled"]
+    cancel(database, job_id)  # again: nothing more to do, and no error
+
+
+def test_a_finished_job_cannot_be_cancelled(database: Database) -> None:
+    job_id, [shard] = submit(database, items=1)
+    lease = claimed(database, shard).lease
+    save(database, lease, 0)
+    finish(database, lease)
+    with pytest.raises(Conflict, match="succeeded"):
+        cancel(database, job_id)
+
+
+def test_cancelling_an_unknown_job_is_not_found(database: Database) -> None:
+    with pytest.raises(NotFound):
+        cancel(database, "job_none")
+
+
+def test_shards_that_finish_together_end_the_job_exactly_once(database: Database) -> None:
+    for _ in range(5):
+        job_id, shards = submit(database, items=6, shard_items=1)
+        leases = [claimed(database, shard).lease for shard in shards]
+        barrier = threading.Barrier(len(leases))
+
+        def end(lease: Lease, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            save(database, lease, int(lease.shard_id.rsplit(".", 1)[1]))
+            finish(database, lease)
+
+        with ThreadPoolExecutor(len(leases)) as pool:
+            list(pool.map(end, leases))
+        assert state_of(database, job_id) == JobState.SUCCEEDED
+        with database.reading() as session:
+            assert [t.state for t in queries.job(session, job_id).transitions].count("succeeded") == 1
+
+
+def test_claims_saves_and_cancels_of_one_job_do_not_deadlock(database: Database) -> None:
+    job_id, shards = submit(database, items=12, shard_items=1)
+
+    def work(shard: str) -> None:
+        if (held := claim(database, shard)) is not None:
+            save(database, held.lease, held.items[0].index)
+            finish(database, held.lease)
+
+    with ThreadPoolExecutor(13) as pool:
+        futures = [pool.submit(work, shard) for shard in shards] + [pool.submit(cancel, database, job_id)]
+        outcomes = [f.exception() for f in futures]
+    assert [e for e in outcomes if e is not None and not isinstance(e, Conflict)] == []
+    assert state_of(database, job_id) in (JobState.CANCELLED, JobState.SUCCEEDED)
+    assert set(item_states(database, job_id)) <= {"succeeded", "cancelled"}
+
+
+def test_an_idempotency_key_finds_its_job_and_refuses_another_request(database: Database) -> None:
+    job_id, _ = submit(database, key="k")
+    with database.transaction() as session:
+        assert jobs.find_by_key(session, "k", "digest") == job_id
+        assert jobs.find_by_key(session, "other", "digest") is None
+        with pytest.raises(IdempotencyKeyReused):
+            jobs.find_by_key(session, "k", "another digest")
+    with pytest.raises(IntegrityError):
+        submit(database, key="k")
+
+
+def test_the_database_itself_refuses_an_unknown_state(database: Database) -> None:
+    submit(database)
+    with pytest.raises(IntegrityError), database.transaction() as session:
+        session.execute(update(Job).values(state="lost"))
+
+
+def test_the_clock_is_the_databases_and_counts_seconds(database: Database) -> None:
+    with database.reading() as session:
+        first = session.scalar(select(now()))
+        time.sleep(0.2)
+        second = session.scalar(select(now()))
+    assert first is not None
+    assert second is not None
+    assert 0.1 < second - first < 2
+    assert abs(first - time.time()) < 5
+
+
+def test_jobs_are_listed_newest_first_page_by_page(database: Database) -> None:
+    ids = [submit(database)[0] for _ in range(5)]
+    cancel(database, ids[2])
+    seen: list[str] = []
+    cursor = None
+    while True:
+        with database.reading() as session:
+            page = queries.jobs(session, None, 2, cursor)
+        seen += [job.id for job in page.jobs]
+        if (cursor := page.next_cursor) is None:
+            break
+    assert seen == ids[::-1]
+    with database.reading() as session:
+        assert [job.id for job in queries.jobs(session, JobState.CANCELLED, 10, None).jobs] == [ids[2]]

@@ -1,0 +1,120 @@
+"""What crashes and lost messages leave behind is put right."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from service.broker import QUEUE, Broker, celery_app
+from service.db import Database, now
+from service.models import Job, Shard
+from service.reconciler import Reconciler
+from service.settings import Settings
+from service.states import JobState, ShardState
+from tests.service.test_jobs import cancel, claimed, expire, item_states, save, state_of, submit
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Iterator[Broker]:
+    # The broker needs no database; Settings only asks that a shared broker is not the embedded one.
+    broker = Broker(celery_app(Settings(broker_url=redis_url)))
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def reconciler(database: Database, broker: Broker) -> Reconciler:
+    return Reconciler(database, broker, Settings(reconcile_seconds=1))
+
+
+def messages(broker: Broker) -> list[str]:
+    """Take every waiting message off the queue."""
+    found: list[str] = []
+    broker.close()
+    with broker.app.connection_for_read() as connection, connection.SimpleQueue(QUEUE) as queue:
+        simple: Any = queue
+        while True:
+            try:
+                message = simple.get(block=False)
+            except simple.Empty:
+                return found
+            found.append(message.payload[0][0])
+            message.ack()
+
+
+def overdue(db: Database) -> None:
+    with db.transaction() as session:
+        session.execute(update(Shard).values(sent_at=now() - 60))
+
+
+def test_a_silent_workers_shard_is_queued_again_and_counts_a_crash(database: Database, reconciler: Reconciler) -> None:
+    _, [shard] = submit(database)
+    claimed(database, shard)
+    reconciler.reconcile()
+    with database.reading() as session:
+        assert session.get_one(Shard, shard).state == ShardState.RUNNING
+    expire(database, shard)
+    reconciler.reconcile()
+    with database.reading() as session:
+        row = session.get_one(Shard, shard)
+    assert (row.state, row.crashes) == (ShardState.QUEUED, 1)
+
+
+def test_lost_messages_are_sent_again(database: Database, reconciler: Reconciler, broker: Broker) -> None:
+    _, shards = submit(database, items=3, shard_items=1)
+    overdue(database)
+    reconciler.reconcile()
+    assert sorted(messages(broker)) == sorted(shards)
+
+
+def test_messages_that_wait_are_not_sent_twice(database: Database, reconciler: Reconciler, broker: Broker) -> None:
+    _, shards = submit(database, items=3, shard_items=1)
+    for shard in shards:
+        broker.send(shard)
+    overdue(database)
+    reconciler.reconcile()
+    assert sorted(messages(broker)) == sorted(shards)
+
+
+def test_fresh_shards_are_left_to_their_first_message(
+    database: Database, reconciler: Reconciler, broker: Broker
+) -> None:
+    submit(database)
+    reconciler.reconcile()
+    assert messages(broker) == []
+
+
+def test_shards_of_a_cancelled_job_are_not_sent(database: Database, reconciler: Reconciler, broker: Broker) -> None:
+    job_id, _ = submit(database)
+    overdue(database)
+    cancel(database, job_id)
+    reconciler.reconcile()
+    assert messages(broker) == []
+
+
+def test_a_cancelled_job_whose_worker_died_ends(database: Database, reconciler: Reconciler) -> None:
+    job_id, [shard] = submit(database)
+    claimed(database, shard)
+    cancel(database, job_id)
+    reconciler.reconcile()
+    assert state_of(database, job_id) == JobState.CANCELLING
+    expire(database, shard)
+    reconciler.reconcile()
+    assert state_of(database, job_id) == JobState.CANCELLED
+    assert item_states(database, job_id) == ["cancelled", "cancelled"]
+
+
+def test_a_job_whose_items_are_all_over_is_ended(database: Database, reconciler: Reconciler) -> None:
+    job_id, [shard] = submit(database, items=1)
+    save(database, claimed(database, shard).lease, 0)
+    with database.transaction() as session:  # as if its worker had died inside finish, between two statements
+        session.execute(update(Shard).values(state=ShardState.DONE))
+    reconciler.reconcile()
+    assert state_of(database, job_id) == JobState.SUCCEEDED
+
+
+def test_a_pass_with_nothing_to_do_changes_nothing(database: Database, reconciler: Reconciler) -> None:
+    reconciler.reconcile()
+    with database.reading() as session:
+        assert session.scalars(select(Job)).all() == []
