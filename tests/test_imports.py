@@ -44,7 +44,9 @@ def test_the_service_imports_no_worker_and_no_torch(path: Path) -> None:
 
 def test_a_process_that_imports_the_whole_service_has_loaded_no_worker_and_no_torch() -> None:
     modules = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in python_files("service")]
-    code = f"import sys, {', '.join(modules)}; print([m for m in sys.modules if m.split('.')[0] in ('workers', 'torch')])"
+    code = (
+        f"import sys, {', '.join(modules)}; print([m for m in sys.modules if m.split('.')[0] in ('workers', 'torch')])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
 

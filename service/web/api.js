@@ -47,7 +47,7 @@ async function request(path, options, signal) {
 }
 
 function query(parameters) {
-  const pairs = Object.entries(parameters).filter(([, value]) => value !== null && value !== "");
+  const pairs = Object.entries(parameters).filter(([, value]) => value !== undefined && value !== null && value !== "");
   return new URLSearchParams(pairs).toString();
 }
 

@@ -78,10 +78,18 @@ def test_at_the_target_the_loss_and_the_gradient_are_zero_and_finite(target: Ten
     assert torch.equal(v, torch.zeros_like(v))
 
 
-def test_misclassification_descends_the_log_probability_of_the_label() -> None:
+def test_misclassification_descends_the_log_odds_of_the_label() -> None:
     r = values(9).numpy()
-    expected = [row[i] - np.log(np.exp(row).sum()) for row, i in zip(r, LABEL.tolist(), strict=True)]
+    p = [np.exp(row[i]) / np.exp(row).sum() for row, i in zip(r, LABEL.tolist(), strict=True)]
+    expected = [np.log(q / (1 - q)) for q in p]
     np.testing.assert_allclose(misclassification(LABEL)(torch.from_numpy(r))[0].numpy(), expected, rtol=1e-12)
+
+
+def test_misclassification_steps_where_the_cross_entropy_does() -> None:
+    r = values(9).requires_grad_()
+    torch.nn.functional.cross_entropy(r, LABEL, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    assert r.grad is not None
+    torch.testing.assert_close(unit(misclassification(LABEL)(r.detach())[1]), -unit(r.grad))
 
 
 def test_misclassification_stays_finite_at_huge_logits() -> None:

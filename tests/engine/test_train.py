@@ -249,11 +249,15 @@ def test_generators_of_different_keys_draw_different_numbers() -> None:
     assert torch.equal(torch.randn(5, generator=generator(3, 1, 4)), torch.randn(5, generator=generator(3, 1, 4)))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the one-cycle schedule sets its own momentum",
-)
-def test_the_momentum_of_the_recipe_is_the_optimisers() -> None:
+def test_momentum_falls_while_the_learning_rate_rises_and_returns() -> None:
     trainer = Trainer(replace(STANDARD, momentum=0.5), images(32), "cpu")
-    assert trainer.optimizer.param_groups[0]["momentum"] == 0.5
+    group = trainer.optimizer.param_groups[0]
+    seen = []
+    for _ in range(trainer.schedule.total_steps - 1):
+        seen.append((group["lr"], group["momentum"]))
+        trainer.optimizer.step()
+        trainer.schedule.step()
+    peak = seen.index(max(seen))
+    assert seen[0][1] == 0.5
+    assert seen[peak] == pytest.approx((STANDARD.lr, 0.4))
+    assert group["momentum"] == pytest.approx(0.5)

@@ -18,7 +18,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_an_unknown_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROBUSTREPS_PROT", "9000")
-    with pytest.raises(ValidationError, match="ROBUSTREPS_PROT.*known are.*ROBUSTREPS_PORT"):
+    with pytest.raises(ValidationError, match=r"ROBUSTREPS_PROT.*known are.*ROBUSTREPS_PORT"):
         Settings()
 
 

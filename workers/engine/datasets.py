@@ -31,11 +31,13 @@ def to_float(pixels: Tensor) -> Tensor:
 def load_npz(path: Path) -> Images:
     """An .npz file with `images` uint8 [N, H, W, 3] and `labels` integers [N]. Raises ValueError for anything else."""
     with np.load(path, allow_pickle=False) as f:
+        if not {"images", "labels"} <= set(f.files):
+            raise ValueError(f"{path}: expected arrays images and labels, found {', '.join(f.files) or 'none'}")
         images, labels = f["images"], f["labels"]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"{path}: expected images uint8 [N, H, W, 3] and labels [N], got {images.dtype} {images.shape}"
-        )
+    right = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
+    if not (right and labels.shape == images.shape[:1] and np.issubdtype(labels.dtype, np.integer)):
+        found = f"images {images.dtype} {list(images.shape)}, labels {labels.dtype} {list(labels.shape)}"
+        raise ValueError(f"{path}: expected images uint8 [N, H, W, 3] and integer labels [N], found {found}")
     return Images(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels.astype(np.int64)))
 
 

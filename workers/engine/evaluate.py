@@ -29,7 +29,7 @@ def correct(
 ) -> Tensor:
     """Whether each image is classified correctly, bool [N]; after PGD with step 2.5 eps / steps if eps > 0."""
     device, hits = images.pixels.device, []
-    progress = Progress(title or f"pgd-{steps}" if eps else "clean", len(images))
+    progress = Progress(title or (f"pgd-{steps}" if eps else "clean"), len(images))
     for start in range(0, len(images), batch):
         x = datasets.to_float(images.pixels[start : start + batch])
         label = images.labels[start : start + batch]

@@ -28,11 +28,15 @@ def inversion(target_NK: Tensor, relative: bool = False) -> Objective:
 
 
 def misclassification(label_N: Tensor) -> Objective:
-    """max cross-entropy of the logits (paper, equation 3), written as a loss to descend: log p(label)."""
+    """max cross-entropy of the logits (paper, equation 3), written as a loss to descend: the log-odds of the label.
+
+    log p - log(1 - p) grows with log p, so that its steps and its best iterate are those of the cross-entropy; but
+    where p rounds to 1 the cross-entropy's gradient vanishes, and a classifier would look robust for being sure.
+    """
 
     def objective(logits_NK: Tensor) -> tuple[Tensor, Tensor]:
-        log_p = logits_NK.log_softmax(dim=1)
         one_hot = F.one_hot(label_N, logits_NK.shape[1]).to(logits_NK.dtype)
-        return (log_p * one_hot).sum(dim=1), one_hot - log_p.exp()
+        others = logits_NK.masked_fill(one_hot.bool(), -torch.inf)
+        return (logits_NK * one_hot).sum(dim=1) - others.logsumexp(dim=1), one_hot - others.softmax(dim=1)
 
     return objective

@@ -6,4 +6,4 @@ import torch
 
 def generator(*key: int) -> torch.Generator:
     """A CPU generator seeded by all of `key` (integers >= 0) and by nothing else."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))

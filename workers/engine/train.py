@@ -27,7 +27,10 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Config:
-    """A training recipe. Radii and step sizes are L2, in pixel units; epsilon 0 is standard training."""
+    """A training recipe. Radii and step sizes are L2, in pixel units; epsilon 0 is standard training.
+
+    The one-cycle schedule takes the learning rate up to `lr` and down to 0, and momentum down by 0.1 and up again.
+    """
 
     architecture: str = "cifar-resnet-small"
     epsilon: float = 1.0
@@ -36,7 +39,7 @@ class Config:
     epochs: int = 24
     batch_size: int = 128
     lr: float = 0.2
-    momentum: float = 0.9
+    momentum: float = 0.95
     weight_decay: float = 5e-4
     seed: int = 0
     precision: str = "fp32"
@@ -55,7 +58,11 @@ class Trainer:
             self.model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
         )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, config.lr, total_steps=self.steps_per_epoch * config.epochs
+            self.optimizer,
+            config.lr,
+            total_steps=self.steps_per_epoch * config.epochs,
+            base_momentum=config.momentum - 0.1,
+            max_momentum=config.momentum,
         )
 
     @property

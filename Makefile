@@ -1,0 +1,44 @@
+# Everything runs in .venv, which the first target that needs it makes. PYTHON names another interpreter (3.11 to 3.13).
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help install servers demo up test quick lint bench
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/installed ## the pinned dependencies and this project, in .venv
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "robustreps needs Python 3.11 to 3.13; make PYTHON=python3.12 ... names another")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "cannot make .venv: install Python's venv module (Debian: python3-venv)" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+servers: ## Postgres, Redis, S3 and Chromium for the tests and `make up` (Debian packages)
+	@sh deploy/install-servers.sh
+
+demo: install ## invert 8 test images under a robust and a standard network, and draw them
+	@$(BIN)/robustreps demo
+
+up: install servers ## the whole service on real servers: Postgres, Redis, S3, API, worker
+	@$(BIN)/python -m deploy.up
+
+test: install servers lint ## everything, against real servers
+	$(PYTEST)
+
+quick: install ## lint, and the tests that need no server
+	@$(MAKE) --no-print-directory lint
+	$(PYTEST) -m "not e2e and not slow and not chaos" -k "not postgres and not s3"
+
+lint: install ## ruff and mypy, strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install ## time per image-step against a plain PyTorch loop, in one run
+	@$(BIN)/python -m workers.bench

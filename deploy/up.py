@@ -1,0 +1,116 @@
+"""The whole service on real servers, without Docker: Postgres, Redis, S3, an API and a worker, until Ctrl-C.
+
+Data stays in `robustreps-data/up` between runs.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import boto3
+from botocore.exceptions import ClientError
+
+from deploy import servers
+from deploy.servers import S3Endpoint
+
+DATA = Path("robustreps-data/up")
+BUCKET = "robustreps"
+PORT = int(os.environ.get("ROBUSTREPS_PORT", "8000"))
+CURL = """
+  curl -s http://127.0.0.1:{port}/v1/jobs -H 'Content-Type: application/json' -d '{{
+    "kind": "inversion", "model": "cifar10-robust", "preset": "cifar",
+    "targets": {{"source": "dataset", "dataset": "cifar10-sample", "indices": [0, 1, 2, 3]}}}}'
+"""
+
+
+def make_bucket(endpoint: S3Endpoint) -> None:
+    client = boto3.client(
+        "s3", endpoint_url=endpoint.url, region_name=endpoint.region,
+        aws_access_key_id=endpoint.access_key, aws_secret_access_key=endpoint.secret_key,
+    )  # fmt: skip
+    try:
+        client.head_bucket(Bucket=BUCKET)
+    except ClientError:
+        client.create_bucket(Bucket=BUCKET)
+
+
+def environment(database: str, broker: str, endpoint: S3Endpoint) -> dict[str, str]:
+    """What the API and the worker read their settings from."""
+    return os.environ | {
+        "ROBUSTREPS_DATABASE_URL": database,
+        "ROBUSTREPS_BROKER_URL": broker,
+        "ROBUSTREPS_STORAGE_URL": f"s3://{BUCKET}",
+        "ROBUSTREPS_S3_ENDPOINT": endpoint.url,
+        "ROBUSTREPS_S3_ACCESS_KEY": endpoint.access_key,
+        "ROBUSTREPS_S3_SECRET_KEY": endpoint.secret_key,
+        "ROBUSTREPS_PORT": str(PORT),
+    }
+
+
+def start(stack: ExitStack, command: str, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """One process of the service, which is told to end, and waited for, when the stack unwinds."""
+    robustreps = Path(sys.executable).with_name("robustreps")
+    process = subprocess.Popen([robustreps, command], env=env, start_new_session=True)
+
+    def stop() -> None:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+    stack.callback(stop)
+    return process
+
+
+def wait_ready(process: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        try:
+            urlopen(f"http://127.0.0.1:{PORT}/readyz", timeout=5).close()
+        except (URLError, OSError):
+            if process.poll() is not None:
+                sys.exit("the API ended; its log is above")
+            time.sleep(0.1)
+        else:
+            return
+    sys.exit("the API is not ready after a minute")
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Short and outside of private folders: Unix socket paths are limited, and Postgres runs as its own user under root.
+    data = DATA.absolute()
+    data.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        print("starting Postgres, Redis and S3 ...", flush=True)
+        database = stack.enter_context(servers.postgres(data / "postgres"))
+        broker = stack.enter_context(servers.redis(data / "redis"))
+        endpoint = stack.enter_context(servers.s3(data / "s3"))
+        make_bucket(endpoint)
+        env = environment(database, broker, endpoint)
+        subprocess.run([Path(sys.executable).with_name("robustreps"), "migrate"], env=env, check=True)
+        api = start(stack, "serve", env)
+        worker = start(stack, "worker", env)
+        wait_ready(api)
+        url = f"http://127.0.0.1:{PORT}"
+        print(f"\n  dashboard  {url}/\n  reference  {url}/docs\n  database   {database}\n  broker     {broker}")
+        print(f"  S3         {endpoint.url}  bucket {BUCKET}, key {endpoint.access_key}")
+        print(f"\nSubmit a job:\n{CURL.format(port=PORT)}\nCtrl-C stops everything; data stays in {DATA}.", flush=True)
+        while api.poll() is None and worker.poll() is None:
+            time.sleep(0.5)
+        sys.exit("a process ended; its log is above")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(0)
+    except servers.ServerMissing as error:
+        sys.exit(str(error))
