@@ -28,7 +28,7 @@ def register(app: Celery, runtime: "Runtime") -> None:
     """Bind the task's name to the code that computes."""
     from workers.tasks import run_shard
 
-    @app.task(name=TASK, ignore_result=True)
+    @app.task(name=TASK, ignore_result=True, shared=False)
     def _run_shard(shard_id: str) -> None:
         run_shard(runtime, shard_id)
 

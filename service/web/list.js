@@ -192,13 +192,14 @@ function vacant() {
   const body = Object.entries(EXAMPLE)
     .map(([name, value]) => `    "${name}": ${JSON.stringify(value)}`)
     .join(",\n");
-  const lines = [`curl ${window.location.origin}/v1/jobs`, "  -H 'Content-Type: application/json'", `  -d '{\n${body}\n  }'`];
+  const url = `${window.location.origin}/v1/jobs`;
+  const command = [`curl ${url}`, "-H 'Content-Type: application/json'", `-d '{\n${body}\n  }'`].join(" \\\n  ");
   return h(
     "div",
     { class: "vacant" },
     h("h2", {}, "No jobs yet"),
     h("p", {}, "Post one, and it appears here:"),
-    h("pre", { tabindex: 0, role: "region", "aria-label": "Example command" }, lines.join(" \\\n")),
+    h("pre", { tabindex: 0, role: "region", "aria-label": "Example command" }, command),
   );
 }
 

@@ -42,13 +42,9 @@ export function note(tone, title, ...lines) {
 }
 
 export function refusal(error) {
-  const fields = error.errors ?? [];
-  return note(
-    "bad",
-    error.title ?? "Something went wrong",
-    error.message,
-    ...fields.map(({ field, message }) => `${field}: ${message}`),
-  );
+  const fields = (error.errors ?? []).map(({ field, message }) => `${field}: ${message}`);
+  // The detail of a refusal may already be the text of its only field.
+  return note("bad", error.title ?? "Something went wrong", ...new Set([error.message, ...fields]));
 }
 
 /** The whole page is one message. */

@@ -1,0 +1,79 @@
+"""The command line, as processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROBUSTREPS = Path(sys.executable).with_name("robustreps")
+
+
+def run(tmp_path: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {f"ROBUSTREPS_{name.upper()}": value for name, value in settings.items()}
+    return subprocess.run(
+        [ROBUSTREPS, *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    shown = run(tmp_path, "--help").stdout
+    assert all(command in shown for command in ("serve", "worker", "migrate", "demo"))
+
+
+def test_migrate_makes_the_database(tmp_path: Path) -> None:
+    done = run(tmp_path, "migrate")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "robustreps-data" / "robustreps.db").exists()
+
+
+@pytest.mark.parametrize(("name", "value", "said"), [("prot", "1", "ROBUSTREPS_PROT"), ("port", "x", "port")])
+def test_a_wrong_setting_is_refused_in_one_line(tmp_path: Path, name: str, value: str, said: str) -> None:
+    done = run(tmp_path, "migrate", **{name: value})
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_worker_of_the_embedded_mode_says_that_serve_is_it(tmp_path: Path) -> None:
+    done = run(tmp_path, "worker")
+    assert done.returncode == 1
+    assert "robustreps serve" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_second_process_on_the_same_data_is_refused(tmp_path: Path) -> None:
+    environment = os.environ | {"ROBUSTREPS_PORT": "0"}
+    first = subprocess.Popen([ROBUSTREPS, "serve"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+    try:
+        while not (tmp_path / "robustreps-data" / "robustreps.db").exists():
+            assert first.poll() is None
+            time.sleep(0.05)
+        second = run(tmp_path, "serve", port="0")
+        assert second.returncode == 1
+        assert "another process serves" in second.stderr
+    finally:
+        first.send_signal(signal.SIGINT)
+        _, said = first.communicate(timeout=30)
+    assert first.returncode == 0, said
+
+
+@pytest.mark.slow
+def test_the_demo_draws_its_contact_sheet_and_prints_its_numbers(tmp_path: Path) -> None:
+    done = run(tmp_path, "demo", "--images", "2", "--steps", "10")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "demo-output" / "contact-sheet.png") as sheet:
+        assert sheet.width > 2 * 128
+        assert sheet.height > 4 * 128
+    assert "an independent judge sees the target's class" in done.stdout
+    assert "serve" in done.stdout
