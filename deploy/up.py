@@ -4,7 +4,6 @@ Data stays in `robustreps-data/up` between runs.
 """
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -83,8 +82,7 @@ def wait_ready(process: subprocess.Popen[bytes]) -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    # Short and outside of private folders: Unix socket paths are limited, and Postgres runs as its own user under root.
+    servers.exit_on_signals()
     data = DATA.absolute()
     data.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -110,7 +108,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except KeyboardInterrupt:
-        sys.exit(0)
-    except servers.ServerMissing as error:
+    except (servers.ServerMissing, servers.ServerFailed) as error:
         sys.exit(str(error))

@@ -56,6 +56,7 @@ def test_a_downgrade_to_base_leaves_nothing(empty_url: str) -> None:
     assert tables(empty_url) == set(Base.metadata.tables)
 
 
+@pytest.mark.e2e
 def test_processes_that_migrate_together_take_turns(postgres_server: str, tmp_path: Path) -> None:
     name = f"together_{tmp_path.name}".lower()
     postgres_execute(postgres_server, f'CREATE DATABASE "{name}"')

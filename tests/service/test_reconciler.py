@@ -14,6 +14,8 @@ from service.settings import Settings
 from service.states import JobState, ShardState
 from tests.service.test_jobs import cancel, claimed, expire, item_states, save, state_of, submit
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture
 def broker(redis_url: str) -> Iterator[Broker]:
