@@ -28,6 +28,8 @@ def register(app: Celery, runtime: "Runtime") -> None:
     """Bind the task's name to the code that computes."""
     from workers.tasks import run_shard
 
+    app.set_default()  # where Celery's pool threads look a task up
+
     @app.task(name=TASK, ignore_result=True, shared=False)
     def _run_shard(shard_id: str) -> None:
         run_shard(runtime, shard_id)
