@@ -235,12 +235,13 @@ def _cluster(data: Path, initdb: str, run_as: str, durable: bool) -> Path:
         with (data / "log").open("ab") as log:
             made = subprocess.run(tethered(command, run_as=run_as), stdout=log, stderr=subprocess.STDOUT, cwd="/")
         if made.returncode:
-            shutil.rmtree(building, ignore_errors=True)
             raise ServerFailed(f"initdb failed; the end of {data / 'log'}:\n{_tail(data / 'log')}")
         if reachable:
             building.rename(cluster)
         else:
             cluster.symlink_to(building)
+    # The lock says that no process of a server is left here; Postgres would take an unreaped one's number for a life.
+    (cluster / "postmaster.pid").unlink(missing_ok=True)
     return cluster.resolve()
 
 

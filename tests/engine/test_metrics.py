@@ -12,7 +12,7 @@ from workers.engine.metrics import pixel_l2, relative_distance, ssim
 
 def reference(a_CHW: npt.NDArray[np.float64], b_CHW: npt.NDArray[np.float64]) -> float:
     """scikit-image's value, under the settings that its documentation gives for Wang et al. 2004."""
-    similarity = structural_similarity(  # type: ignore[no-untyped-call]
+    similarity = structural_similarity(
         a_CHW, b_CHW, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, channel_axis=0, data_range=1
     )
     return float(similarity)

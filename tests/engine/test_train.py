@@ -250,7 +250,7 @@ def test_generators_of_different_keys_draw_different_numbers() -> None:
 
 
 def test_momentum_falls_while_the_learning_rate_rises_and_returns() -> None:
-    trainer = Trainer(replace(STANDARD, momentum=0.5), images(32), "cpu")
+    trainer = Trainer(replace(STANDARD, momentum=0.5, epochs=5), images(32), "cpu")  # 20 steps: the peak falls on one
     group = trainer.optimizer.param_groups[0]
     seen = []
     for _ in range(trainer.schedule.total_steps - 1):

@@ -40,7 +40,9 @@ def expect_state(page: Page, state: str) -> None:
 @contextmanager
 def page_with_failing_requests(page: Page) -> Iterator[Page]:
     """A second page, because the browser itself logs each failed request as an error; any other error still fails."""
-    other = page.context.new_page()
+    browser = page.context.browser
+    assert browser is not None
+    other = browser.new_page()
     errors: list[str] = []
 
     def note(message: ConsoleMessage) -> None:
