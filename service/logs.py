@@ -37,5 +37,5 @@ def configure(log_format: Literal["console", "json"], level: str = "INFO") -> No
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    for noisy in ("celery", "kombu", "alembic", "botocore", "uvicorn.error", "PIL"):
+    for noisy in ("celery", "kombu", "alembic", "botocore", "uvicorn.error", "PIL", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -75,7 +75,7 @@ def worker() -> None:
         runtime.draining.set()
 
     app.worker_main(
-        ["worker", "--pool=threads", f"--concurrency={settings.worker_threads}", f"--queues={QUEUE}",
+        ["--quiet", "worker", "--pool=threads", f"--concurrency={settings.worker_threads}", f"--queues={QUEUE}",
          "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING"]
     )  # fmt: skip
     context.broker.close()

@@ -57,11 +57,12 @@ class JobPage {
     const { curve = [], fraction } = job.progress;
     const headline = isFinal(job.state) ? stateLabel(job.state) : percent(fraction ?? 0);
     document.title = `${headline} · ${job.id} · robustreps`;
-    if (news.curve(curve)) this.chart.update(curve);
+    // The API has a curve only of what runs now; the last one seen stays, between shards and after the end.
+    if (curve.length > 0 && news.curve(curve)) this.chart.update(curve);
     if (news.notices([job.warnings, job.error])) ref.notices.replaceChildren(...notices(job));
     if (news.timeline(job.transitions)) ref.timeline.replaceChildren(...timeline(job));
     setText(ref.day, `${exactTime(job.created_at).slice(0, 10)}, UTC`);
-    ref.curve.hidden = isFinal(job.state) && curve.length === 0;
+    ref.curve.hidden = isFinal(job.state) && this.chart.points.length === 0;
     if (news.parameters(job.parameters)) ref.parameters.replaceChildren(...parameterRows(job.parameters));
   }
 

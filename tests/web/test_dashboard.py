@@ -12,6 +12,7 @@ pytestmark = pytest.mark.e2e
 
 TARGETS = {"source": "dataset", "dataset": "cifar10-sample", "indices": [0, 1, 2]}
 SHORT = {"kind": "inversion", "model": "cifar10-robust", "preset": "cifar", "steps": 20, "targets": TARGETS}
+WATCHED = SHORT | {"steps": 200}
 LONG = SHORT | {"steps": 2000}
 SOON, LATE = 20_000, 120_000  # milliseconds: an answer of the API, the end of a short job
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -81,9 +82,10 @@ def test_the_list_follows_a_new_job_to_its_end_without_a_reload(live_service: Se
 
 
 def test_a_job_page_shows_progress_then_pictures_and_curves(live_service: Service, page: Page) -> None:
-    job = live_service.submit(SHORT)
+    job = live_service.submit(WATCHED)
     open_job(page, live_service, job["id"])
-    expect(page.locator("[data-ref=numbers]")).to_contain_text("of 60 image-steps")
+    expect(page.locator("[data-ref=numbers]")).to_contain_text("of 600 image-steps")
+    expect(page.locator(".curve path.line")).to_have_attribute("d", re.compile(r"^M.*L"), timeout=LATE)
     expect_state(page, "succeeded")
     expect(page.get_by_role("progressbar", name="Steps done")).to_have_js_property("value", 1)
     cards = page.locator(".card")
@@ -96,7 +98,7 @@ def test_a_job_page_shows_progress_then_pictures_and_curves(live_service: Servic
             expect(picture).to_have_js_property("complete", True)
             assert picture.evaluate("image => image.naturalWidth") > 0
         expect(card.locator(".numbers")).to_contain_text(re.compile(r"distance \d"))
-    expect(page.locator(".curve path.line")).to_have_attribute("d", re.compile(r"^M.*L"))
+    expect(page.locator(".curve path.line")).to_be_visible()
 
 
 def test_a_selected_item_shows_its_curve_metrics_and_files(live_service: Service, page: Page) -> None:
@@ -185,7 +187,7 @@ def test_an_unknown_job_has_a_page_that_says_so(live_service: Service, page: Pag
         other.goto(f"{live_service.url}/ui/jobs/job_{'0' * 24}")
         expect(other.get_by_role("heading", name="No such job")).to_be_visible(timeout=SOON)
         other.get_by_role("link", name="Back to all jobs").click()
-        expect(other.get_by_role("heading", name="Jobs")).to_be_visible()
+        expect(other.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
 
 
 def test_hostile_text_stays_text(live_service: Service, page: Page) -> None:
