@@ -3,9 +3,9 @@
 import { getArtifact } from "./api.js";
 import { lineChart } from "./chart.js";
 import { h, setText } from "./dom.js";
-import { metricRows } from "./facts.js";
+import { metricRows, parameterRows } from "./facts.js";
 import { bytes } from "./format.js";
-import { artifact, itemName, Picture, VIEWS } from "./picture.js";
+import { artifact, itemName, Picture, sourceName, VIEWS } from "./picture.js";
 import { note } from "./ui.js";
 
 const QUANTITIES = { relative_distance: "Relative distance", loss: "Loss", grad_norm: "Gradient norm" };
@@ -30,6 +30,8 @@ export class Detail {
     this.metrics = h("table", { class: "pairs", "aria-label": "Metrics" });
     this.files = h("ul", { class: "files" });
     this.problem = h("div");
+    this.provenance = h("table", { class: "pairs", "aria-label": "Provenance" });
+    this.origin = h("details", {}, h("summary", {}, "Provenance"), this.provenance);
     this.quantity = h(
       "select",
       { "aria-label": "Quantity", onchange: () => this.plot() },
@@ -55,6 +57,7 @@ export class Detail {
       this.chart.node,
       h("h4", {}, "Files"),
       this.files,
+      this.origin,
     );
     this.node.addEventListener("keydown", (event) => event.key === "Escape" && close());
   }
@@ -62,13 +65,12 @@ export class Detail {
   show(item) {
     this.item = item;
     setText(this.title, `#${item.index} ${itemName(item)}`);
-    setText(
-      this.source,
-      [item.target?.source, item.start?.source && `from ${item.start.source}`].filter(Boolean).join(" · "),
-    );
+    setText(this.source, `${sourceName(item.target)} · from ${item.start.source}`);
     for (const picture of this.pictures) picture.update(item);
     this.metrics.replaceChildren(...(item.metrics ? metricRows(item.metrics) : []));
     this.files.replaceChildren(...files(item));
+    this.origin.hidden = !item.provenance;
+    this.provenance.replaceChildren(...parameterRows(item.provenance ?? {}));
     this.problem.replaceChildren(
       ...(item.error ? [note("bad", String(item.error.title), item.error.detail ?? "")] : []),
     );

@@ -61,12 +61,18 @@ function shown(value) {
   return String(value);
 }
 
+/** A digest shows its first characters, and the whole of it on hovering. */
+function cell(value) {
+  if (!/^[0-9a-f]{64}$/.test(value)) return h("td", {}, shown(value));
+  return h("td", { title: value }, h("code", {}, `${value.slice(0, 16)}…`));
+}
+
 /** Nested objects become dotted names. */
 export function parameterRows(parameters, prefix = "") {
   return Object.entries(parameters).flatMap(([name, value]) =>
     value !== null && typeof value === "object" && !Array.isArray(value)
       ? parameterRows(value, `${prefix}${name}.`)
-      : [h("tr", {}, h("th", { scope: "row" }, prefix + name), h("td", {}, shown(value)))],
+      : [h("tr", {}, h("th", { scope: "row" }, prefix + name), cell(value))],
   );
 }
 

@@ -4,7 +4,7 @@ import { listItems } from "./api.js";
 import { Detail } from "./detail.js";
 import { arrange, changes, h, setAttribute, setText } from "./dom.js";
 import { count, isFinal, measure, plural } from "./format.js";
-import { itemName, Picture, VIEWS } from "./picture.js";
+import { itemName, Picture, sourceName, VIEWS } from "./picture.js";
 import { announce, Badge, refusal } from "./ui.js";
 
 const PAGE = 100;
@@ -43,7 +43,7 @@ class Card {
 function numbers(item) {
   const pair = (label, value) => h("span", {}, h("span", { class: "muted" }, `${label} `), value);
   if (item.error) return [h("span", { class: "bad-text" }, String(item.error.title))];
-  if (!item.metrics) return [h("span", { class: "muted" }, item.target?.source ?? "\u00a0")];
+  if (!item.metrics) return [h("span", { class: "muted" }, sourceName(item.target))];
   const { relative_distance: distance, ssim, judge_agrees: agrees, judge_prediction: prediction } = item.metrics;
   const found = [pair("distance", measure(distance)), pair("SSIM", measure(ssim))];
   if (agrees === true) found.push(h("span", { class: "good-text" }, "✓ judge agrees"));

@@ -6,7 +6,14 @@ import { isFinal, stateLabel } from "./format.js";
 export const VIEWS = ["target", "start", "result"];
 
 export const artifact = (item, name) => item.artifacts.find((each) => each.name === name);
-export const itemName = (item) => item.target?.label ?? item.target?.source ?? "";
+
+/** Where the target comes from: an image of a data set, or one that the client sent. */
+export function sourceName({ source, dataset, index, image }) {
+  if (source === "dataset") return `${dataset} #${index}`;
+  return source === "image" ? `image ${image}` : String(source);
+}
+
+export const itemName = ({ target }) => target.label ?? sourceName(target);
 
 /** A picture or, until there is one, a place of the same size that says why not. The image stays while its URL does. */
 export class Picture {

@@ -85,7 +85,6 @@ def test_an_already_wrong_image_stays_wrong_under_attack() -> None:
     assert not correct(model, wrong, 0.3, 5).any()
 
 
-@pytest.mark.slow
 def test_a_larger_radius_and_more_steps_are_never_much_weaker() -> None:
     model = small()
     images = as_classified(model, noise(60))

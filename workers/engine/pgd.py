@@ -53,7 +53,7 @@ def pgd(
     best: bool = False,
     observe: Observer | None = None,
 ) -> Tensor:
-    """`steps` steps from `x`, within `eps` of `x0`; returns the last iterate, or each example's best one.
+    """`steps` steps from `x`, which must be within `eps` of `x0`; returns the last iterate, or each example's best.
 
     `best` compares every iterate, the start and the end included, and costs one forward more.
     """

@@ -51,6 +51,8 @@ class Trainer:
     def __init__(self, config: Config, train: datasets.Images, device: str) -> None:
         self.config, self.train, self.device = config, train, device
         self.step, self.steps_per_epoch = 0, len(train) // config.batch_size
+        if not self.steps_per_epoch:
+            raise ValueError(f"batch_size {config.batch_size} is more than the {len(train)} training images")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = models.build(config.architecture).to(device)
@@ -61,7 +63,7 @@ class Trainer:
             self.optimizer,
             config.lr,
             total_steps=self.steps_per_epoch * config.epochs,
-            base_momentum=config.momentum - 0.1,
+            base_momentum=max(config.momentum - 0.1, 0),
             max_momentum=config.momentum,
         )
 
