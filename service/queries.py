@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -30,16 +31,23 @@ def decode_cursor(cursor: str, count: int) -> list[str]:
         parts = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().split("|")
     except (binascii.Error, UnicodeDecodeError, ValueError):
         parts = []
-    if len(parts) != count:
-        raise InvalidInput(FieldError("cursor", "is not a cursor; allowed: next_cursor of the page before"))
+    if len(parts) != count or not all(part.isprintable() for part in parts):
+        raise _bad_cursor()
     return parts
+
+
+def _bad_cursor() -> InvalidInput:
+    return InvalidInput(FieldError("cursor", "is not a cursor; allowed: next_cursor of the page before"))
 
 
 def _number(text: str, kind: type[float] | type[int]) -> float:
     try:
-        return kind(text)
+        number = kind(text)
     except ValueError:
-        raise InvalidInput(FieldError("cursor", "is not a cursor; allowed: next_cursor of the page before")) from None
+        number = math.inf
+    if not abs(number) < 2**62:
+        raise _bad_cursor()
+    return number
 
 
 def job(session: Session, job_id: str) -> schemas.Job:

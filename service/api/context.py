@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Path, Query, Request
 from sqlalchemy.orm import Session
 
 from service.broker import Broker
@@ -37,5 +37,8 @@ def _reading(ctx: Ctx) -> Iterator[Session]:
 
 
 Reading = Annotated[Session, Depends(_reading)]
+# What a database could not even compare (NUL, integers beyond its own) is refused here.
+Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.:-]{1,100}$")]
+Index = Annotated[int, Path(ge=0, lt=2**31)]
 Limit = Annotated[int, Query(ge=1, le=500, description="Most entries in the answer")]
 Cursor = Annotated[str | None, Query(max_length=500, description="next_cursor of the page before")]

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Response
 from sqlalchemy import select
 
 from service import images, schemas
-from service.api.context import Ctx
+from service.api.context import Ctx, Id
 from service.db import now
 from service.errors import NotFound
 from service.models import Image
@@ -39,7 +39,7 @@ def upload_image(
 
 
 @router.get("/{image_id}", response_class=Response)
-def get_image(image_id: str, ctx: Ctx) -> Response:
+def get_image(image_id: Id, ctx: Ctx) -> Response:
     """The bytes as they were posted."""
     with ctx.db.reading() as session:
         row = session.get(Image, image_id)

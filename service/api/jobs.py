@@ -6,7 +6,7 @@ from fastapi import APIRouter, Header, Query, Response
 from sqlalchemy.exc import IntegrityError
 
 from service import jobs, queries, schemas
-from service.api.context import Context, Ctx, Cursor, Limit, Reading
+from service.api.context import Context, Ctx, Cursor, Id, Index, Limit, Reading
 from service.kinds import inversion
 from service.states import JobState
 
@@ -49,7 +49,7 @@ def list_jobs(
 
 
 @router.get("/{job_id}")
-def get_job(job_id: str, response: Response, session: Reading) -> schemas.Job:
+def get_job(job_id: Id, response: Response, session: Reading) -> schemas.Job:
     job = queries.job(session, job_id)
     if job.finished_at is None:
         response.headers["Retry-After"] = RETRY_AFTER
@@ -57,7 +57,7 @@ def get_job(job_id: str, response: Response, session: Reading) -> schemas.Job:
 
 
 @router.post("/{job_id}/cancel", status_code=202)
-def cancel_job(job_id: str, ctx: Ctx) -> schemas.Job:
+def cancel_job(job_id: Id, ctx: Ctx) -> schemas.Job:
     """Stop a job. Items that have finished keep their results."""
     with ctx.db.transaction() as session:
         jobs.cancel(session, job_id)
@@ -66,25 +66,25 @@ def cancel_job(job_id: str, ctx: Ctx) -> schemas.Job:
 
 
 @router.get("/{job_id}/items")
-def list_items(job_id: str, session: Reading, limit: Limit = 100, cursor: Cursor = None) -> schemas.ItemList:
+def list_items(job_id: Id, session: Reading, limit: Limit = 100, cursor: Cursor = None) -> schemas.ItemList:
     return queries.items(session, job_id, limit, cursor)
 
 
 @router.get("/{job_id}/items/{index}")
-def get_item(job_id: str, index: int, session: Reading) -> schemas.Item:
+def get_item(job_id: Id, index: Index, session: Reading) -> schemas.Item:
     return queries.item(session, job_id, index)
 
 
 @router.get("/{job_id}/artifacts")
-def list_artifacts(job_id: str, session: Reading, limit: Limit = 500, cursor: Cursor = None) -> schemas.ArtifactList:
+def list_artifacts(job_id: Id, session: Reading, limit: Limit = 500, cursor: Cursor = None) -> schemas.ArtifactList:
     return queries.artifacts(session, job_id, limit, cursor)
 
 
 @router.get("/{job_id}/items/{index}/artifacts/{name}", response_class=Response)
 def get_artifact(
-    job_id: str,
-    index: int,
-    name: str,
+    job_id: Id,
+    index: Index,
+    name: Id,
     ctx: Ctx,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:

@@ -70,7 +70,8 @@ export class Detail {
     this.metrics.replaceChildren(...(item.metrics ? metricRows(item.metrics) : []));
     this.files.replaceChildren(...files(item));
     this.origin.hidden = !item.provenance;
-    this.provenance.replaceChildren(...parameterRows(item.provenance ?? {}));
+    const { parameters: _, ...origin } = item.provenance ?? {}; // the parameters stand beside, once for the job
+    this.provenance.replaceChildren(...parameterRows(origin));
     this.problem.replaceChildren(
       ...(item.error ? [note("bad", String(item.error.title), item.error.detail ?? "")] : []),
     );

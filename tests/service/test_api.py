@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
+from service.queries import encode_cursor
 from service.settings import Settings
 from tests.fixtures import inversion
 from tests.service.test_images import REFUSED, encode, noise
@@ -233,6 +234,18 @@ def _all_pages(api: TestClient, url: str, name: str, of: Callable[[Any], Any]) -
 )  # fmt: skip
 def test_bad_queries_are_refused_by_name(api: TestClient, query: str, field: str) -> None:
     assert_problem(api.get(f"/v1/jobs?{query}"), 422, field)
+
+
+def test_what_no_database_could_compare_is_refused_by_name(api: TestClient) -> None:
+    job = post(api, inversion()).json()["id"]
+    assert_problem(api.get("/v1/jobs/%00"), 422, "job_id")
+    assert_problem(api.get(f"/v1/jobs/{job}/items/99999999999999999999"), 422, "index")
+    assert_problem(api.get(f"/v1/jobs/{job}/items/-1"), 422, "index")
+    assert_problem(api.get("/v1/images/%00"), 422, "image_id")
+    for part in ("9" * 30, "\0"):
+        assert_problem(api.get(f"/v1/jobs/{job}/items", params={"cursor": encode_cursor(part)}), 422, "cursor")
+    for first, second in (("nan", job), ("1.0", "\0")):
+        assert_problem(api.get("/v1/jobs", params={"cursor": encode_cursor(first, second)}), 422, "cursor")
 
 
 def test_models_and_data_sets_have_cards(api: TestClient) -> None:
