@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from service.settings import Settings
 
@@ -56,11 +57,14 @@ class Broker:
 
     def depth(self) -> int:
         """Messages that no worker has taken. Raises kombu.exceptions.OperationalError."""
-        with self.app.connection_for_read() as connection:
-            connection.ensure_connection(max_retries=1, timeout=5)
-            channel: Any = connection.channel()
-            with channel:
-                return int(channel.queue_declare(QUEUE, durable=True, auto_delete=False).message_count)
+        try:
+            with self.app.connection_for_read() as connection:
+                connection.ensure_connection(max_retries=1, timeout=5)
+                channel: Any = connection.channel()
+                with channel:
+                    return int(channel.queue_declare(QUEUE, durable=True, auto_delete=False).message_count)
+        except RedisError as e:  # kombu lets these through between connecting and asking
+            raise OperationalError(str(e)) from e
 
     def close(self) -> None:
         """Send what is waiting and stop; a message not sent in 5 seconds is left to the reconciler."""
@@ -73,3 +77,5 @@ class Broker:
                 self.send(shard_id)
             except OperationalError as e:
                 log.warning("message not sent; the reconciler will", shard=shard_id, reason=str(e))
+            except Exception:  # the reconciler sends through this thread too, so nothing may end it
+                log.exception("message not sent; the reconciler will", shard=shard_id)

@@ -8,11 +8,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from service.storage import StorageError
+from service.storage import ObjectNotFound, StorageError
 
 log = structlog.get_logger()
+MOST_ERRORS = 100  # named in one answer
 
 
 class FieldError(NamedTuple):
@@ -79,7 +81,7 @@ def field_errors(exc: RequestValidationError) -> tuple[FieldError, ...]:
         FieldError(
             ".".join(str(part) for part in e["loc"][1:]) or str(e["loc"][0]), e["msg"].removeprefix("Value error, ")
         )
-        for e in exc.errors()
+        for e in exc.errors()[:MOST_ERRORS]
     )
 
 
@@ -95,7 +97,13 @@ def install(app: FastAPI) -> None:
         invalid = InvalidInput(*field_errors(exc))
         return render(invalid.status, invalid.type, invalid.detail, invalid.errors)
 
+    @app.exception_handler(ObjectNotFound)
+    def _gone(_: Request, exc: ObjectNotFound) -> JSONResponse:
+        log.error("a stored object is missing", key=str(exc))
+        return render(404, "not-found", "the object that this row points to is not in the storage")
+
     @app.exception_handler(StorageError)
+    @app.exception_handler(PoolTimeout)
     @app.exception_handler(OperationalError)
     def _unavailable(_: Request, exc: Exception) -> JSONResponse:
         log.error("a server cannot be reached", reason=str(exc))

@@ -179,6 +179,9 @@ def finish(session: Session, lease: Lease) -> ShardState:
         state = ShardState.DONE
     elif job in CLAIMABLE:
         state = ShardState.QUEUED
+        left = (Item.shard_id == lease.shard_id) & Item.state.not_in(TERMINAL_ITEM)
+        queued = {"state": ItemState.QUEUED}
+        session.execute(update(Item).where(left).values(queued), execution_options=UNSYNCHRONIZED)
     else:
         state = ShardState.CANCELLED
     _fence(session, lease, state=state, lease_expires_at=None)

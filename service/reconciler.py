@@ -38,6 +38,8 @@ class Reconciler:
                 self.reconcile()
             except (DatabaseError, BrokerError) as e:
                 log.warning("reconciler pass failed; trying again", reason=str(e))
+            except Exception:  # this thread puts everything else right, so nothing may end it
+                log.exception("reconciler pass failed; trying again")
             if self._stop.wait(self.settings.reconcile_seconds):
                 return
 
@@ -86,7 +88,12 @@ class Reconciler:
         lost = max(queued - self.broker.depth(), 0)
         with self.db.transaction() as session:
             ids = session.scalars(
-                select(Shard.id).join(Job).where(overdue).order_by(Shard.sent_at).limit(min(lost, late))
+                select(Shard.id)
+                .join(Job)
+                .where(overdue)
+                .order_by(Shard.sent_at)
+                .limit(min(lost, late))
+                .with_for_update(skip_locked=True, of=Shard)
             ).all()
             session.execute(
                 update(Shard).where(Shard.id.in_(ids)).values(sent_at=now()), execution_options=jobs.UNSYNCHRONIZED

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 ImageId = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", description="As answered by POST /v1/images")]
+LONGEST_LIST = 65_536  # what a request may hold at all; `max_items` bounds a job
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -21,14 +22,14 @@ class DatasetImages(Request):
 
     source: Literal["dataset"]
     dataset: Name
-    indices: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    indices: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, max_length=LONGEST_LIST)
 
 
 class UploadedImages(Request):
     """Images that were posted to /v1/images."""
 
     source: Literal["images"]
-    images: list[ImageId] = Field(min_length=1)
+    images: list[ImageId] = Field(min_length=1, max_length=LONGEST_LIST)
 
 
 class NoiseStart(Request):

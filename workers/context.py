@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Any
 
 import structlog
-from sqlalchemy.exc import OperationalError
 
 from service import jobs
 from service.jobs import Directive, LeaseLost, Work
@@ -65,6 +64,7 @@ class ShardContext:
         for name, (data, media_type) in files.items():
             key = artifact_key(lease.job_id, index, lease.epoch, name)
             stored[name] = (self.runtime.storage.put(key, data, media_type), media_type)
+            self._moves += 1
         with self.runtime.db.transaction() as session:
             jobs.save_item(session, lease, index, metrics, provenance, stored)
         self._moves += 1
@@ -78,7 +78,7 @@ class ShardContext:
     def _beat(self) -> None:
         settings, sent, began = self.runtime.settings, 0, time.monotonic()
         while not self._over.wait(settings.heartbeat_seconds):
-            loading = not self._moves and time.monotonic() - began < settings.loading_seconds
+            loading = self._began is None and time.monotonic() - began < settings.loading_seconds
             if self._moves == sent and not loading:
                 continue  # a device that hangs must lose its lease
             sent = self._moves
@@ -88,8 +88,8 @@ class ShardContext:
                 log.warning("lease lost")
                 self._stop.set()
                 return
-            except OperationalError as e:
-                log.warning("heartbeat not sent", reason=str(e))
+            except Exception as e:  # the lease depends on this thread, so nothing else may end it
+                log.warning("heartbeat not sent", reason=repr(e))
 
     def _send(self) -> None:
         elapsed = time.monotonic() - self._began if self._began else 0

@@ -16,6 +16,10 @@ from service.settings import Settings
 from service.storage import Storage
 from workers.engine import models
 
+# Results say fp32: on a GPU, PyTorch would otherwise keep 10 bits of a convolution's mantissa.
+torch.backends.cudnn.allow_tf32 = False
+torch.backends.cuda.matmul.allow_tf32 = False
+
 
 class Hopeless(Exception):  # noqa: N818 - trying again cannot help, whatever is at fault
     """What is left of the shard cannot succeed on any worker: fail it now."""

@@ -4,13 +4,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 
 from service import images, schemas
-from service.api.context import Ctx, Id
+from service.api.context import Context, Ctx, Id
 from service.db import now
 from service.errors import NotFound
 from service.models import Image
-from service.storage import image_key
+from service.storage import Stored, image_key
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
 
@@ -33,9 +34,19 @@ def upload_image(
     if known is not None:
         return _response(known)
     stored = ctx.storage.put(image_key(checked.id), data, checked.media_type)
+    try:
+        return _insert(ctx, checked, stored)
+    except IntegrityError:  # the same image was posted at the same time
+        with ctx.db.reading() as session:
+            return _response(session.get_one(Image, checked.id))
+
+
+def _insert(ctx: Context, checked: images.Checked, stored: Stored) -> schemas.Image:
     with ctx.db.transaction() as session:
         row = Image(**checked._asdict(), key=stored.key, size=stored.size, created_at=session.scalar(select(now())))
-        return _response(session.merge(row))
+        session.add(row)
+        session.flush()
+        return _response(row)
 
 
 @router.get("/{image_id}", response_class=Response)

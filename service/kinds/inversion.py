@@ -50,7 +50,7 @@ def plan(request: InversionRequest, catalog: Catalog, session: Session, settings
     if errors:
         raise InvalidInput(*errors)
     model = catalog.models[request.model]
-    judge = request.judge or model.twin
+    judge = request.judge or (model.twin if model.twin in catalog.models else None)
     parameters = InversionParameters(
         **request.model_dump(exclude={*preset, "judge"}),
         **chosen,

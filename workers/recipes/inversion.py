@@ -19,6 +19,7 @@ from service.schemas import InversionParameters
 from service.storage import ObjectNotFound, image_key
 from workers.context import ShardContext
 from workers.engine import figures, metrics, objectives
+from workers.engine.constraints import FLOOR
 from workers.engine.models import Classifier
 from workers.engine.pgd import pgd
 from workers.engine.seeding import generator
@@ -131,7 +132,7 @@ def invert(ctx: ShardContext, p: InversionParameters, model: Classifier, batch: 
         target = model.represent(batch.target)
     relative = p.loss == "relative_distance"
     objective = objectives.inversion(target, relative)
-    scale = torch.ones_like(target[:, 0]) if relative else target.norm(dim=1)
+    scale = torch.ones_like(target[:, 0]) if relative else target.norm(dim=1) + FLOOR
     n = len(batch.items)
     trace = Trace(target.new_empty(p.steps + 1, n), target.new_empty(p.steps, n), scale)
     stopped = False
