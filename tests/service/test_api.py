@@ -248,6 +248,27 @@ def test_what_no_database_could_compare_is_refused_by_name(api: TestClient) -> N
         assert_problem(api.get("/v1/jobs", params={"cursor": encode_cursor(first, second)}), 422, "cursor")
 
 
+def test_a_body_of_many_errors_gets_a_short_answer(api: TestClient) -> None:
+    response = post(api, inversion(targets=targets(indices=[-1] * 60_000)))
+    assert response.status_code == 422
+    assert len(response.json()["errors"]) == 100
+    assert len(post(api, inversion(targets=targets(indices=[-1] * 200_000))).content) < 100_000
+
+
+def test_one_image_posted_many_times_at_once_is_one_image(api: TestClient) -> None:
+    data = encode(noise())
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: api.post("/v1/images", content=data), range(16)))
+    assert {a.status_code for a in answers} == {201}
+    assert len({a.json()["id"] for a in answers}) == 1
+
+
+def test_a_stored_object_that_has_gone_is_not_found(api: TestClient, settings: Settings) -> None:
+    image = api.post("/v1/images", content=encode(noise())).json()
+    (settings.data_dir / "objects" / "images" / image["id"].removeprefix("sha256:")).unlink()
+    assert_problem(api.get(f"/v1/images/{image['id']}"), 404)
+
+
 def test_models_and_data_sets_have_cards(api: TestClient) -> None:
     robust, standard = api.get("/v1/models").json()
     assert (robust["name"], robust["twin"], standard["twin"]) == ("cifar10-robust", standard["name"], robust["name"])

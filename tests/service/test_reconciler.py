@@ -1,13 +1,15 @@
 """What crashes and lost messages leave behind is put right."""
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
 from service.broker import QUEUE, Broker, celery_app
-from service.db import Database, now
+from service.db import Database, migrate, now
 from service.models import Job, Shard
 from service.reconciler import Reconciler
 from service.settings import Settings
@@ -120,3 +122,23 @@ def test_a_pass_with_nothing_to_do_changes_nothing(database: Database, reconcile
     reconciler.reconcile()
     with database.reading() as session:
         assert session.scalars(select(Job)).all() == []
+
+
+def test_it_outlives_a_database_without_tables(tmp_path: Path, broker: Broker) -> None:
+    url = f"sqlite:///{tmp_path / 'late.db'}"
+    db = Database(url)
+    reconciler = Reconciler(db, broker, Settings(reconcile_seconds=0.1))
+    reconciler.start()
+    time.sleep(0.5)
+    migrate(url)
+    _, [shard] = submit(db)
+    claimed(db, shard)
+    expire(db, shard)
+    end = time.monotonic() + 10
+    state = ""
+    while state != ShardState.QUEUED and time.monotonic() < end:
+        with db.reading() as session:
+            state = session.get_one(Shard, shard).state
+    reconciler.close()
+    db.close()
+    assert state == ShardState.QUEUED
