@@ -97,6 +97,8 @@ def test_the_trace_has_every_step_and_its_summary_the_ends(live_service: LiveSer
     trace = json.loads(live_service.client.artifact(items[0], "trace.json"))
     assert (trace["step"][0], trace["step"][-1]) == (0, 700)
     assert len(trace["step"]) <= 512
+    assert trace["grad_norm"][-1] is None
+    assert trace["grad_norm"][0] == pytest.approx(found["grad_norm"][0].item())
     assert trace["relative_distance"][-1] == pytest.approx(items[0]["metrics"]["relative_distance"], rel=1e-3)
     assert trace["relative_distance"][0] == pytest.approx(items[0]["metrics"]["start_relative_distance"], rel=1e-3)
 

@@ -44,6 +44,8 @@ class Batch:
 class Trace:
     """Loss [steps + 1, N] at the start and after each step; gradient norm [steps, N] before each step.
 
+    The last loss is the result's: with `best`, that of the best iterate.
+
     loss / scale [N] is the relative distance.
     """
 
@@ -215,8 +217,8 @@ def artifacts(tensors: dict[str, Tensor], provenance: dict[str, Any]) -> dict[st
     }
 
 
-def thin(tensors: dict[str, Tensor]) -> dict[str, list[float]]:
-    """At most TRACE_POINTS steps of the trace, the first and the last among them."""
+def thin(tensors: dict[str, Tensor]) -> dict[str, list[float] | list[float | None]]:
+    """At most TRACE_POINTS steps of the trace, the first and the last among them; no gradient is taken at the last."""
     loss, grad_norm = tensors["loss"], tensors["grad_norm"]
     steps = np.unique(np.linspace(0, len(loss) - 1, TRACE_POINTS).round().astype(int)).tolist()
     distance = loss / tensors["loss_scale"]
@@ -224,5 +226,5 @@ def thin(tensors: dict[str, Tensor]) -> dict[str, list[float]]:
         "step": steps,
         "loss": [loss[i].item() for i in steps],
         "relative_distance": [distance[i].item() for i in steps],
-        "grad_norm": [grad_norm[min(i, len(grad_norm) - 1)].item() for i in steps],
+        "grad_norm": [grad_norm[i].item() if i < len(grad_norm) else None for i in steps],
     }
