@@ -55,7 +55,11 @@ def job(session: Session, job_id: str) -> schemas.Job:
     row = session.get(Job, job_id)
     if row is None:
         raise NotFound(f"no job {job_id}")
-    return _jobs(session, [row])[0]
+    found = _jobs(session, [row])[0]
+    if not found.progress.curve:  # nothing runs: what its first shard last reported
+        first = select(Shard.progress).where(Shard.job_id == job_id).order_by(Shard.first_item).limit(1)
+        found.progress.curve = [(step, distance) for step, distance in (session.scalar(first) or {}).get("curve", [])]
+    return found
 
 
 def jobs(session: Session, state: JobState | None, limit: int, cursor: str | None) -> schemas.JobList:

@@ -3,10 +3,12 @@
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from service import jobs
 from service.jobs import Directive, LeaseLost, Work
@@ -32,9 +34,12 @@ class ShardContext:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._over.set()
         self._thread.join()
+        if error[0] is None and not self._stop.is_set():
+            with suppress(LeaseLost, SQLAlchemyError):  # the whole curve; whoever finishes the shard meets the error
+                self._send()
 
     def report(self, step: int, rows: int, distance: float) -> None:
         """`rows` optimisations have each made `step` steps, and their median relative distance is now `distance`."""

@@ -42,6 +42,7 @@ def tensors(service: LiveService, item: dict[str, Any]) -> dict[str, Tensor]:
 def test_a_job_ends_with_pictures_tensors_a_trace_and_metrics(live_service: LiveService) -> None:
     job, items = run(live_service)
     assert job["state"] == "succeeded"
+    assert [step for step, _ in job["progress"]["curve"]] == [0, 10, 20]
     for item in items:
         assert {a["name"] for a in item["artifacts"]} == {
             "target.png", "start.png", "result.png", "result.safetensors", "trace.json",
