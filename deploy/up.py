@@ -56,15 +56,7 @@ def start(stack: ExitStack, command: str, env: dict[str, str]) -> subprocess.Pop
     """One process of the service, which is told to end, and waited for, when the stack unwinds."""
     robustreps = Path(sys.executable).with_name("robustreps")
     process = subprocess.Popen([robustreps, command], env=env, start_new_session=True)
-
-    def stop() -> None:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-    stack.callback(stop)
+    stack.callback(servers.stopped, process)
     return process
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import func, select
 
+from deploy.servers import usable_port
 from service.client import Client
 from service.db import Database
 from service.models import Artifact, Item, Job, Shard
@@ -28,13 +28,6 @@ from tests.servers import Bucket
 
 pytestmark = pytest.mark.e2e
 ROBUSTREPS = Path(sys.executable).with_name("robustreps")
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-    return port
 
 
 @dataclass
@@ -72,7 +65,7 @@ class Stack:
 @pytest.fixture
 def stack(postgres_url: str, redis_url: str, s3_bucket: Bucket) -> Iterator[Stack]:
     """A running API; workers are each test's own."""
-    port = free_port()
+    port = usable_port()
     values = s3_settings(s3_bucket) | {
         "database_url": postgres_url, "broker_url": redis_url, "port": port, "heartbeat_seconds": 0.3,
         "lease_seconds": 3, "reconcile_seconds": 1, "log_format": "json",
@@ -181,7 +174,7 @@ def test_the_api_accepts_jobs_while_redis_is_down(stack: Stack) -> None:
     stack.processes[0].terminate()
     stack.processes[0].wait()
     working = stack.environment["ROBUSTREPS_BROKER_URL"]
-    stack.environment["ROBUSTREPS_BROKER_URL"] = f"redis://127.0.0.1:{free_port()}/0"
+    stack.environment["ROBUSTREPS_BROKER_URL"] = f"redis://127.0.0.1:{usable_port()}/0"
     api = stack.start("serve")
     stack.wait_until(lambda: ready(stack.client))
     begun = time.monotonic()
