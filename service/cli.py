@@ -2,6 +2,8 @@
 
 import fcntl
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import entry_points
@@ -66,6 +68,22 @@ def serving(settings: Settings) -> Iterator[uvicorn.Server]:
             create_app(settings, context), host=settings.host, port=settings.port, log_config=None, access_log=False
         )
         yield uvicorn.Server(config)
+
+
+@contextmanager
+def running(server: uvicorn.Server) -> Iterator[str]:
+    """Run the server in a thread; yields its URL."""
+    thread = threading.Thread(target=server.run, name="api", daemon=True)
+    thread.start()
+    while not server.started:
+        if not thread.is_alive():
+            sys.exit("the API did not start; see above")
+        time.sleep(0.05)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
 
 
 @app.command()

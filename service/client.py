@@ -50,6 +50,12 @@ class Client:
         job: dict[str, Any] = self.request("POST", "/v1/jobs", json=body, headers=headers).json()
         return job
 
+    def recipe(self, name: str, idempotency_key: str | None = None, **body: Any) -> dict[str, Any]:
+        """Post one of the paper's figures; answers the job that will draw it."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        job: dict[str, Any] = self.request("POST", f"/v1/recipes/{name}", json=body, headers=headers).json()
+        return job
+
     def job(self, job_id: str) -> dict[str, Any]:
         job: dict[str, Any] = self.request("GET", f"/v1/jobs/{job_id}").json()
         return job

@@ -7,6 +7,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
@@ -75,11 +76,12 @@ def render(status: int, type_: str, detail: str, errors: tuple[FieldError, ...] 
     return JSONResponse(body, status, media_type="application/problem+json")
 
 
-def field_errors(exc: RequestValidationError) -> tuple[FieldError, ...]:
-    """pydantic's errors as dotted paths, without the part of the request (body, query) they came from."""
+def field_errors(exc: RequestValidationError | ValidationError, skip: int = 1) -> tuple[FieldError, ...]:
+    """pydantic's errors as dotted paths, without the `skip` first parts (body, query: where in the request)."""
     return tuple(
         FieldError(
-            ".".join(str(part) for part in e["loc"][1:]) or str(e["loc"][0]), e["msg"].removeprefix("Value error, ")
+            ".".join(str(part) for part in e["loc"][skip:]) or ".".join(map(str, e["loc"][:1])),
+            e["msg"].removeprefix("Value error, "),
         )
         for e in exc.errors()[:MOST_ERRORS]
     )

@@ -2,14 +2,19 @@
 
 import hashlib
 import io
+import math
 import struct
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from service.errors import FieldError, InvalidInput
 
 MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+TENSOR = "application/x-npy"
+NPY = b"\x93NUMPY"
 MODES = {"RGB", "L", "1", "P"}
 Resize = Literal["center-crop", "stretch", "refuse"]
 
@@ -30,7 +35,9 @@ def refuse(message: str) -> InvalidInput:
 def check(data: bytes, max_pixels: int) -> Checked:
     """Decode an upload in full, once, so that no worker meets a bad one. Raises InvalidInput naming what is wrong."""
     if not data:
-        raise refuse(f"is empty; send the bytes of an image: {', '.join(MEDIA_TYPES)}")
+        raise refuse(f"is empty; send the bytes of an image: {', '.join(MEDIA_TYPES)}, or a .npy array")
+    if is_tensor(data):
+        return _check_tensor(data, max_pixels)
     try:
         with Image.open(io.BytesIO(data), formats=tuple(MEDIA_TYPES)) as image:
             _check_header(image, data, max_pixels)
@@ -44,6 +51,40 @@ def check(data: bytes, max_pixels: int) -> Checked:
     except (OSError, SyntaxError, ValueError, struct.error, EOFError) as e:
         raise refuse(f"is damaged or truncated and cannot be decoded ({e})") from e
     return Checked("sha256:" + hashlib.sha256(data).hexdigest(), media_type, *upright.size)
+
+
+def is_tensor(data: bytes) -> bool:
+    """Whether an upload is a .npy array, not a picture."""
+    return data.startswith(NPY)
+
+
+def tensor(data: bytes) -> NDArray[np.floating[Any]]:
+    """A checked .npy upload: pixels [3, H, W] in [0, 1]."""
+    array: NDArray[np.floating[Any]] = np.load(io.BytesIO(data), allow_pickle=False)
+    return array
+
+
+def _check_tensor(data: bytes, max_pixels: int) -> Checked:
+    allowed = "allowed: a .npy array of float32 or float64, [3, H, W], in [0, 1]"
+    file = io.BytesIO(data)
+    try:
+        read = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(file) == (1, 0) else None
+        if read is None:
+            raise refuse(f"is a .npy file of another version than 1.0; {allowed}")
+        shape, _, dtype = read(file, max_header_size=1000)
+    except (ValueError, EOFError, SyntaxError) as e:
+        raise refuse(f"is a damaged .npy file ({e}); {allowed}") from e
+    # All of this before an array is made: a header may declare any size.
+    if dtype not in (np.float32, np.float64) or len(shape) != 3 or shape[0] != 3 or 0 in shape:
+        raise refuse(f"is {dtype} {list(shape)}; {allowed}")
+    if shape[1] * shape[2] > max_pixels:
+        raise refuse(f"is {shape[2]} x {shape[1]}; allowed: {max_pixels:,} pixels (width x height)")
+    if len(data) - file.tell() != math.prod(shape) * dtype.itemsize:
+        raise refuse(f"is a truncated or overlong .npy file; {allowed}")
+    array = tensor(data)
+    if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+        raise refuse(f"has values outside [0, 1], or not finite; {allowed}")
+    return Checked("sha256:" + hashlib.sha256(data).hexdigest(), TENSOR, shape[2], shape[1])
 
 
 def _check_header(image: Image.Image, data: bytes, max_pixels: int) -> None:

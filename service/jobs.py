@@ -1,29 +1,25 @@
-"""The life of a job: submit, claim, heartbeat, save, finish, cancel. The sole writer of every status.
+"""The life of a job: claim, heartbeat, save, finish, cancel. The sole writer of every status.
 
 Each function is one short transaction in the session it is given. A worker's write carries its lease, and is refused
 with LeaseLost once another worker has claimed the shard.
 """
 
-import hashlib
-import json
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import case, func, insert, or_, select, update
+from sqlalchemy import case, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.db import now
-from service.errors import Conflict, IdempotencyKeyReused, NotFound
-from service.kinds.inversion import Plan
+from service.errors import Conflict, NotFound
 from service.models import Artifact, Item, Job, Shard, Transition
-from service.schemas import JobRequest
 from service.states import TERMINAL_ITEM, TERMINAL_JOB, ItemState, JobState, ShardState, sources
 from service.storage import Stored
 
 CLAIMABLE = (JobState.QUEUED, JobState.RUNNING)
+OPEN_SHARDS = (ShardState.WAITING, ShardState.QUEUED, ShardState.RUNNING)
 UNSYNCHRONIZED = {"synchronize_session": False}  # no object of the session is read again after such an update
 
 
@@ -58,56 +54,18 @@ class Work:
     crashes: int
 
 
-def request_digest(request: JobRequest) -> str:
-    """The same for two requests that mean the same."""
-    canonical = json.dumps(request.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def find_by_key(session: Session, key: str, digest: str) -> str | None:
-    """The job that this idempotency key made, if any. Raises IdempotencyKeyReused if it was for another request."""
-    job = session.scalar(select(Job).where(Job.idempotency_key == key))
-    if job is not None and job.request_digest != digest:
-        raise IdempotencyKeyReused(f"Idempotency-Key {key!r} was used for another request, job {job.id}")
-    return job.id if job else None
-
-
-def submit(session: Session, plan: Plan, digest: str, key: str | None, shard_items: int) -> tuple[str, list[str]]:
-    """Insert a planned job with its shards and items; answers the job's id and the ids to enqueue after the commit."""
-    at = session.scalar(select(now()))
-    job_id = f"job_{uuid.uuid4().hex}"
-    job = Job(
-        id=job_id, kind=plan.parameters.kind, state=JobState.VALIDATING, warnings=plan.warnings, items=len(plan.items),
-        parameters=plan.parameters.model_dump(mode="json"), created_at=at, idempotency_key=key, request_digest=digest,
-    )  # fmt: skip
-    session.add(job)
-    session.add(Transition(job_id=job_id, state=JobState.VALIDATING, at=at))
-    session.flush()
-    firsts = range(0, len(plan.items), shard_items)
-    shards = [
-        Shard(id=f"{job_id}.{n}", job_id=job_id, first_item=first, sent_at=at,
-              item_count=min(shard_items, len(plan.items) - first))
-        for n, first in enumerate(firsts)
-    ]  # fmt: skip
-    session.add_all(shards)
-    session.flush()
-    rows = [
-        {"job_id": job_id, "index": i, "shard_id": shards[i // shard_items].id, "state": ItemState.QUEUED,
-         "target": item.target, "start": item.start}
-        for i, item in enumerate(plan.items)
-    ]  # fmt: skip
-    session.execute(insert(Item), rows)
-    _move(session, job_id, JobState.QUEUED)
-    return job_id, [shard.id for shard in shards]
-
-
 def cancel(session: Session, job_id: str) -> None:
     """Stop a job; finished items keep their results. Raises NotFound, or Conflict if the job is over."""
+    parts = session.scalars(select(Job.id).where(Job.parent_id == job_id).order_by(Job.id)).all()
+    part_states = {part: _lock(session, part) for part in parts}  # parts before their recipe, as in `settle`
     state = _lock(session, job_id)
     if state in (JobState.CANCELLING, JobState.CANCELLED):
         return
-    if not _move(session, job_id, JobState.CANCELLING):
+    if not move(session, job_id, JobState.CANCELLING):
         raise Conflict(f"job {job_id} is {state} and cannot be cancelled")
+    for part, part_state in part_states.items():
+        if part_state not in TERMINAL_JOB and move(session, part, JobState.CANCELLING):
+            settle(session, part)
     settle(session, job_id)
 
 
@@ -135,7 +93,9 @@ def claim(session: Session, shard_id: str, worker: str, lease_seconds: float) ->
     ).one_or_none()
     if row is None:
         return None
-    _move(session, job_id, JobState.RUNNING)
+    move(session, job_id, JobState.RUNNING)
+    if parent := session.scalar(select(Job.parent_id).where(Job.id == job_id)):
+        move(session, parent, JobState.RUNNING)
     pending = (Item.shard_id == shard_id) & Item.state.not_in(TERMINAL_ITEM)
     session.execute(update(Item).where(pending).values(state=ItemState.RUNNING), execution_options=UNSYNCHRONIZED)
     job = session.get_one(Job, job_id)
@@ -212,20 +172,40 @@ def settle(session: Session, job_id: str) -> None:
     """End a job that has nothing left to do. Whoever makes a shard or a job stop calls this."""
     state = _lock(session, job_id)
     if state == JobState.CANCELLING:
-        waiting = (Shard.job_id == job_id) & (Shard.state == ShardState.QUEUED)
+        waiting = (Shard.job_id == job_id) & Shard.state.in_((ShardState.QUEUED, ShardState.WAITING))
         cancelled = {"state": ShardState.CANCELLED}
         session.execute(update(Shard).where(waiting).values(cancelled), execution_options=UNSYNCHRONIZED)
         if not _shards(session, job_id, ShardState.RUNNING):
             left = (Item.job_id == job_id) & Item.state.not_in(TERMINAL_ITEM)
             ended = {"state": ItemState.CANCELLED, "finished_at": now()}
             session.execute(update(Item).where(left).values(ended), execution_options=UNSYNCHRONIZED)
-            _move(session, job_id, JobState.CANCELLED)
-    elif state in CLAIMABLE and not _shards(session, job_id, ShardState.QUEUED, ShardState.RUNNING):
-        _move(session, job_id, JobState.FINALIZING)
+            move(session, job_id, JobState.CANCELLED)
+            _release_parent(session, job_id)
+    elif state in CLAIMABLE and not _shards(session, job_id, *OPEN_SHARDS):
+        move(session, job_id, JobState.FINALIZING)
         succeeded = _count(session, Item.job_id == job_id, Item.state == ItemState.SUCCEEDED)
         failed = _count(session, Item.job_id == job_id, Item.state == ItemState.FAILED)
         whole = JobState.SUCCEEDED if not failed else JobState.PARTIALLY_SUCCEEDED
-        _move(session, job_id, whole if succeeded else JobState.FAILED)
+        move(session, job_id, whole if succeeded else JobState.FAILED)
+        _release_parent(session, job_id)
+
+
+def _release_parent(session: Session, job_id: str) -> None:
+    """Once the last part of a recipe is over, its drawing may begin."""
+    parent = session.scalar(select(Job.parent_id).where(Job.id == job_id))
+    if parent is None:
+        return
+    _lock(session, parent)
+    going = select(Job.id).where(Job.parent_id == parent, Job.state.not_in(TERMINAL_JOB))
+    waiting = (Shard.job_id == parent) & (Shard.state == ShardState.WAITING)
+    released = {"state": ShardState.QUEUED, "sent_at": now()}
+    session.execute(update(Shard).where(waiting, ~going.exists()).values(released), execution_options=UNSYNCHRONIZED)
+
+
+def to_send(session: Session, job_id: str) -> Sequence[str]:
+    """Shards of the job's recipe that now wait for a worker; whoever ends a job enqueues them after the commit."""
+    parent = select(Job.parent_id).where(Job.id == job_id).scalar_subquery()
+    return session.scalars(select(Shard.id).where(Shard.job_id == parent, Shard.state == ShardState.QUEUED)).all()
 
 
 def _end_item(session: Session, lease: Lease, index: int, state: ItemState, **values: Any) -> None:
@@ -261,7 +241,7 @@ def _lock(session: Session, job_id: str) -> JobState:
     return JobState(state)
 
 
-def _move(session: Session, job_id: str, target: JobState) -> bool:
+def move(session: Session, job_id: str, target: JobState) -> bool:
     """Make a legal move and note its time; False if the job is in no state that allows it."""
     values: dict[str, Any] = {"state": target, "finished_at": now() if target in TERMINAL_JOB else None}
     moved = session.scalars(

@@ -40,7 +40,10 @@ def one_of(column: str, states: type[StrEnum]) -> CheckConstraint:
 
 
 class Job(Base):
-    """What a client asked for. `parameters` are resolved: nothing in them is left to a default."""
+    """What a client asked for. `parameters` are resolved: nothing in them is left to a default.
+
+    A recipe's studies are jobs whose `parent_id` is the recipe's job, each a `part` of it.
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (one_of("state", JobState), Index(None, "state"), Index(None, "created_at", "id"))
@@ -56,6 +59,8 @@ class Job(Base):
     finished_at: Mapped[float | None]
     idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
     request_digest: Mapped[str] = mapped_column(String(64))
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    part: Mapped[str | None] = mapped_column(String(100))
 
 
 class Transition(Base):
@@ -103,6 +108,7 @@ class Item(Base):
     state: Mapped[str] = mapped_column(String(20), default=ItemState.QUEUED)
     target: Mapped[dict[str, Any]]
     start: Mapped[dict[str, Any]]
+    settings: Mapped[dict[str, Any]] = mapped_column(default=dict)
     metrics: Mapped[dict[str, Any] | None]
     provenance: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]

@@ -15,6 +15,7 @@ from service import schemas
 from service.errors import FieldError, InvalidInput, NotFound
 from service.models import Artifact, Item, Job, Shard, Transition
 from service.states import TERMINAL_ITEM, JobState, ShardState
+from service.submissions import RECIPE
 
 
 def timestamp(seconds: float | None) -> datetime | None:
@@ -56,15 +57,22 @@ def job(session: Session, job_id: str) -> schemas.Job:
     if row is None:
         raise NotFound(f"no job {job_id}")
     found = _jobs(session, [row])[0]
-    if not found.progress.curve:  # nothing runs: what its first shard last reported
+    if not found.parts and not found.progress.curve:  # nothing runs: what its first shard last reported
         first = select(Shard.progress).where(Shard.job_id == job_id).order_by(Shard.first_item).limit(1)
         found.progress.curve = [(step, distance) for step, distance in (session.scalar(first) or {}).get("curve", [])]
     return found
 
 
-def jobs(session: Session, state: JobState | None, limit: int, cursor: str | None) -> schemas.JobList:
-    """Newest first."""
+def jobs(
+    session: Session, state: JobState | None, limit: int, cursor: str | None, parent: str | None = None,
+    top_level: bool = False,
+) -> schemas.JobList:  # fmt: skip
+    """Newest first; `parent` asks for the parts of a recipe, `top_level` leaves every part out."""
     query = select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
+    if parent is not None:
+        query = query.where(Job.parent_id == parent)
+    if top_level:
+        query = query.where(Job.parent_id.is_(None))
     if state is not None:
         query = query.where(Job.state == state)
     if cursor is not None:
@@ -125,7 +133,11 @@ def _require(session: Session, job_id: str) -> None:
 
 
 def _jobs(session: Session, rows: Sequence[Job]) -> list[schemas.Job]:
-    ids = [row.id for row in rows]
+    parts: dict[str, list[Job]] = defaultdict(list)
+    recipes = [row.id for row in rows if row.kind == RECIPE]
+    for part in session.scalars(select(Job).where(Job.parent_id.in_(recipes)).order_by(Job.part)):
+        parts[str(part.parent_id)].append(part)
+    ids = [row.id for row in (*rows, *(part for each in parts.values() for part in each))]
     counts: dict[str, dict[str, int]] = defaultdict(dict)
     grouped = select(Item.job_id, Item.state, func.count()).where(Item.job_id.in_(ids))
     for job_id, state, n in session.execute(grouped.group_by(Item.job_id, Item.state)):
@@ -137,16 +149,28 @@ def _jobs(session: Session, rows: Sequence[Job]) -> list[schemas.Job]:
     held = select(Shard.job_id, Shard.progress).where(Shard.job_id.in_(ids), Shard.state == ShardState.RUNNING)
     for job_id, progress in session.execute(held):
         running[job_id].append(progress)
-    return [_job(row, counts[row.id], transitions[row.id], running[row.id]) for row in rows]
+
+    def progress_of(row: Job) -> schemas.Progress:
+        if row.kind == RECIPE:
+            return _sum([progress_of(part) for part in parts[row.id]], row.finished_at is not None)
+        return _progress(row, counts[row.id], running[row.id])
+
+    return [_job(row, counts[row.id], transitions[row.id], progress_of(row), parts[row.id]) for row in rows]
 
 
 def _job(
-    row: Job, counts: dict[str, int], transitions: list[schemas.Transition], running: list[dict[str, Any]]
+    row: Job,
+    counts: dict[str, int],
+    transitions: list[schemas.Transition],
+    progress: schemas.Progress,
+    parts: Sequence[Job],
 ) -> schemas.Job:
     url = f"/v1/jobs/{row.id}"
     return schemas.Job(
         id=row.id,
         kind=row.kind,
+        parent=row.parent_id,
+        parts={str(part.part): part.id for part in parts},
         state=row.state,
         parameters=row.parameters,
         warnings=row.warnings,
@@ -154,14 +178,14 @@ def _job(
         finished_at=timestamp(row.finished_at),
         transitions=transitions,
         items=schemas.ItemCounts(total=row.items, **counts),
-        progress=_progress(row, counts, running),
+        progress=progress,
         error=row.error,
         links=schemas.JobLinks(self=url, items=f"{url}/items", artifacts=f"{url}/artifacts", cancel=f"{url}/cancel"),
     )
 
 
 def _progress(row: Job, counts: dict[str, int], running: Iterable[dict[str, Any]]) -> schemas.Progress:
-    steps = row.parameters["steps"]
+    steps = row.parameters["steps"] * row.parameters.get("restarts", 1)
     total = row.items * steps
     reports = [r for r in running if r]
     done = steps * sum(counts.get(state, 0) for state in TERMINAL_ITEM) + sum(r["image_steps"] for r in reports)
@@ -172,9 +196,20 @@ def _progress(row: Job, counts: dict[str, int], running: Iterable[dict[str, Any]
         steps_total=total,
         fraction=done / total,
         curve=max((r["curve"] for r in reports), key=len, default=[]),
+        curve_of=row.parameters.get("curve", "relative_distance"),
         rate=rate,
         eta_seconds=(total - done) / rate if rate else None,
     )
+
+
+def _sum(parts: Sequence[schemas.Progress], over: bool) -> schemas.Progress:
+    """A recipe's progress is that of its parts; drawing them has no steps, and only its end makes the whole."""
+    done, total = sum(p.steps_done for p in parts), sum(p.steps_total for p in parts)
+    rate = sum(p.rate or 0 for p in parts) or None
+    return schemas.Progress(
+        steps_done=done, steps_total=total, fraction=1.0 if over else min(done / total, 0.99), curve=[],
+        curve_of="", rate=rate, eta_seconds=(total - done) / rate if rate else None,
+    )  # fmt: skip
 
 
 def _items(session: Session, job_id: str, rows: Sequence[Item]) -> list[schemas.Item]:
@@ -185,8 +220,8 @@ def _items(session: Session, job_id: str, rows: Sequence[Item]) -> list[schemas.
             stored[a.item_index].append(_artifact(a))
     return [
         schemas.Item(
-            index=row.index, state=row.state, target=row.target, start=row.start, metrics=row.metrics,
-            provenance=row.provenance, error=row.error, finished_at=timestamp(row.finished_at),
+            index=row.index, state=row.state, target=row.target, start=row.start, settings=row.settings,
+            metrics=row.metrics, provenance=row.provenance, error=row.error, finished_at=timestamp(row.finished_at),
             artifacts=stored[row.index],
         )
         for row in rows

@@ -66,7 +66,8 @@ class Reconciler:
     def _settle_stragglers(self) -> None:
         """A job whose last worker died before ending it is ended here."""
         busy = select(Shard.id).where(Shard.job_id == Job.id, Shard.state == ShardState.RUNNING)
-        waiting = select(Shard.id).where(Shard.job_id == Job.id, Shard.state == ShardState.QUEUED)
+        waits = (ShardState.QUEUED, ShardState.WAITING)
+        waiting = select(Shard.id).where(Shard.job_id == Job.id, Shard.state.in_(waits))
         over = (Job.state == JobState.CANCELLING) & ~busy.exists()
         done = Job.state.in_(jobs.CLAIMABLE) & ~busy.exists() & ~waiting.exists()
         with self.db.reading() as session:

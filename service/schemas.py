@@ -3,12 +3,14 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 ImageId = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", description="As answered by POST /v1/images")]
 LONGEST_LIST = 65_536  # what a request may hold at all; `max_items` bounds a job
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Coordinate = Annotated[int, Field(ge=0)]
 
 
 class Request(BaseModel):
@@ -26,95 +28,104 @@ class DatasetImages(Request):
 
 
 class UploadedImages(Request):
-    """Images that were posted to /v1/images."""
+    """Images, or tensors of the model's size, that were posted to /v1/images."""
 
     source: Literal["images"]
     images: list[ImageId] = Field(min_length=1, max_length=LONGEST_LIST)
 
 
 class NoiseStart(Request):
-    """Gaussian pixels, clipped to [0, 1]; each item draws its own from (seed, item index)."""
+    """Gaussian pixels, clipped to [0, 1], drawn from (seed, number of the start, restart)."""
 
     source: Literal["noise"] = "noise"
     mean: Finite = Field(0.5, ge=0, le=1)
     std: Finite = Field(0.05, ge=0, le=1)
 
 
-Targets = Annotated[DatasetImages | UploadedImages, Field(discriminator="source")]
-Start = Annotated[DatasetImages | UploadedImages | NoiseStart, Field(discriminator="source")]
-
-INVERSION_PRESETS: dict[str, dict[str, Any]] = {
-    # Engstrom et al. 2019, section 4.1 and appendix A.
-    "paper": {"eps": 1000.0, "step_size": 1.0, "steps": 10_000, "loss": "distance", "best": False},
-    # The released notebook: the loss divided by ||t||, which leaves the direction of every step unchanged.
-    "notebook": {"eps": 1000.0, "step_size": 1.0, "steps": 10_000, "loss": "relative_distance", "best": False},
-    # Ours, for 32 x 32 pixels: a step of 1 is too coarse there and leaves visible noise.
-    "cifar": {"eps": 1000.0, "step_size": 0.1, "steps": 300, "loss": "distance", "best": False},
-}
+Pattern = Literal["stripes", "checkerboard", "gradient", "circles", "polygons", "blobs", "scribbles", "text"]
 
 
-class InversionRequest(Request):
-    """Find an image whose representation is a target image's: min ||R(x0 + d) - R(target)||, ||d|| <= eps (eq. 4).
+class PatternImages(Request):
+    """Structured random pictures, far from any photograph; picture n is drawn from (seed, n) at the model's size."""
 
-    A parameter that is left out has the preset's value.
+    source: Literal["patterns"]
+    patterns: list[Pattern] = Field(min_length=1, max_length=LONGEST_LIST)
+    seed: Seed = 0
+
+
+class MixedImages(Request):
+    """Images of several sources, one after the other."""
+
+    source: Literal["mixed"]
+    parts: list[Annotated[DatasetImages | UploadedImages | PatternImages, Field(discriminator="source")]] = Field(
+        min_length=1, max_length=100
+    )
+
+
+class GrayStart(Request):
+    """One gray level everywhere."""
+
+    source: Literal["gray"] = "gray"
+    level: Finite = Field(0.5, ge=0, le=1)
+
+
+class OtherTargetStart(Request):
+    """Each item starts from the target of the next one, the last from the first's."""
+
+    source: Literal["other_target"] = "other_target"
+
+
+class BlendStart(Request):
+    """Each item starts from the pixel blend of its two endpoints."""
+
+    source: Literal["blend"] = "blend"
+
+
+Images = Annotated[DatasetImages | UploadedImages | PatternImages | MixedImages, Field(discriminator="source")]
+Start = Annotated[
+    DatasetImages | UploadedImages | PatternImages | MixedImages | NoiseStart | GrayStart | OtherTargetStart,
+    Field(discriminator="source"),
+]
+
+
+def count(source: Request) -> int:
+    """How many images a source names; 1 for a start that is made, not named."""
+    if isinstance(source, MixedImages):
+        return sum(map(count, source.parts))
+    for name in ("indices", "images", "patterns"):
+        if (listed := getattr(source, name, None)) is not None:
+            return len(listed)
+    return 1
+
+
+class Term(Request):
+    """One coordinate of a linear combination."""
+
+    coordinate: Coordinate
+    weight: Finite = 1.0
+
+
+class Regularization(Request):
+    """Lucid's regularised ascent in place of PGD: random transformations, Adam, a choice of parametrization.
+
+    Lengths are pixels of a 224-pixel image, and are scaled to the model's size.
     """
 
-    kind: Literal["inversion"]
-    model: Name = Field(description="The network whose representation is inverted")
-    judge: Name | None = Field(
-        None, description="An independent network that classifies the results; left out: the model's twin"
-    )
-    targets: Targets
-    start: Start = Field(default_factory=NoiseStart, description="One image for all items, or one for each")
-    preset: Literal["paper", "notebook", "cifar"] = "paper"
-    eps: Finite | None = Field(None, ge=0, le=1e6, description="L2 radius around the start, pixels in [0, 1]")
-    step_size: Finite | None = Field(None, gt=0, le=1e6, description="L2 length of a step, pixels in [0, 1]")
-    steps: int | None = Field(None, ge=1, le=100_000)
-    loss: Literal["distance", "relative_distance"] | None = Field(None, description="||R - t||, or that over ||t||")
-    best: bool | None = Field(None, description="Keep the iterate of least loss, not the last")
-    identity_relu: bool = Field(True, description="Gradients pass the last ReLU unchanged")
-    resize: Literal["center-crop", "stretch", "refuse"] = Field(
-        "center-crop", description="What to do with images of another size than the model's"
-    )
-    seed: int = Field(0, ge=0, lt=2**63)
-
-    @model_validator(mode="after")
-    def _starts_match(self) -> "InversionRequest":
-        if not isinstance(self.start, NoiseStart) and count(self.start) not in (1, count(self.targets)):
-            raise ValueError(f"start has {count(self.start)} images; allowed: 1 or {count(self.targets)}, as targets")
-        return self
+    jitter: Finite = Field(8, ge=0, le=224)
+    scale: Finite = Field(0.1, ge=0, lt=1, description="Enlarge or shrink by up to this fraction")
+    rotate: Finite = Field(10, ge=0, le=180, description="Degrees")
+    final_jitter: Finite = Field(4, ge=0, le=224)
+    parametrization: Literal["pixel", "fourier"] = "pixel"
+    decay: Finite = Field(1.0, ge=0, le=4, description="Power of the frequency that divides the spectrum")
+    decorrelate: bool = Field(False, description="Decorrelated colours")
+    learning_rate: Finite = Field(0.05, gt=0, le=10)
 
 
-def count(source: DatasetImages | UploadedImages) -> int:
-    """How many images a source names."""
-    return len(source.indices if isinstance(source, DatasetImages) else source.images)
+class TopImages(Request):
+    """Images of a data set that activate a direction most and least."""
 
-
-JobRequest = InversionRequest
-"""The union of all kinds, tagged by `kind`."""
-
-
-class InversionParameters(BaseModel):
-    """A job's parameters with nothing left open: what the worker reads and every result records."""
-
-    model_config = ConfigDict(frozen=True)
-
-    kind: Literal["inversion"] = "inversion"
-    model: str
-    model_digest: str
-    judge: str | None
-    judge_digest: str | None
-    targets: Targets
-    start: Start
-    preset: str
-    eps: float
-    step_size: float
-    steps: int
-    loss: Literal["distance", "relative_distance"]
-    best: bool
-    identity_relu: bool
-    resize: Literal["center-crop", "stretch", "refuse"]
-    seed: int
+    dataset: Name
+    k: int = Field(3, ge=1, le=32)
 
 
 class Transition(BaseModel):
@@ -132,12 +143,13 @@ class ItemCounts(BaseModel):
 
 
 class Progress(BaseModel):
-    """Image-steps done and to do; `curve` is [step, median relative distance] of what runs now."""
+    """Image-steps done and to do, at most; `curve` is [step, median of `curve_of`] of what runs now."""
 
     steps_done: int
     steps_total: int
     fraction: float
     curve: list[tuple[float, float]]
+    curve_of: str = Field(description="relative_distance or activation")
     rate: float | None = Field(description="Image-steps a second")
     eta_seconds: float | None
 
@@ -153,6 +165,8 @@ class Job(BaseModel):
     id: str
     kind: str
     state: str
+    parent: str | None = Field(description="The recipe job that this one is a part of")
+    parts: dict[str, str] = Field(description="A recipe's jobs by label; empty for any other kind")
     parameters: dict[str, Any]
     warnings: list[str]
     created_at: datetime
@@ -191,6 +205,7 @@ class Item(BaseModel):
     state: str
     target: dict[str, Any]
     start: dict[str, Any]
+    settings: dict[str, Any] = Field(description="What this item has in place of the job's parameters")
     metrics: dict[str, Any] | None
     provenance: dict[str, Any] | None
     error: dict[str, Any] | None
@@ -211,6 +226,14 @@ class Image(BaseModel):
     size: int = Field(description="Bytes")
 
 
+class RecipeCard(BaseModel):
+    """One of the paper's figures, as a recipe."""
+
+    name: str
+    title: str
+    request: str = Field(description="The schema of its request, in /openapi.json")
+
+
 class ModelCard(BaseModel):
     """A shipped or registered network. Accuracies are fractions of the whole test set."""
 
@@ -224,9 +247,11 @@ class ModelCard(BaseModel):
     classes: list[str]
     digest: str
     twin: str | None
+    judge: str | None = Field(None, description="The network that judges its results, unless a job names one")
     epsilon: float
     clean_accuracy: float
     pgd20_accuracy: float
+    layers: dict[str, list[int]] = Field({}, description="Shape of one image's activations by layer name")
 
 
 class DatasetCard(BaseModel):

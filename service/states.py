@@ -18,6 +18,7 @@ class JobState(StrEnum):
 
 
 class ShardState(StrEnum):
+    WAITING = "waiting"  # draws on other jobs that are not over
     QUEUED = "queued"  # waits for a worker
     RUNNING = "running"  # leased to the worker of its current epoch
     DONE = "done"  # every item of it is terminal

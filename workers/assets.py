@@ -7,6 +7,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ import typer
 from safetensors.torch import save_file
 
 from service.settings import Settings
-from workers.engine import datasets, models
+from workers.engine import datasets, layers, models
 from workers.engine.evaluate import correct
 
 app = typer.Typer(help=__doc__)
@@ -25,7 +26,7 @@ CIFAR10 = "CIFAR-10 (Krizhevsky, Learning Multiple Layers of Features from Tiny 
 Data = Annotated[Path, typer.Option(help="Folder with CIFAR-10")]
 
 
-def accuracy(model: models.Classifier, test: datasets.Images, epsilon: float) -> float:
+def accuracy(model: models.Network, test: datasets.Images, epsilon: float) -> float:
     """Fraction of `test` classified correctly, clean or after PGD-20 of radius `epsilon`."""
     return round(correct(model, test, epsilon, 20).double().mean().item(), 4)
 
@@ -47,6 +48,7 @@ def card(saved: dict[str, Any], name: str, twin: str, command: str, data: Path, 
         "parameters": sum(p.numel() for p in model.parameters()),
         "input_size": architecture.size,
         "features": architecture.features,
+        "layers": layers.shapes(model, architecture.size),
         "classes": list(datasets.CIFAR_CLASSES),
         "mean": models.CIFAR_MEAN,
         "std": models.CIFAR_STD,
@@ -66,6 +68,12 @@ def card(saved: dict[str, Any], name: str, twin: str, command: str, data: Path, 
     }
 
 
+def to_json(content: dict[str, Any]) -> str:
+    """Indented JSON with each list of whole numbers, such as a layer's shape, on one line."""
+    text = json.dumps(content, indent=2)
+    return re.sub(r"\[\s+(\d+(?:,\s+\d+)*)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+
+
 @app.command("model")
 def export_model(
     checkpoint: Annotated[Path, typer.Option()],
@@ -81,7 +89,7 @@ def export_model(
     folder = assets / "models" / name
     folder.mkdir(parents=True, exist_ok=True)
     save_file({key: tensor.contiguous() for key, tensor in saved["model"].items()}, folder / "model.safetensors")
-    text = json.dumps(card(saved, name, twin, command, data, epsilon), indent=2)
+    text = to_json(card(saved, name, twin, command, data, epsilon))
     (folder / "card.json").write_text(text + "\n")
     typer.echo(text)
 

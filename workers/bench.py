@@ -20,7 +20,7 @@ from workers.engine.seeding import generator
 BATCH, STEPS, ROUNDS = 16, 20, 5
 
 
-def plain(model: models.Classifier, x: Tensor, target: Tensor) -> Tensor:
+def plain(model: models.Network, x: Tensor, target: Tensor) -> Tensor:
     """STEPS steps of eps 1000, step 0.1, as in a notebook."""
     x0 = x
     for _ in range(STEPS):

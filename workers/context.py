@@ -49,6 +49,11 @@ class ShardContext:
         curve = [*self._curve, (step, distance)]
         self._curve = curve if len(curve) <= CURVE_POINTS else curve[::2]
 
+    def alive(self) -> None:
+        """Work that is no search has moved on."""
+        self._began = self._began or time.monotonic()
+        self._moves += 1
+
     def should_stop(self) -> bool:
         """Whether to let go: the job is being cancelled, this process shuts down, or the lease is lost."""
         return self._stop.is_set() or self.runtime.draining.is_set()

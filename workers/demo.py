@@ -2,44 +2,23 @@
 
 import io
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
 import typer
-import uvicorn
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from service import logs
-from service.cli import serving
+from service.cli import running, serving
 from service.client import Client
 from service.settings import Settings
 
 MODELS = {"robust": "cifar10-robust", "standard": "cifar10-standard"}
-
-
-@contextmanager
-def running(server: uvicorn.Server) -> Iterator[str]:
-    """Run the server in a thread; yields its URL."""
-    thread = threading.Thread(target=server.run, name="api", daemon=True)
-    thread.start()
-    while not server.started:
-        if not thread.is_alive():
-            sys.exit("the API did not start; see above")
-        time.sleep(0.05)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
 
 
 def invert(client: Client, console: Console, images: int, steps: int) -> dict[str, list[dict[str, Any]]]:

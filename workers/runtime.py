@@ -38,9 +38,9 @@ class ModelStore:
     def __init__(self, catalog: Catalog, device: torch.device) -> None:
         self.catalog, self.device = catalog, device
         self._lock = threading.Lock()
-        self._loaded: dict[str, models.Classifier] = {}
+        self._loaded: dict[str, models.Network] = {}
 
-    def get(self, name: str, digest: str) -> models.Classifier:
+    def get(self, name: str, digest: str) -> models.Network:
         """Raises Hopeless if the catalog has no such model, or its weights are not the ones that the job was given."""
         card = self.catalog.models.get(name)
         if card is None or card.digest != digest:

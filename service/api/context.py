@@ -1,12 +1,14 @@
 """What a route needs: the process's database, storage, broker, catalog and settings."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, Header, Path, Query, Request, Response
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from service import queries, schemas, submissions
 from service.broker import Broker
 from service.catalog import Catalog
 from service.db import Database
@@ -42,3 +44,27 @@ Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.:-]{1,100}$")]
 Index = Annotated[int, Path(ge=0, lt=2**31)]
 Limit = Annotated[int, Query(ge=1, le=500, description="Most entries in the answer")]
 Cursor = Annotated[str | None, Query(max_length=500, description="next_cursor of the page before")]
+Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
+RETRY_AFTER = "2"
+
+Submit = Callable[[Session], tuple[str, list[str]]]
+"""Inserts a job; answers its id and the shards to enqueue."""
+
+
+def accept(ctx: Context, response: Response, submit: Submit, digest: str, key: str | None) -> schemas.Job:
+    """Insert a job, or find the one that `key` made, and send for its shards after the commit."""
+    try:
+        job_id, shard_ids = _insert(ctx, submit, digest, key)
+    except IntegrityError:  # another request with this key committed in between: now it is found
+        job_id, shard_ids = _insert(ctx, submit, digest, key)
+    ctx.broker.enqueue(shard_ids)
+    response.headers.update({"Location": f"/v1/jobs/{job_id}", "Retry-After": RETRY_AFTER})
+    with ctx.db.reading() as session:
+        return queries.job(session, job_id)
+
+
+def _insert(ctx: Context, submit: Submit, digest: str, key: str | None) -> tuple[str, list[str]]:
+    with ctx.db.transaction() as session:
+        if key is not None and (known := submissions.find_by_key(session, key, digest)):
+            return known, []
+        return submit(session)

@@ -22,7 +22,13 @@ def _response(row: Image) -> schemas.Image:
 
 @router.post("", status_code=201)
 def upload_image(
-    data: Annotated[bytes, Body(media_type="application/octet-stream", description="A PNG, JPEG or WebP file")],
+    data: Annotated[
+        bytes,
+        Body(
+            media_type="application/octet-stream",
+            description="A PNG, JPEG or WebP file, or a .npy array: floats [3, H, W] in [0, 1]",
+        ),
+    ],
     response: Response,
     ctx: Ctx,
 ) -> schemas.Image:

@@ -3,38 +3,27 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
-from service import jobs, queries, schemas
-from service.api.context import Context, Ctx, Cursor, Id, Index, Limit, Reading
-from service.kinds import inversion
+from service import jobs, queries, schemas, submissions
+from service.api.context import RETRY_AFTER, Ctx, Cursor, Id, Index, Key, Limit, Reading, accept
+from service.kinds import studies
 from service.states import JobState
+from service.studies import StudyRequest
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-RETRY_AFTER = "2"
-Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
 
 
 @router.post("", status_code=202)
-def submit_job(body: schemas.JobRequest, response: Response, ctx: Ctx, idempotency_key: Key = None) -> schemas.Job:
+def submit_job(body: StudyRequest, response: Response, ctx: Ctx, idempotency_key: Key = None) -> schemas.Job:
     """Accept a job. The same Idempotency-Key with the same body answers the job that the first call made."""
-    try:
-        job_id, shard_ids = _submit(ctx, body, idempotency_key)
-    except IntegrityError:  # another request with this key committed in between: now it is found
-        job_id, shard_ids = _submit(ctx, body, idempotency_key)
-    ctx.broker.enqueue(shard_ids)
-    response.headers.update({"Location": f"/v1/jobs/{job_id}", "Retry-After": RETRY_AFTER})
-    with ctx.db.reading() as session:
-        return queries.job(session, job_id)
+    digest = submissions.request_digest(body)
 
+    def submit(session: Session) -> tuple[str, list[str]]:
+        plan = studies.plan(body, ctx.catalog, session, ctx.settings)
+        return submissions.submit(session, plan, digest, idempotency_key, ctx.settings.shard_items)
 
-def _submit(ctx: Context, body: schemas.JobRequest, key: str | None) -> tuple[str, list[str]]:
-    digest = jobs.request_digest(body)
-    with ctx.db.transaction() as session:
-        if key is not None and (known := jobs.find_by_key(session, key, digest)):
-            return known, []
-        plan = inversion.plan(body, ctx.catalog, session, ctx.settings)
-        return jobs.submit(session, plan, digest, key, ctx.settings.shard_items)
+    return accept(ctx, response, submit, digest, idempotency_key)
 
 
 @router.get("")
@@ -43,9 +32,11 @@ def list_jobs(
     state: Annotated[JobState | None, Query()] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
+    parent: Annotated[str | None, Query(max_length=100, description="Only the parts of this recipe's job")] = None,
+    top_level: Annotated[bool, Query(description="Leave out the parts of recipes")] = False,
 ) -> schemas.JobList:
     """Newest first."""
-    return queries.jobs(session, state, limit, cursor)
+    return queries.jobs(session, state, limit, cursor, parent, top_level)
 
 
 @router.get("/{job_id}")
@@ -58,9 +49,12 @@ def get_job(job_id: Id, response: Response, session: Reading) -> schemas.Job:
 
 @router.post("/{job_id}/cancel", status_code=202)
 def cancel_job(job_id: Id, ctx: Ctx) -> schemas.Job:
-    """Stop a job. Items that have finished keep their results."""
+    """Stop a job, and a recipe with all its parts. Items that have finished keep their results."""
     with ctx.db.transaction() as session:
         jobs.cancel(session, job_id)
+    with ctx.db.reading() as session:
+        waiting = jobs.to_send(session, job_id)
+    ctx.broker.enqueue(waiting)
     with ctx.db.reading() as session:
         return queries.job(session, job_id)
 

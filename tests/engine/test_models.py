@@ -96,11 +96,19 @@ def test_a_network_whose_last_units_are_all_dead_still_moves_the_image_through_t
     assert identity.any()
 
 
-def test_a_named_architecture_has_the_shapes_it_declares() -> None:
-    a, model = ARCHITECTURES[NAME], build(NAME).eval()
-    x = pixels(7, 2, a.size)
-    assert model.represent(x).shape == (2, a.features)
-    assert model(x).shape == (2, a.classes)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_named_architecture_has_the_shapes_it_declares(name: str) -> None:
+    a = ARCHITECTURES[name]
+    with torch.device("meta"):  # shapes without arithmetic
+        model, x = build(name).eval(), torch.empty(2, 3, a.size, a.size)
+        assert model.represent(x).shape == (2, a.features)
+        assert model(x).shape == (2, a.classes)
+
+
+def test_the_number_of_classes_can_be_chosen_and_is_read_back_from_the_weights() -> None:
+    model = build(NAME, classes=7)
+    assert model(pixels(7, 2, 32)).shape == (2, 7)
+    assert load(NAME, model.state_dict())(pixels(7, 2, 32)).shape == (2, 7)
 
 
 def test_an_unknown_architecture_is_a_key_error() -> None:

@@ -27,6 +27,24 @@ def png(x_CHW: Tensor) -> bytes:
     return file.getvalue()
 
 
+def gif(frames_FCHW: Tensor, side: int = 128, milliseconds: int = 60) -> bytes:
+    """An endless animation of uint8 frames, enlarged without smoothing to at least `side` pixels; the last one stays.
+
+    A GIF has 256 colours a frame: exact pixels are for a PNG.
+    """
+    factor = -(-side // frames_FCHW.shape[-1])
+    frames = [
+        Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy()).resize(
+            (factor * frame.shape[2], factor * frame.shape[1]), Image.Resampling.NEAREST
+        )
+        for frame in frames_FCHW
+    ]
+    durations = [milliseconds] * (len(frames) - 1) + [1500]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    return file.getvalue()
+
+
 def contact_sheet(
     rows: Sequence[tuple[str, Sequence[Image.Image]]], captions: Sequence[str], cell: int = 128, margin: int = 8
 ) -> Image.Image:

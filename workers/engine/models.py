@@ -1,30 +1,19 @@
-"""Architectures, and the representation R(x) each one gives: the activations of its penultimate layer.
-
-Pixels enter in [0, 1]; normalisation with the data set's mean and standard deviation is the model's first layer.
-"""
+"""Architectures by name: how to build one, and how to load its weights."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workers.engine.network import Network as Network
+from workers.engine.network import last_relu
+from workers.engine.torchvision_models import VGG, ResNet
+
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-
-
-class _IdentityBackwardReLU(torch.autograd.Function):
-    """ReLU forward, identity backward: dead units still pass a gradient to the image."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.clamp(min=0)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0]
 
 
 class Block(nn.Module):
@@ -45,16 +34,11 @@ class Block(nn.Module):
         return residual + shortcut
 
 
-class Classifier(nn.Module):
+class Classifier(Network):
     """A residual network for small images: 3x3 stem, one block for each width, global average pooling, linear."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, stem: int, widths: tuple[int, ...], classes: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(CIFAR_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(CIFAR_STD).view(1, 3, 1, 1))
+        super().__init__(CIFAR_MEAN, CIFAR_STD)
         self.conv = nn.Conv2d(3, stem, 3, 1, 1, bias=False)
         self.bn = nn.BatchNorm2d(stem)
         inputs = (stem, *widths)
@@ -64,47 +48,65 @@ class Classifier(nn.Module):
         self.linear = nn.Linear(widths[-1], classes)
 
     def represent(self, x_NCHW: Tensor, identity_relu: bool = False) -> Tensor:
-        """R(x) [N, K] of pixels in [0, 1]; `identity_relu` passes gradients through the last ReLU unchanged."""
-        y = F.relu(self.bn(self.conv((x_NCHW - self.mean) / self.std)))
+        y = F.relu(self.bn(self.conv(self.normalise(x_NCHW))))
         for i, block in enumerate(self.blocks):
-            last = identity_relu and i == len(self.blocks) - 1
-            y = _IdentityBackwardReLU.apply(block(y)) if last else F.relu(block(y))
+            y = last_relu(block(y), identity_relu and i == len(self.blocks) - 1)
         r_NK: Tensor = y.mean(dim=(2, 3))
         return r_NK
 
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Logits [N, classes] of pixels in [0, 1]."""
-        logits: Tensor = self.linear(self.represent(x_NCHW))
+    def classify(self, r_NK: Tensor) -> Tensor:
+        logits: Tensor = self.linear(r_NK)
         return logits
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network by name: its input is 3 x `size` x `size`, its representation has widths[-1] coordinates."""
+    """A network by name: its input is 3 x `size` x `size`, R(x) has `features` coordinates.
 
+    `make` takes the number of classes, `classes` unless the weights say otherwise: `head` names their last layer.
+    """
+
+    make: Callable[[int], Network]
+    head: str
     size: int
-    stem: int
-    widths: tuple[int, ...]
+    features: int
     classes: int
 
-    @property
-    def features(self) -> int:
-        """k, the dimension of R(x)."""
-        return self.widths[-1]
+
+def _cifar(stem: int, widths: tuple[int, ...]) -> Architecture:
+    return Architecture(partial(Classifier, stem, widths), "linear", size=32, features=widths[-1], classes=10)
 
 
-ARCHITECTURES = {"cifar-resnet-small": Architecture(size=32, stem=24, widths=(48, 96, 192), classes=10)}
+def _imagenet(make: Callable[[int], Network], head: str, features: int) -> Architecture:
+    return Architecture(make, head, size=224, features=features, classes=1000)
 
 
-def build(architecture: str) -> Classifier:
-    """A freshly initialised network. Raises KeyError for a name that is not in ARCHITECTURES."""
+ARCHITECTURES = {
+    "cifar-resnet-small": _cifar(24, (48, 96, 192)),
+    "cifar-resnet-slim": _cifar(16, (32, 64, 128)),
+    "resnet18": _imagenet(partial(ResNet, "resnet18"), "net.fc", 512),
+    "resnet50": _imagenet(partial(ResNet, "resnet50"), "net.fc", 2048),
+    "vgg16": _imagenet(partial(VGG, "vgg16"), "net.classifier.6", 4096),
+    "vgg16_bn": _imagenet(partial(VGG, "vgg16_bn"), "net.classifier.6", 4096),
+}
+
+
+def build(architecture: str, classes: int | None = None) -> Network:
+    """A freshly initialised network, with the architecture's own number of classes unless given.
+
+    Raises KeyError for a name that is not in ARCHITECTURES.
+    """
     a = ARCHITECTURES[architecture]
-    return Classifier(a.stem, a.widths, a.classes).to(memory_format=torch.channels_last)
+    return a.make(a.classes if classes is None else classes).to(memory_format=torch.channels_last)
 
 
-def load(architecture: str, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> Classifier:
-    """The network with these weights, frozen, in eval mode. Raises RuntimeError naming missing or unexpected keys."""
-    model = build(architecture)
+def load(architecture: str, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> Network:
+    """The network with these weights, frozen, in eval mode; its classes are counted in their last layer.
+
+    Raises KeyError as `build` does, and RuntimeError naming missing or unexpected keys and other shapes.
+    """
+    bias = state.get(f"{ARCHITECTURES[architecture].head}.bias")
+    model = build(architecture, None if bias is None else bias.numel())
     model.load_state_dict(state, strict=True)
     return model.eval().requires_grad_(False).to(device)
 

@@ -14,6 +14,9 @@ from workers.engine.constraints import FLOOR
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 """R [N, K] -> (loss [N], dL/dR [N, K])."""
 
+Reached = Callable[[Tensor], Tensor]
+"""R [N, K] -> bool [N]: which examples have come as far as they should."""
+
 
 def inversion(target_NK: Tensor, relative: bool = False) -> Objective:
     """min ||R(x) - t||_2 (paper, equations 1 and 4); `relative` divides by ||t||_2, as the released notebooks do."""
@@ -40,3 +43,46 @@ def misclassification(label_N: Tensor) -> Objective:
         return (logits_NK * one_hot).sum(dim=1) - others.logsumexp(dim=1), one_hot - others.softmax(dim=1)
 
     return objective
+
+
+def activation(weights_NK: Tensor) -> Objective:
+    """max w.R (paper, equation 5, where w is a unit vector: one coordinate), written as a loss to descend: -w.R."""
+
+    def objective(r_NK: Tensor) -> tuple[Tensor, Tensor]:
+        return -(weights_NK * r_NK).sum(dim=1), -weights_NK
+
+    return objective
+
+
+def until(objective: Objective, reached: Reached) -> Objective:
+    """`objective`, with a zero gradient wherever R has `reached`: there a step of PGD moves an example no further.
+
+    So it stays as it is while others go on (paper, section 4.2.1). The loss is unchanged; ask PGD for the last iterate,
+    since the one of lowest loss may be an earlier one, which had not reached.
+    """
+
+    def stopping(r_NK: Tensor) -> tuple[Tensor, Tensor]:
+        loss_N, v_NK = objective(r_NK)
+        return loss_N, v_NK.masked_fill(reached(r_NK)[:, None], 0)
+
+    return stopping
+
+
+def exceeds_all(index_N: Tensor) -> Reached:
+    """R_i greater than every other coordinate, a tie not enough (paper, section 4.2.1); `index` is int64 [N]."""
+
+    def reached(r_NK: Tensor) -> Tensor:
+        chosen_NK = F.one_hot(index_N, r_NK.shape[1]).bool()
+        others_NK = r_NK.masked_fill(chosen_NK, -torch.inf)
+        return r_NK.masked_fill(~chosen_NK, -torch.inf).amax(dim=1) > others_NK.amax(dim=1)
+
+    return reached
+
+
+def at_least(weights_NK: Tensor, threshold: Tensor | float) -> Reached:
+    """w.R >= threshold, a number or [N] (the released notebook stops one coordinate at 1)."""
+
+    def reached(r_NK: Tensor) -> Tensor:
+        return (weights_NK * r_NK).sum(dim=1) >= threshold
+
+    return reached

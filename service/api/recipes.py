@@ -1,0 +1,56 @@
+"""/v1/recipes: the paper's figures by name."""
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, Response
+from sqlalchemy.orm import Session
+
+from service import schemas, submissions
+from service.api.context import Context, Ctx, Key, accept
+from service.errors import NotFound
+from service.kinds import studies
+from service.recipes import RECIPES, Comparison, expand
+
+router = APIRouter(prefix="/v1/recipes", tags=["recipes"])
+
+
+@router.get("")
+def list_recipes() -> list[schemas.RecipeCard]:
+    """Every figure, and where its request is described."""
+    return [
+        schemas.RecipeCard(name=name, title=recipe.title, request=recipe.request.__name__)
+        for name, recipe in RECIPES.items()
+    ]
+
+
+def _route(name: str, request: type[Comparison]) -> Callable[..., schemas.Job]:
+    def submit_recipe(body: Comparison, response: Response, ctx: Ctx, idempotency_key: Key = None) -> schemas.Job:
+        return _submit(name, body, response, ctx, idempotency_key)
+
+    submit_recipe.__annotations__["body"] = request
+    return submit_recipe
+
+
+def _submit(name: str, body: Comparison, response: Response, ctx: Context, key: str | None) -> schemas.Job:
+    networks, parts = expand(name, body, ctx.catalog)
+    digest = submissions.request_digest(body, name)
+    parameters = {
+        "recipe": name, "title": RECIPES[name].title, "networks": networks, "request": body.model_dump(mode="json"),
+    }  # fmt: skip
+
+    def submit(session: Session) -> tuple[str, list[str]]:
+        plans = {label: studies.plan(part, ctx.catalog, session, ctx.settings) for label, part in parts.items()}
+        return submissions.submit_recipe(session, parameters, plans, digest, key, ctx.settings.shard_items)
+
+    return accept(ctx, response, submit, digest, key)
+
+
+for _name, _recipe in RECIPES.items():
+    router.post(f"/{_name}", status_code=202, summary=_recipe.title, description=_recipe.request.__doc__)(
+        _route(_name, _recipe.request)
+    )
+
+
+@router.post("/{name}", include_in_schema=False)
+def unknown_recipe(name: str) -> None:
+    raise NotFound(f"no recipe {name}; known are {', '.join(RECIPES)}")

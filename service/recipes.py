@@ -1,0 +1,282 @@
+"""The paper's figures by name: each is expanded into studies, whose results one more job then draws and measures.
+
+A part's label is `model` or `baseline`, and after a slash what sets it apart from other parts of that network.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
+
+from pydantic import Field, ValidationError, model_validator
+
+from service.catalog import Catalog
+from service.errors import FieldError, InvalidInput, field_errors
+from service.schemas import (
+    BlendStart,
+    Finite,
+    GrayStart,
+    Images,
+    Name,
+    NoiseStart,
+    OtherTargetStart,
+    Pattern,
+    PatternImages,
+    Regularization,
+    Start,
+    count,
+)
+from service.studies import (
+    FeatureManipulation,
+    Features,
+    FeatureVisualization,
+    Interpolation,
+    Inversion,
+    RadiusSweep,
+    Study,
+)
+
+ALL_PATTERNS = PatternImages(source="patterns", patterns=list(get_args(Pattern)))
+Parts = dict[str, dict[str, Any]]
+
+
+class Comparison(Study):
+    """What every recipe takes: a network, another to compare it with, and the parameters of the studies."""
+
+    baseline: Name | None = Field(None, description="The network to compare with; left out: the model's twin")
+
+    def starts_differ(self) -> bool:
+        return True  # each study judges its own
+
+    def networks(self) -> dict[str, str | None]:
+        """Networks by the label of their parts."""
+        return {"model": self.model, "baseline": self.baseline}
+
+
+class InversionFigure(Comparison):
+    """Inversions of `images`."""
+
+    images: Images = Field(description="The targets")
+    starts: Start = Field(
+        default_factory=OtherTargetStart, description="Left out: each image starts from the next one of `images`"
+    )
+
+
+class NoiseFigure(Comparison):
+    """Inversions of `images` from noise."""
+
+    images: Images = Field(description="The targets")
+
+
+class OutOfDistributionFigure(NoiseFigure):
+    """Inversions from noise, of test images and of pictures unlike any that the networks were trained on."""
+
+    out_of_distribution: Images = Field(ALL_PATTERNS, description="Other classes, patterns, or uploads")
+
+
+class SweepFigure(InversionFigure):
+    """Inversions within each radius of a grid."""
+
+    radii: list[Annotated[Finite, Field(gt=0, le=1e6)]] | None = Field(None, min_length=1, max_length=64)
+
+
+class CoordinatesFigure(Comparison, Features):
+    """Maximised coordinates."""
+
+    random_coordinates: int = Field(0, ge=0, le=65_536, description="So many more, drawn from the seed")
+
+
+class VisualizationFigure(CoordinatesFigure):
+    """Coordinates maximised from noise and from images."""
+
+    other: Name | None = Field(None, description="A third network, such as a VGG16")
+    images: Images | None = Field(None, description="Images to start from")
+    noise_starts: int = Field(2, ge=0, le=100, description="How many draws of noise to start from")
+
+    def networks(self) -> dict[str, str | None]:
+        return super().networks() | ({"other": self.other} if self.other else {})
+
+    @model_validator(mode="after")
+    def _starts(self) -> "VisualizationFigure":
+        if self.images is None and not self.noise_starts:
+            raise ValueError("names no start; allowed: images, or noise_starts over 0")
+        return self
+
+
+class MaximizerFigure(CoordinatesFigure):
+    """Gray-start maximisers beside the images of a data set that activate each coordinate most and least."""
+
+    dataset: Name
+    k: int = Field(3, ge=1, le=32, description="So many images at either end")
+
+
+class RegularizedFigure(CoordinatesFigure):
+    """Coordinates maximised with and without regularization."""
+
+    regularized_steps: int = Field(512, ge=1, le=100_000)
+    regularization: Regularization = Field(
+        Regularization(scale=0.0), description="Left out: random jitter and rotation"
+    )
+
+
+class ManipulationFigure(CoordinatesFigure):
+    """Features added to `images`."""
+
+    images: Images
+
+
+class InterpolationFigure(Comparison):
+    """Paths between pairs of images."""
+
+    first: Images
+    second: Images
+    lambdas: list[Annotated[Finite, Field(ge=0, le=1)]] | None = Field(None, min_length=1, max_length=1000)
+
+
+Expand = Callable[[Any], Parts]
+"""A recipe's request to what sets each part's study apart, by label; `*` stands for every network."""
+
+
+def _inversions(start: Any = None) -> Expand:
+    def expand(r: Any) -> Parts:
+        return {"*": {"kind": "inversion", "targets": r.images, "start": start or r.starts}}
+
+    return expand
+
+
+def _both_starts(r: InversionFigure) -> Parts:
+    return {
+        f"*/{name}": {"kind": "inversion", "targets": r.images, "start": start}
+        for name, start in {"images": r.starts, "noise": NoiseStart()}.items()
+    }
+
+
+def _out_of_distribution(r: OutOfDistributionFigure) -> Parts:
+    sources = {"test": r.images, "out of distribution": r.out_of_distribution}
+    return {f"*/{name}": {"kind": "inversion", "targets": images} for name, images in sources.items()}
+
+
+def _sweep(r: SweepFigure) -> Parts:
+    return {"*": {"kind": "radius_sweep", "targets": r.images, "start": r.starts, "radii": r.radii}}
+
+
+def _features(r: Features) -> dict[str, Any]:
+    return {name: getattr(r, name) for name in ("coordinates", "random_coordinates", "combinations")}
+
+
+def _visualizations(r: VisualizationFigure) -> Parts:
+    starts = [*[NoiseStart()] * r.noise_starts, *([r.images] if r.images else [])]
+    return {"*": {"kind": "feature_visualization", "starts": starts, **_features(r)}}
+
+
+def _maximizers(r: MaximizerFigure) -> Parts:
+    top = {"dataset": r.dataset, "k": r.k}
+    return {"*": {"kind": "feature_visualization", "starts": [GrayStart()], "top_images": top, **_features(r)}}
+
+
+def _regularized(r: RegularizedFigure) -> Parts:
+    plain = {"kind": "feature_visualization", "starts": [NoiseStart()], **_features(r)}
+    regularized = plain | {"steps": r.regularized_steps, "eps": None, "step_size": None, "best": None}
+    fourier = r.regularization.model_copy(update={"parametrization": "fourier", "decorrelate": True})
+    return {
+        "*/plain": plain,
+        "baseline/regularized": regularized | {"regularization": r.regularization},
+        "baseline/fourier": regularized | {"regularization": fourier},
+    }
+
+
+def _manipulations(r: ManipulationFigure) -> Parts:
+    return {"*": {"kind": "feature_manipulation", "images": r.images, **_features(r)}}
+
+
+def _interpolations(r: InterpolationFigure) -> Parts:
+    ends = {"first": r.first, "second": r.second, "lambdas": r.lambdas, "start": BlendStart()}
+    return {"*": {"kind": "interpolation", **ends}}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A figure: what it shows, what it takes, and the studies behind it."""
+
+    title: str
+    request: type[Comparison]
+    expand: Expand
+
+
+_NOISE = NoiseStart()
+RECIPES: Mapping[str, Recipe] = {
+    "figure-2": Recipe(
+        "Pairs of images with near-equal representations and different content", InversionFigure, _inversions()
+    ),
+    "figure-3": Recipe("Inversion from other images", InversionFigure, _inversions()),
+    "figure-4": Recipe("Representation distance against the radius of the search", SweepFigure, _sweep),
+    "figure-5": Recipe("The images found within each radius", SweepFigure, _sweep),
+    "figure-6": Recipe(
+        "Inversion of test images and of out-of-distribution images", OutOfDistributionFigure, _out_of_distribution
+    ),
+    "figure-7": Recipe("Coordinates maximised from noise and images", VisualizationFigure, _visualizations),
+    "figure-8": Recipe("Maximising inputs beside most and least activating images", MaximizerFigure, _maximizers),
+    "figure-10": Recipe("Regularized visualisation of a standard network", RegularizedFigure, _regularized),
+    "figure-11": Recipe("A feature added to images", ManipulationFigure, _manipulations),
+    "figure-12": Recipe("Interpolation through the representation and in pixels", InterpolationFigure, _interpolations),
+    "figure-13": Recipe("Inversion from other images and from noise", InversionFigure, _both_starts),
+    "figure-14": Recipe("Inversion of more out-of-distribution images", OutOfDistributionFigure, _out_of_distribution),
+    "figure-15": Recipe("Inversion of standard representations from noise", NoiseFigure, _inversions(_NOISE)),
+    "figure-16": Recipe("Inversion from other images, another data set", InversionFigure, _inversions()),
+    "figure-17": Recipe("More interpolations, robust", InterpolationFigure, _interpolations),
+    "figure-18": Recipe("Interpolations, standard", InterpolationFigure, _interpolations),
+    "figure-19": Recipe("Random coordinates with the predicted class", VisualizationFigure, _visualizations),
+    "figure-20": Recipe("Chosen coordinates with the predicted class", VisualizationFigure, _visualizations),
+    "figure-21": Recipe("Coordinates of robust, standard and a third network", VisualizationFigure, _visualizations),
+    "figure-22": Recipe("The same, another data set", VisualizationFigure, _visualizations),
+    "figure-23": Recipe("Many features added to images", ManipulationFigure, _manipulations),
+}
+
+
+def expand(name: str, request: Comparison, catalog: Catalog) -> tuple[dict[str, str], dict[str, Study]]:
+    """The networks by label, and each part's study. Raises InvalidInput."""
+    networks = _networks(request, catalog)
+    studies: dict[str, Study] = {}
+    for label, own in RECIPES[name].expand(request).items():
+        for network in networks if label.startswith("*") else [label.split("/")[0]]:
+            studies[label.replace("*", network)] = _study(request, networks[network], own)
+    return networks, studies
+
+
+def _networks(request: Comparison, catalog: Catalog) -> dict[str, str]:
+    named = request.networks()
+    if named["baseline"] is None and request.model in catalog.models:
+        named["baseline"] = catalog.models[request.model].twin
+    networks = {label: name for label, name in named.items() if name}
+    errors = [
+        FieldError(label, f"is unknown; allowed: {', '.join(catalog.models) or 'none'}")
+        for label, name in networks.items()
+        if name not in catalog.models
+    ]
+    if "baseline" not in networks and not errors:
+        errors.append(FieldError("baseline", f"{request.model} has no twin on its card; name a network"))
+    if not errors:
+        size = catalog.models[request.model].input_size
+        errors = [
+            FieldError(label, f"takes {side} x {side} pixels and {request.model} {size} x {size}; allowed: the same")
+            for label, name in networks.items()
+            if (side := catalog.models[name].input_size) != size
+        ]  # fmt: skip
+    if (
+        isinstance(request, InversionFigure)
+        and isinstance(request.starts, OtherTargetStart)
+        and count(request.images) < 2
+    ):
+        errors.append(FieldError("images", "is one image, which cannot start from another; name two, or starts"))
+    if errors:
+        raise InvalidInput(*errors)
+    return networks
+
+
+def _study(request: Comparison, network: str, own: dict[str, Any]) -> Study:
+    common = {name: getattr(request, name) for name in Study.model_fields}
+    kinds = (Inversion, RadiusSweep, Interpolation, FeatureVisualization, FeatureManipulation)
+    kind = next(k for k in kinds if k.model_fields["kind"].annotation.__args__[0] == own["kind"])  # type: ignore[union-attr]
+    try:
+        return kind.model_validate(common | {"model": network} | own)
+    except ValidationError as e:
+        raise InvalidInput(*field_errors(e, skip=0)) from e

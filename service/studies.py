@@ -1,0 +1,291 @@
+"""The studies of the paper, as job requests: every field, its bounds and its presets.
+
+A preset's values stand where the request is silent. `paper` is Engstrom et al. 2019, appendix A.6; `notebook` is the
+code released with it; `cifar` is ours for 32 x 32 pixels, where radius and step of the others are too coarse.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.schemas import (
+    BlendStart,
+    Coordinate,
+    DatasetImages,
+    Finite,
+    GrayStart,
+    Images,
+    Name,
+    NoiseStart,
+    OtherTargetStart,
+    PatternImages,
+    Regularization,
+    Request,
+    Seed,
+    Start,
+    Term,
+    TopImages,
+    UploadedImages,
+    count,
+)
+
+Presets = dict[str, dict[str, Any]]
+_WHOLE_BOX = {"eps": 1000.0, "best": False}
+
+
+class Study(Request):
+    """What every study of an image by PGD on a representation has in common."""
+
+    PRESETS: ClassVar[Presets] = {}
+    CURVE: ClassVar[str] = "relative_distance"
+
+    model: Name = Field(description="The network whose representation is studied")
+    judge: Name | None = Field(
+        None, description="An independent network that classifies the results; left out: the model's judge or twin"
+    )
+    layer: str = Field(
+        "penultimate", min_length=1, max_length=200, description="penultimate, logits, or a layer on the model's card"
+    )
+    pool: Literal["mean", "flatten"] = Field(
+        "mean", description="Coordinates of a layer with height and width: a mean for each channel, or every unit"
+    )
+    preset: Literal["paper", "notebook", "cifar"] = "paper"
+    eps: Finite | None = Field(None, ge=0, le=1e6, description="L2 radius around the start, pixels in [0, 1]")
+    step_size: Finite | None = Field(None, gt=0, le=1e6, description="L2 length of a step, pixels in [0, 1]")
+    steps: int | None = Field(None, ge=1, le=100_000)
+    best: bool | None = Field(None, description="Keep the iterate of least loss, not the last")
+    restarts: int = Field(1, ge=1, le=64, description="Independent starts of each item; the one of least loss is kept")
+    random_start: bool = Field(False, description="Begin at a random point at distance eps from the start")
+    identity_relu: bool = Field(True, description="Gradients pass the last ReLU unchanged")
+    resize: Literal["center-crop", "stretch", "refuse"] = Field(
+        "center-crop", description="What to do with images of another size than the model's"
+    )
+    frames: int = Field(0, ge=0, le=256, description="Frames of an animation from start to result, path.gif; 0: none")
+    seed: Seed = 0
+
+    def starts_differ(self) -> bool:
+        """Whether two restarts of an item begin at different points."""
+        start = getattr(self, "start", None)
+        return self.random_start or isinstance(start, NoiseStart)
+
+    @model_validator(mode="after")
+    def _restarts_and_frames(self) -> "Study":
+        if self.restarts > 1 and not self.starts_differ():
+            raise ValueError("restarts over 1 need random_start, or a start of noise: they would all be the same")
+        if self.frames == 1:
+            raise ValueError("frames is 1; allowed: 0 for none, or 2 to 256")
+        return self
+
+
+class Inversion(Study):
+    """Find an image whose representation is a target image's: min ||R(x0 + d) - R(target)||, ||d|| <= eps (eq. 4)."""
+
+    PRESETS: ClassVar[Presets] = {
+        "paper": {**_WHOLE_BOX, "step_size": 1.0, "steps": 10_000, "loss": "distance"},
+        # The loss divided by ||t||, which leaves the direction of every step unchanged.
+        "notebook": {**_WHOLE_BOX, "step_size": 1.0, "steps": 10_000, "loss": "relative_distance"},
+        "cifar": {**_WHOLE_BOX, "step_size": 0.1, "steps": 300, "loss": "distance"},
+    }
+
+    kind: Literal["inversion"]
+    targets: Images
+    start: Start = Field(default_factory=NoiseStart, description="One image for all items, or one for each")
+    loss: Literal["distance", "relative_distance"] | None = Field(None, description="||R - t||, or that over ||t||")
+
+    @model_validator(mode="after")
+    def _starts_match(self) -> "Inversion":
+        _starts_match(self.targets, self.start)
+        return self
+
+
+class RadiusSweep(Study):
+    """Inversion within each radius of a grid (figures 4 and 5). An item is a pair of images and a radius.
+
+    The paper states no radii; these are ours. An item's step is at most 2.5 radius / steps, as in the paper's attacks.
+    """
+
+    PRESETS: ClassVar[Presets] = {
+        "paper": {"best": True, "step_size": 1.0, "steps": 10_000, "loss": "distance",
+                  "radii": [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]},
+        "notebook": {"best": True, "step_size": 1.0, "steps": 10_000, "loss": "relative_distance",
+                     "radii": [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]},
+        "cifar": {"best": True, "step_size": 0.1, "steps": 200, "loss": "distance",
+                  "radii": [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0]},
+    }  # fmt: skip
+
+    kind: Literal["radius_sweep"]
+    targets: Images
+    start: Start = Field(default_factory=NoiseStart, description="One image for all pairs, or one for each")
+    radii: list[Annotated[Finite, Field(gt=0, le=1e6)]] | None = Field(
+        None, min_length=1, max_length=64, description="L2 radii, increasing"
+    )
+    loss: Literal["distance", "relative_distance"] | None = Field(None, description="||R - t||, or that over ||t||")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RadiusSweep":
+        if self.eps is not None:
+            raise ValueError("eps has no place in a radius sweep; allowed: radii")
+        if self.radii is not None and sorted(set(self.radii)) != self.radii:
+            raise ValueError("radii must increase")
+        _starts_match(self.targets, self.start)
+        return self
+
+
+class Interpolation(Study):
+    """Images whose representations lie between two images': lambda R(x1) + (1 - lambda) R(x2) (eq. 6).
+
+    An item is a pair and a lambda.
+    """
+
+    PRESETS: ClassVar[Presets] = {
+        "paper": {**_WHOLE_BOX, "step_size": 1.0, "steps": 10_000, "lambdas": [i / 10 for i in range(11)]},
+        "notebook": {"eps": 1000.0, "best": True, "step_size": 1.0, "steps": 10_000,
+                     "lambdas": [i / 9 for i in range(10)]},
+        "cifar": {"eps": 1000.0, "best": True, "step_size": 0.1, "steps": 300, "lambdas": [i / 9 for i in range(10)]},
+    }  # fmt: skip
+
+    kind: Literal["interpolation"]
+    first: Images
+    second: Images
+    lambdas: list[Annotated[Finite, Field(ge=0, le=1)]] | None = Field(
+        None, min_length=1, max_length=1000, description="Weights of the first image, each in [0, 1]"
+    )
+    start: Annotated[
+        BlendStart | NoiseStart | GrayStart | DatasetImages | UploadedImages | PatternImages,
+        Field(discriminator="source"),
+    ] = Field(default_factory=BlendStart, description="One image for all pairs, or one for each")
+
+    @model_validator(mode="after")
+    def _paired(self) -> "Interpolation":
+        if count(self.first) != count(self.second):
+            raise ValueError(f"first has {count(self.first)} images and second {count(self.second)}; they are pairs")
+        if not isinstance(self.start, BlendStart):
+            _starts_match(self.first, self.start)
+        return self
+
+
+class Features(Study):
+    """Maximise coordinates of the layer, or linear combinations of them."""
+
+    CURVE: ClassVar[str] = "activation"
+
+    coordinates: list[Coordinate] = Field([], max_length=65_536)
+    random_coordinates: int = Field(0, ge=0, le=65_536, description="So many more, drawn from the seed")
+    combinations: list[Annotated[list[Term], Field(min_length=1, max_length=65_536)]] = Field([], max_length=4096)
+
+    @model_validator(mode="after")
+    def _something(self) -> "Features":
+        if not (self.coordinates or self.random_coordinates or self.combinations):
+            raise ValueError("names nothing to maximise; allowed: coordinates, random_coordinates or combinations")
+        return self
+
+
+class FeatureVisualization(Features):
+    """Maximise coordinates of the representation from several starts: max R(x0 + d)_i (eq. 5).
+
+    An item is a start and a direction. With `regularization`, the baseline of figure 10.
+    """
+
+    PRESETS: ClassVar[Presets] = {
+        "paper": {**_WHOLE_BOX, "step_size": 1.0, "steps": 200},
+        "notebook": {"eps": 500.0, "best": False, "step_size": 0.5, "steps": 1500},
+        "cifar": {**_WHOLE_BOX, "step_size": 0.1, "steps": 200},
+    }
+
+    kind: Literal["feature_visualization"]
+    starts: list[Start] = Field([NoiseStart()], min_length=1, max_length=1000)
+    regularization: Regularization | None = None
+    top_images: TopImages | None = Field(None, description="Also find what activates each direction in a data set")
+
+    def starts_differ(self) -> bool:
+        return self.random_start or all(isinstance(start, NoiseStart) for start in self.starts)
+
+    @model_validator(mode="after")
+    def _unbounded(self) -> "FeatureVisualization":
+        if self.regularization and (self.eps is not None or self.step_size is not None or self.random_start):
+            raise ValueError("regularization knows no radius and no step: leave eps, step_size and random_start out")
+        if self.regularization and self.best:
+            raise ValueError("regularization keeps the last image: leave best out")
+        return self
+
+
+class FeatureManipulation(Features):
+    """Add a feature to images, each until it shows: maximise a coordinate and stop early (section 4.2.1).
+
+    An item is an image and a direction.
+    """
+
+    PRESETS: ClassVar[Presets] = {
+        "paper": {**_WHOLE_BOX, "step_size": 1.0, "steps": 200, "until": "exceeds_all", "threshold": None},
+        "notebook": {**_WHOLE_BOX, "step_size": 0.1, "steps": 800, "until": "threshold", "threshold": 1.0},
+        "cifar": {**_WHOLE_BOX, "step_size": 0.1, "steps": 400, "until": "exceeds_all", "threshold": None},
+    }
+
+    kind: Literal["feature_manipulation"]
+    images: Images
+    until: Literal["exceeds_all", "threshold", "steps"] | None = Field(
+        None, description="Stop an image when its coordinate exceeds every other, reaches a threshold, or never"
+    )
+    threshold: Finite | None = Field(None, description="For until: threshold")
+
+    @model_validator(mode="after")
+    def _stops(self) -> "FeatureManipulation":
+        until = self.until or self.PRESETS[self.preset]["until"]
+        if until == "exceeds_all" and self.combinations:
+            raise ValueError("until exceeds_all compares one coordinate; combinations need threshold or steps")
+        if self.until == "threshold" and self.threshold is None and self.preset != "notebook":
+            raise ValueError("until threshold needs a threshold")
+        if until != "steps" and self.best:
+            raise ValueError("best would keep an image from before its feature showed: leave it out, or until steps")
+        if until != "threshold" and self.threshold is not None:
+            raise ValueError(f"threshold has no place where until is {until}")
+        return self
+
+
+StudyRequest = Annotated[
+    Inversion | RadiusSweep | Interpolation | FeatureVisualization | FeatureManipulation, Field(discriminator="kind")
+]
+"""The union of all kinds, tagged by `kind`."""
+
+
+class StudyParameters(BaseModel):
+    """A job's parameters with nothing left open: what the worker reads and every result records.
+
+    What names the images is kept beside them, as it was sent; the items have it resolved.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: str
+    model: str
+    model_digest: str
+    judge: str | None
+    judge_digest: str | None
+    preset: str
+    eps: float
+    step_size: float
+    steps: int
+    best: bool
+    identity_relu: bool
+    resize: Literal["center-crop", "stretch", "refuse"]
+    seed: int
+    # Jobs from before these existed may still wait.
+    layer: str = "penultimate"
+    pool: Literal["mean", "flatten"] = "mean"
+    restarts: int = 1
+    random_start: bool = False
+    frames: int = 0
+    curve: str = "relative_distance"
+    loss: Literal["distance", "relative_distance"] = "distance"
+    until: str | None = None
+    threshold: float | None = None
+    regularization: Regularization | None = None
+    top_images: TopImages | None = None
+
+
+def _starts_match(targets: Images, start: Start) -> None:
+    if isinstance(start, OtherTargetStart):
+        if count(targets) < 2:
+            raise ValueError("targets is one image, which cannot start from another target")
+    elif not isinstance(start, NoiseStart | GrayStart) and count(start) not in (1, count(targets)):
+        raise ValueError(f"start has {count(start)} images; allowed: 1 or {count(targets)}, as targets")

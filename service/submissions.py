@@ -1,0 +1,99 @@
+"""How jobs come to be: a plan becomes rows, in one transaction."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+
+from service import jobs
+from service.db import now
+from service.errors import IdempotencyKeyReused
+from service.kinds.planning import ItemPlan, Plan
+from service.models import Item, Job, Shard, Transition
+from service.schemas import Request
+from service.states import ItemState, JobState, ShardState
+
+RECIPE = "recipe"
+
+
+def request_digest(request: Request, name: str = "") -> str:
+    """The same for two requests that mean the same, and are for the same recipe `name`."""
+    canonical = name + json.dumps(request.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def find_by_key(session: Session, key: str, digest: str) -> str | None:
+    """The job that this idempotency key made, if any. Raises IdempotencyKeyReused if it was for another request."""
+    job = session.scalar(select(Job).where(Job.idempotency_key == key))
+    if job is not None and job.request_digest != digest:
+        raise IdempotencyKeyReused(f"Idempotency-Key {key!r} was used for another request, job {job.id}")
+    return job.id if job else None
+
+
+def submit(session: Session, plan: Plan, digest: str, key: str | None, shard_items: int) -> tuple[str, list[str]]:
+    """Insert a planned job with its shards and items; answers the job's id and the ids to enqueue after the commit."""
+    job_id = _insert(session, plan.parameters.kind, plan.parameters.model_dump(mode="json"), plan.warnings,
+                     len(plan.items), request_digest=digest, idempotency_key=key)  # fmt: skip
+    return job_id, _fill(session, job_id, plan.items, max(1, shard_items // plan.parameters.restarts))
+
+
+def submit_recipe(
+    session: Session,
+    parameters: Mapping[str, Any],
+    plans: Mapping[str, Plan],
+    digest: str,
+    key: str | None,
+    shard_items: int,
+) -> tuple[str, list[str]]:
+    """Insert a recipe's studies, by part, and the job that draws them once they are over; answers as `submit` does."""
+    warnings = list(dict.fromkeys(w for plan in plans.values() for w in plan.warnings))
+    job_id = _insert(session, RECIPE, dict(parameters), warnings, 1, request_digest=digest, idempotency_key=key)
+    ids: list[str] = []
+    for label, plan in plans.items():
+        part_id, shard_ids = submit(session, plan, digest, None, shard_items)
+        session.execute(update(Job).where(Job.id == part_id).values(parent_id=job_id, part=label))
+        ids += shard_ids
+    drawing = ItemPlan({"source": "recipe", "label": parameters["title"]}, {"source": "recipe"})
+    _fill(session, job_id, [drawing], 1, ShardState.WAITING)
+    return job_id, ids
+
+
+def _insert(
+    session: Session, kind: str, parameters: dict[str, Any], warnings: list[str], items: int, **others: Any
+) -> str:
+    at = session.scalar(select(now()))
+    job_id = f"job_{uuid.uuid4().hex}"
+    job = Job(
+        id=job_id, kind=kind, state=JobState.VALIDATING, warnings=warnings, items=items, parameters=parameters,
+        created_at=at, **others,
+    )  # fmt: skip
+    session.add(job)
+    session.add(Transition(job_id=job_id, state=JobState.VALIDATING, at=at))
+    session.flush()
+    return job_id
+
+
+def _fill(
+    session: Session, job_id: str, items: Sequence[ItemPlan], shard_items: int, state: ShardState = ShardState.QUEUED
+) -> list[str]:
+    """Insert a job's shards and items, and queue it; answers the shards' ids."""
+    at = session.scalar(select(now()))
+    shards = [
+        Shard(id=f"{job_id}.{n}", job_id=job_id, state=state, first_item=first, sent_at=at,
+              item_count=min(shard_items, len(items) - first))
+        for n, first in enumerate(range(0, len(items), shard_items))
+    ]  # fmt: skip
+    session.add_all(shards)
+    session.flush()
+    rows = [
+        {"job_id": job_id, "index": i, "shard_id": shards[i // shard_items].id, "state": ItemState.QUEUED,
+         **item._asdict()}
+        for i, item in enumerate(items)
+    ]  # fmt: skip
+    session.execute(insert(Item), rows)
+    jobs.move(session, job_id, JobState.QUEUED)
+    return [shard.id for shard in shards]

@@ -1,0 +1,220 @@
+"""From a recipe's studies to its figure and its claims, one function for each family of the paper's figures."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from workers.engine import metrics
+from workers.engine.statistics import derangement, mean_gap, straightness
+from workers.figures import layout
+from workers.figures.claims import Claim, Values, claim
+from workers.figures.layout import Block, Curve, Row
+from workers.figures.parts import Array, Part, Parts, Result, variants
+
+MOST_COLUMNS = 10
+"""Pictures across a figure; its numbers count every item."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure still to be given its notes, and its claims."""
+
+    figure: Callable[[Sequence[str]], Figure]
+    claims: list[Claim]
+
+
+Family = Callable[[str, Parts], Drawn]
+
+
+def _pictures(title: str, blocks: Sequence[Block], claims: list[Claim]) -> Drawn:
+    return Drawn(lambda notes: layout.pictures(title, blocks, notes), claims)
+
+
+def _ssim(a: Array, b: Array) -> Values:
+    return metrics.ssim(torch.from_numpy(a), torch.from_numpy(b)).double().numpy()
+
+
+def _distance(r: Array, t: Array) -> Values:
+    return metrics.relative_distance(torch.from_numpy(r), torch.from_numpy(t)).double().numpy()
+
+
+def inversion_claims(parts: Mapping[str, Part], where: str) -> list[Claim]:
+    """Distance, SSIM and the judge's agreement for each network, against results paired with other items' targets."""
+    names = {"relative distance": "relative_distance", "SSIM": "ssim", "pixel L2": "pixel_l2"}
+    of = {quantity: {label: part.metric(key) for label, part in parts.items()} for quantity, key in names.items()}
+    null: dict[str, dict[str, Values]] = {quantity: {} for quantity in names}
+    agreement: dict[str, Values] = {}
+    by_chance: dict[str, Values] = {}
+    for label, part in parts.items():
+        images, targets = part.tensor("image"), part.tensor("target")
+        other = derangement(len(images), seed=0) if len(images) > 1 else None
+        if other is not None:
+            null["SSIM"][label] = _ssim(images, targets[other])
+            null["pixel L2"][label] = np.sqrt(((images - targets[other]) ** 2).sum(axis=(1, 2, 3))).astype(float)
+            goals = part.tensor("target_representation")
+            null["relative distance"][label] = _distance(part.tensor("representation"), goals[other])
+        if all("judge_agrees" in r.metrics for r in part.results):
+            agreement[label] = part.metric("judge_agrees")
+            if other is not None:
+                classes = [r.metrics["target_class"] for r in part.results]
+                seen = [r.metrics["judge_prediction"] for r in part.results]
+                by_chance[label] = np.array([float(seen[i] == classes[j]) for i, j in enumerate(other)])
+    claims = [
+        claim(f"relative distance{where}", of["relative distance"], null=null["relative distance"]),
+        claim(f"SSIM with the target{where}", of["SSIM"], "higher", null["SSIM"]),
+        claim(f"pixel L2 to the target{where}", of["pixel L2"], "lower", null["pixel L2"]),
+    ]
+    if len(agreement) == len(parts):
+        claims.append(claim(f"judge sees the target's class{where}", agreement, "higher", by_chance, mean=True))
+    return claims
+
+
+def inversions(show: Sequence[str], source: bool = True) -> Family:
+    """Targets, where the searches started, and the inverses of the networks in `show`."""
+
+    def draw(title: str, parts: Parts) -> Drawn:
+        blocks, claims = [], list[Claim]()
+        for variant, of in variants(parts).items():
+            first = next(iter(of.values()))
+            rows = [Row("target", _shown(first, "target"))]
+            rows += [Row("start", _shown(first, "start"))] if source else []
+            rows += [
+                Row(_wrap(part.network), _shown(part, "image"), _seen(part))
+                for name, part in of.items()
+                if name in show
+            ]
+            heads = [str(r.target["label"] or r.target.get("pattern", "")) for r in first.results[:MOST_COLUMNS]]
+            blocks.append(Block(variant, rows, heads))
+            claims += inversion_claims(of, f", {variant}" if variant else "")
+        return _pictures(title, blocks, claims)
+
+    return draw
+
+
+def _shown(part: Part, name: str) -> list[Array]:
+    return [r.tensors[name] for r in part.results[:MOST_COLUMNS]]
+
+
+def _seen(part: Part) -> list[str]:
+    """What the judge takes each result for."""
+    return [str(r.metrics.get("judge_prediction", "")) for r in part.results[:MOST_COLUMNS]]
+
+
+def _wrap(network: str) -> str:
+    return network.replace(" (", "\n(")
+
+
+def sweep_curves(title: str, parts: Parts) -> Drawn:
+    """Figure 4: the relative distance reached within each radius."""
+    radii = np.array(next(iter(parts.values())).parameters["radii"], dtype=float)
+    tables = {part.of: _table(part, radii) for part in parts.values()}
+    lines = [
+        Curve(parts[label].network, layout.COLOURS[label], *np.quantile(table, (0.5, 0.25, 0.75), axis=0))
+        for label, table in tables.items()
+    ]
+    claims = []
+    if len(radii) > 1 and {"model", "baseline"} <= tables.keys():
+        gap = mean_gap(radii, tables["model"], tables["baseline"])
+        area = claim("area between the curves over log radius, per unit", {"gap": gap})
+        claims.append(Claim(**{**area.__dict__, "better": "higher", "holds": area.of["gap"].low > 0}))
+    for i in range(len(radii)):
+        at = {label: table[:, i] for label, table in tables.items()}
+        claims.append(claim(f"relative distance within radius {radii[i]:g}", at, "higher" if radii[i] <= 4 else None))
+    words = {"x": "L2 radius around the start, pixels in [0, 1]", "y": "||R(x) - R(target)|| / ||R(target)||"}
+    return Drawn(lambda notes: layout.curves(title, radii, lines, notes, words), claims)
+
+
+def _table(part: Part, radii: Array) -> Values:
+    """Relative distance by pair and radius, [N, R], of the pairs that are whole."""
+    pairs: dict[int, dict[float, float]] = {}
+    for r in part.results:
+        pairs.setdefault(r.settings["pair"], {})[r.settings["eps"]] = r.metrics["relative_distance"]
+    whole = [[of[radius] for radius in radii] for _, of in sorted(pairs.items()) if len(of) == len(radii)]
+    if not whole:
+        raise ValueError(f"no pair of {part.label} has a result at every radius")
+    return np.array(whole)
+
+
+def sweep_images(title: str, parts: Parts) -> Drawn:
+    """Figure 5: the images behind figure 4, one row a pair and network."""
+    blocks = []
+    radii = next(iter(parts.values())).parameters["radii"]
+    for part in parts.values():
+        rows = []
+        for pair in sorted({r.settings["pair"] for r in part.results})[:4]:
+            of = [r for r in part.results if r.settings["pair"] == pair]
+            images = [of[0].tensors["start"], *(r.image for r in of), of[0].tensors["target"]]
+            distances = [f"{r.metrics['relative_distance']:.2f}" for r in of]
+            rows.append(Row("", images, ["", *distances, ""]))
+        blocks.append(Block(part.network, rows, ["start", *(f"radius {r:g}" for r in radii), "target"]))
+    return _pictures(title, blocks, sweep_curves(title, parts).claims)
+
+
+def interpolations(show: Sequence[str]) -> Family:
+    """Paths between pairs: in pixels, and through the representations of the networks in `show`."""
+
+    def draw(title: str, parts: Parts) -> Drawn:
+        first = next(iter(parts.values()))
+        blocks = []
+        for pair in sorted({r.settings["pair"] for r in first.results})[:4]:
+            rows = [Row("pixels", [r.tensors["target"] for r in _path(first, pair)])]
+            rows += [
+                Row(_wrap(part.network), [r.image for r in _path(part, pair)])
+                for label, part in parts.items()
+                if label in show
+            ]
+            heads = [f"{r.settings['lambda']:.2f}" for r in _path(first, pair)]
+            blocks.append(Block("", rows, heads))
+        return _pictures(title, blocks, path_claims(parts))
+
+    return draw
+
+
+def _path(part: Part, pair: int) -> list[Result]:
+    """A pair's results from the second image to the first."""
+    return sorted((r for r in part.results if r.settings["pair"] == pair), key=lambda r: float(r.settings["lambda"]))
+
+
+def path_claims(parts: Parts) -> list[Claim]:
+    """Ghosting and, to the judge, sureness inside the paths and their straightness; also of the pixel blend."""
+    first = next(iter(parts.values()))
+    inside = {name: [r for r in part.results if 0 < r.settings["lambda"] < 1] for name, part in parts.items()}
+    if not all(inside.values()):
+        return []
+
+    def within(key: str, blend: str) -> dict[str, Values]:
+        found = {label: np.array([float(r.metrics[key]) for r in rs]) for label, rs in inside.items()}
+        return found | {"pixels": np.array([float(r.metrics[blend]) for r in inside[first.label]])}
+
+    claims = [claim("ghosting inside the path", within("ghosting", "blend_ghosting"), "lower")]
+    if "judge_image" in first.results[0].tensors:
+        claims.append(
+            claim(
+                "the judge's confidence inside the path", within("judge_confidence", "blend_judge_confidence"), "higher"
+            )
+        )
+        pairs = sorted({r.settings["pair"] for r in first.results})
+        lines = {label: [_path(part, pair) for pair in pairs] for label, part in parts.items()}
+        smooth = {label: _straight(paths, "judge_image") for label, paths in lines.items()}
+        smooth["pixels"] = _straight(lines[first.label], "judge_blend")
+        claims.append(claim("smoothness of the path in the judge's representation", smooth, "higher"))
+    return claims
+
+
+def _straight(paths: list[list[Result]], name: str) -> Values:
+    return np.array([float(straightness(np.stack([r.tensors[name] for r in path]))) for path in paths if len(path) > 1])
+
+
+def numbers(parts: Parts) -> list[dict[str, Any]]:
+    """A flat row for every item: which part and item, then its settings and metrics."""
+    return [
+        {"part": part.label, "network": part.network, "target": r.target.get("label"), "start": r.start["source"]}
+        | dict(r.settings)
+        | {name: value for name, value in r.metrics.items() if not isinstance(value, list)}
+        for part in parts.values()
+        for r in part.results
+    ]

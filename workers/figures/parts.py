@@ -1,0 +1,77 @@
+"""What a figure is drawn from: the finished studies of a recipe."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+TRACE = {"loss", "grad_norm", "relative_distance", "activation", "frames", "frame_steps"}
+"""Tensors of an item that no figure needs."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One item: its plan, its metrics, and its tensors as arrays (images float32 [3, H, W] in [0, 1])."""
+
+    target: Mapping[str, Any]
+    start: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    tensors: Mapping[str, Array]
+
+    @property
+    def image(self) -> Array:
+        return self.tensors["image"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One study: the network it ran on, in words; its parameters; the items that succeeded, in order."""
+
+    label: str
+    network: str
+    parameters: Mapping[str, Any]
+    results: Sequence[Result]
+    missing: int
+    """How many items did not succeed."""
+    seconds: float | None
+    """From its first claim to its end."""
+
+    @property
+    def variant(self) -> str:
+        """What sets it apart from the other parts of its network."""
+        return self.label.partition("/")[2]
+
+    @property
+    def of(self) -> str:
+        """`model`, `baseline` or `other`."""
+        return self.label.partition("/")[0]
+
+    def metric(self, name: str) -> Array:
+        """One number an item, float64 [N]."""
+        return np.array([float(r.metrics[name]) for r in self.results])
+
+    def tensor(self, name: str) -> Array:
+        """[N, ...]"""
+        return np.stack([r.tensors[name] for r in self.results])
+
+    @property
+    def image_steps(self) -> int:
+        return sum(int(r.metrics["steps_taken"]) for r in self.results) * int(self.parameters.get("restarts", 1))
+
+
+Parts = Mapping[str, Part]
+
+
+def variants(parts: Parts) -> dict[str, dict[str, Part]]:
+    """Parts by variant, and within it by network: what is compared with what."""
+    found: dict[str, dict[str, Part]] = {}
+    for part in parts.values():
+        found.setdefault(part.variant, {})[part.of] = part
+    return {name: dict(sorted(of.items(), key=lambda pair: ORDER.index(pair[0]))) for name, of in found.items()}
+
+
+ORDER = ("model", "baseline", "other")

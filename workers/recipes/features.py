@@ -1,0 +1,88 @@
+"""Feature visualisation (paper, equation 5) and feature manipulation (section 4.2.1): directions of R maximised."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers.engine import metrics, objectives
+from workers.engine.objectives import Objective
+from workers.recipes.judging import columns, judged
+from workers.recipes.sources import fitted, stack
+from workers.recipes.study import Batch, Measures, Problem, Study
+
+CHUNK = 256
+"""Images of a data set that go through the network at once."""
+
+
+def prepare(study: Study, batch: Batch) -> Problem:
+    """Aim along each item's direction, until it shows if the job says how to tell."""
+    with torch.no_grad():
+        start = study.function(batch.start)
+    weights = torch.zeros_like(start)
+    for row, item in zip(weights, batch.items, strict=True):
+        for coordinate, weight in item.target["terms"]:
+            row[coordinate] += weight
+
+    def measure(x: Tensor) -> Measures:
+        return _measure(study, batch, weights, x)
+
+    return Problem(weights, partial(_objective, study.p.until, study.p.threshold), torch.neg, measure)
+
+
+def _objective(until: str | None, threshold: float | None, weights_NK: Tensor) -> Objective:
+    objective = objectives.activation(weights_NK)
+    if until == "exceeds_all":
+        return objectives.until(objective, objectives.exceeds_all(weights_NK.argmax(dim=1)))
+    if until == "threshold" and threshold is not None:
+        return objectives.until(objective, objectives.at_least(weights_NK, threshold))
+    return objective
+
+
+@torch.no_grad()
+def _measure(study: Study, batch: Batch, weights: Tensor, x: Tensor) -> Measures:
+    r, start = study.function(x), study.function(batch.start)
+    rows = columns(
+        activation=(weights * r).sum(dim=1),
+        start_activation=(weights * start).sum(dim=1),
+        pixel_l2_moved=metrics.pixel_l2(x, batch.start),
+    )
+    classes = study.ctx.runtime.catalog.models[study.p.model].classes
+    predicted = study.network(x).softmax(dim=1).max(dim=1)
+    for row, i, confidence in zip(rows, predicted.indices.tolist(), predicted.values.tolist(), strict=True):
+        row |= {"prediction": classes[i], "prediction_confidence": confidence}
+    if study.p.until in ("exceeds_all", "threshold"):
+        _, v = _objective(study.p.until, study.p.threshold, weights)(r)
+        for row, reached in zip(rows, (v == 0).all(dim=1).tolist(), strict=True):
+            row["reached"] = reached
+    if judge := study.judge:
+        for row, seen, confidence, before in zip(rows, *judge.sees(x), judge.sees(batch.start)[0], strict=True):
+            row |= {"judge": judge.name, "judge_prediction": seen, "judge_confidence": confidence,
+                    "judge_start_prediction": before, "judge_agrees": seen == row["prediction"]}  # fmt: skip
+    tensors = {"image": x, "start": batch.start, "representation": r, "weights": weights}
+    tensors |= judged(study.judge, image=x, start=batch.start)
+    if study.p.top_images:
+        tensors |= _extremes(study, weights, rows)
+    return rows, tensors
+
+
+def _extremes(study: Study, weights: Tensor, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """The data set's images that activate each direction most and least, nearest the extreme first: [N, k, ...]."""
+    top = study.p.top_images
+    assert top is not None
+    pixels = study.ctx.runtime.catalog.datasets[top.dataset].images
+    size = study.ctx.runtime.catalog.models[study.p.model].input_size
+    images = stack([fitted(each, size, study.p) for each in pixels], study.device)
+    chunks = torch.split(images, CHUNK)
+    scores = torch.cat([study.function(chunk) @ weights.T for chunk in chunks])
+    tensors = {}
+    for name, largest in (("top", True), ("bottom", False)):
+        best = scores.topk(top.k, dim=0, largest=largest)
+        tensors[name] = images[best.indices.T]
+        if study.judge:
+            seen = study.judge.represent(tensors[name].flatten(0, 1))
+            tensors[f"judge_{name}"] = seen.view(len(rows), top.k, -1)
+        for row, indices, values in zip(rows, best.indices.T.tolist(), best.values.T.tolist(), strict=True):
+            row |= {f"{name}_indices": indices, f"{name}_activations": values}
+    return tensors

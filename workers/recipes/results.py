@@ -1,0 +1,46 @@
+"""An item's files: pictures, the animation, the trace, and every tensor exactly."""
+
+import json
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save
+from torch import Tensor
+
+from workers.engine import figures
+
+PICTURES = {"target": "target", "start": "start", "result": "image"}
+SETS = ("top", "bottom")
+TRACE_POINTS = 512
+"""Most points in trace.json; result.safetensors holds every step."""
+Files = dict[str, tuple[bytes, str]]
+"""Bytes and media type by name."""
+
+
+def files(tensors: dict[str, Tensor], curve: str, provenance: dict[str, Any]) -> Files:
+    """The files of one item from its tensors; `curve` names the quantity that its trace shows beside the loss."""
+    found: Files = {
+        f"{name}.png": (figures.png(tensors[key]), "image/png") for name, key in PICTURES.items() if key in tensors
+    }
+    for name in SETS:
+        for i, image in enumerate(tensors.get(name, ())):
+            found[f"{name}-{i + 1}.png"] = (figures.png(image), "image/png")
+    if "frames" in tensors:
+        found["path.gif"] = (figures.gif(tensors["frames"]), "image/gif")
+    tensor_file = save(tensors, metadata={"provenance": json.dumps(provenance)})
+    return found | {
+        "result.safetensors": (tensor_file, "application/octet-stream"),
+        "trace.json": (json.dumps(thin(tensors, curve)).encode(), "application/json"),
+    }
+
+
+def thin(tensors: dict[str, Tensor], curve: str) -> dict[str, list[float] | list[float | None]]:
+    """At most TRACE_POINTS steps of the trace, the first and the last among them; no gradient is taken at the last."""
+    loss, shown, grad_norm = tensors["loss"], tensors[curve], tensors["grad_norm"]
+    steps = np.unique(np.linspace(0, len(loss) - 1, TRACE_POINTS).round().astype(int)).tolist()
+    return {
+        "step": steps,
+        "loss": [loss[i].item() for i in steps],
+        curve: [shown[i].item() for i in steps],
+        "grad_norm": [grad_norm[i].item() if i < len(grad_norm) else None for i in steps],
+    }

@@ -1,0 +1,49 @@
+"""Where the pictures of a study come from: data sets, uploads, patterns, noise, gray, and blends of two."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from service import images
+from service.storage import image_key
+from service.studies import StudyParameters
+from workers.engine import figures, patterns
+from workers.engine.seeding import generator
+from workers.runtime import Runtime
+
+
+def read(runtime: Runtime, p: StudyParameters, source: dict[str, Any], restart: int = 0) -> Tensor:
+    """One image [3, S, S] in [0, 1] from where the item's plan says. Raises ObjectNotFound, OSError or ValueError."""
+    size = runtime.catalog.models[p.model].input_size
+    match source["source"]:
+        case "noise":
+            noise = torch.randn(3, size, size, generator=generator(p.seed, source["draw"], restart))
+            return (float(source["mean"]) + float(source["std"]) * noise).clamp(0, 1)
+        case "gray":
+            return torch.full((3, size, size), float(source["level"]))
+        case "pattern":
+            return patterns.pattern(source["pattern"], size, generator(source["seed"], source["number"]))
+        case "blend":
+            first, second = read(runtime, p, source["first"]), read(runtime, p, source["second"])
+            return torch.lerp(second, first, float(source["lambda"]))
+        case "dataset":
+            return fitted(runtime.catalog.datasets[source["dataset"]].images[source["index"]], size, p)
+    data = runtime.storage.get(image_key(source["image"]))
+    if images.is_tensor(data):
+        return torch.from_numpy(images.tensor(data).astype(np.float32))
+    return figures.to_tensor(images.fit(images.decode(data), size, p.resize))
+
+
+def fitted(pixels_HWC: Any, size: int, p: StudyParameters) -> Tensor:
+    """A data set's image at the model's size, [3, S, S]."""
+    return figures.to_tensor(images.fit(Image.fromarray(pixels_HWC), size, p.resize))
+
+
+def stack(images_CHW: list[Tensor], device: torch.device) -> Tensor:
+    """[N, 3, S, S] on the device; no images give an empty tensor."""
+    if not images_CHW:
+        return torch.empty(0)
+    return torch.stack(images_CHW).to(device, memory_format=torch.channels_last)
