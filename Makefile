@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install servers demo up test quick lint bench
+.PHONY: help install servers demo up test quick lint bench gallery
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ lint: install ## ruff and mypy, strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+gallery: install ## every figure on the shipped networks, into deploy/gallery and the README (about GALLERY_MINUTES minutes)
+	@$(BIN)/python -m workers.gallery
 
 bench: install ## time per image-step against a plain PyTorch loop, in one run
 	@$(BIN)/python -m workers.bench

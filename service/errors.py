@@ -16,6 +16,7 @@ from service.storage import ObjectNotFound, StorageError
 
 log = structlog.get_logger()
 MOST_ERRORS = 100  # named in one answer
+WHERE = {("body",), ("query",), ("path",), ("header",), ("cookie",)}
 
 
 class FieldError(NamedTuple):
@@ -76,15 +77,20 @@ def render(status: int, type_: str, detail: str, errors: tuple[FieldError, ...] 
     return JSONResponse(body, status, media_type="application/problem+json")
 
 
-def field_errors(exc: RequestValidationError | ValidationError, skip: int = 1) -> tuple[FieldError, ...]:
-    """pydantic's errors as dotted paths, without the `skip` first parts (body, query: where in the request)."""
-    return tuple(
-        FieldError(
-            ".".join(str(part) for part in e["loc"][skip:]) or ".".join(map(str, e["loc"][:1])),
-            e["msg"].removeprefix("Value error, "),
-        )
-        for e in exc.errors()[:MOST_ERRORS]
-    )
+def field_errors(exc: RequestValidationError | ValidationError) -> tuple[FieldError, ...]:
+    """pydantic's errors as dotted paths from the body, the query or the path; `body` is the whole of it."""
+    sent = exc.body if isinstance(exc, RequestValidationError) else None
+    kind = sent.get("kind") if isinstance(sent, dict) else None
+    return tuple(FieldError(_field(e, kind), e["msg"].removeprefix("Value error, ")) for e in exc.errors()[:MOST_ERRORS])
+
+
+def _field(error: Any, kind: Any) -> str:
+    where, *path = error["loc"] if error["loc"][:1] in WHERE else ("body", *error["loc"])
+    if where == "body" and not path and error["type"].startswith("union_tag"):
+        return str(error["ctx"]["discriminator"]).strip("'")
+    if where == "body" and path[:1] == [kind]:
+        del path[0]  # the tag of the union of kinds, which is no field
+    return ".".join(map(str, path)) or str(where)
 
 
 def install(app: FastAPI) -> None:

@@ -67,15 +67,16 @@ def tensor(data: bytes) -> NDArray[np.floating[Any]]:
 def _check_tensor(data: bytes, max_pixels: int) -> Checked:
     allowed = "allowed: a .npy array of float32 or float64, [3, H, W], in [0, 1]"
     file = io.BytesIO(data)
+    if data[6:8] != b"\x01\x00":
+        raise refuse(f"is a .npy file of another version than 1.0; {allowed}")
     try:
-        read = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(file) == (1, 0) else None
-        if read is None:
-            raise refuse(f"is a .npy file of another version than 1.0; {allowed}")
-        shape, _, dtype = read(file, max_header_size=1000)
-    except (ValueError, EOFError, SyntaxError) as e:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=1000)
+    except Exception as e:  # numpy reads the header as a Python literal, and lets through whatever that raises
         raise refuse(f"is a damaged .npy file ({e}); {allowed}") from e
     # All of this before an array is made: a header may declare any size.
-    if dtype not in (np.float32, np.float64) or len(shape) != 3 or shape[0] != 3 or 0 in shape:
+    whole = all(type(n) is int and n > 0 for n in shape)
+    if dtype not in (np.float32, np.float64) or len(shape) != 3 or shape[0] != 3 or not whole:
         raise refuse(f"is {dtype} {list(shape)}; {allowed}")
     if shape[1] * shape[2] > max_pixels:
         raise refuse(f"is {shape[2]} x {shape[1]}; allowed: {max_pixels:,} pixels (width x height)")

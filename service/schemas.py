@@ -82,6 +82,10 @@ class BlendStart(Request):
 
 
 Images = Annotated[DatasetImages | UploadedImages | PatternImages | MixedImages, Field(discriminator="source")]
+LoneStart = Annotated[
+    DatasetImages | UploadedImages | PatternImages | MixedImages | NoiseStart | GrayStart,
+    Field(discriminator="source"),
+]
 Start = Annotated[
     DatasetImages | UploadedImages | PatternImages | MixedImages | NoiseStart | GrayStart | OtherTargetStart,
     Field(discriminator="source"),

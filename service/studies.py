@@ -15,6 +15,7 @@ from service.schemas import (
     Finite,
     GrayStart,
     Images,
+    LoneStart,
     Name,
     NoiseStart,
     OtherTargetStart,
@@ -193,7 +194,7 @@ class FeatureVisualization(Features):
     }
 
     kind: Literal["feature_visualization"]
-    starts: list[Start] = Field([NoiseStart()], min_length=1, max_length=1000)
+    starts: list[LoneStart] = Field([NoiseStart()], min_length=1, max_length=1000)
     regularization: Regularization | None = None
     top_images: TopImages | None = Field(None, description="Also find what activates each direction in a data set")
 

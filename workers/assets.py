@@ -5,6 +5,7 @@
     python -m workers.assets dataset --data DIR
 """
 
+import csv
 import hashlib
 import json
 import re
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from PIL import Image
 from safetensors.torch import save_file
 
 from service.settings import Settings
@@ -31,7 +33,9 @@ def accuracy(model: models.Network, test: datasets.Images, epsilon: float) -> fl
     return round(correct(model, test, epsilon, 20).double().mean().item(), 4)
 
 
-def card(saved: dict[str, Any], name: str, twin: str, command: str, data: Path, epsilon: float) -> dict[str, Any]:
+def card(
+    saved: dict[str, Any], name: str, command: str, data: Path, epsilon: float, **others: str | None
+) -> dict[str, Any]:
     """What a user of the model needs to know; the accuracies are measured here."""
     config = saved["config"]
     architecture = models.ARCHITECTURES[config["architecture"]]
@@ -52,7 +56,7 @@ def card(saved: dict[str, Any], name: str, twin: str, command: str, data: Path, 
         "classes": list(datasets.CIFAR_CLASSES),
         "mean": models.CIFAR_MEAN,
         "std": models.CIFAR_STD,
-        "twin": twin,
+        **others,
         "epsilon": config["epsilon"],
         "training_data": f"{CIFAR10}, 50,000 training images, random crop with padding 4 and mirroring",
         "recipe": config,
@@ -79,8 +83,9 @@ def export_model(
     checkpoint: Annotated[Path, typer.Option()],
     data: Data,
     name: Annotated[str, typer.Option()],
-    twin: Annotated[str, typer.Option(help="The model that judges this one's results")],
+    twin: Annotated[str, typer.Option(help="The model to compare this one with")],
     command: Annotated[str, typer.Option(help="How the checkpoint was trained, for the card")],
+    judge: Annotated[str | None, typer.Option(help="The model that judges this one's results")] = None,
     epsilon: Annotated[float, typer.Option(help="L2 radius of the evaluation attack")] = 1.0,
     assets: Path = ASSETS,
 ) -> None:
@@ -89,7 +94,7 @@ def export_model(
     folder = assets / "models" / name
     folder.mkdir(parents=True, exist_ok=True)
     save_file({key: tensor.contiguous() for key, tensor in saved["model"].items()}, folder / "model.safetensors")
-    text = to_json(card(saved, name, twin, command, data, epsilon))
+    text = to_json(card(saved, name, command, data, epsilon, twin=twin, judge=judge))
     (folder / "card.json").write_text(text + "\n")
     typer.echo(text)
 
@@ -119,6 +124,46 @@ def export_dataset(data: Data, name: str = "cifar10-sample", per_class: int = 40
     }
     (folder / "card.json").write_text(json.dumps(about, indent=2) + "\n")
     typer.echo(json.dumps(about, indent=2))
+
+
+@app.command("natural")
+def export_natural(
+    folder: Annotated[Path, typer.Option(help="Folder with PNG files and labels.csv: file, name, author, license")],
+    files: Annotated[list[str], typer.Argument(help="Which of them")],
+    name: str = "natural-sample",
+    size: int = 128,
+    assets: Path = ASSETS,
+) -> None:
+    """Write photographs of things that CIFAR-10 has no class for, with their authors."""
+    with (folder / "labels.csv").open(newline="") as f:
+        about = {row["file"]: row for row in csv.DictReader(f)}
+    rows = [about[file] for file in files]
+    classes = sorted({row["name"].replace("_", " ") for row in rows})
+    labels = np.array([classes.index(row["name"].replace("_", " ")) for row in rows])
+    pictures = [
+        Image.open(folder / row["file"]).convert("RGB").resize((size, size), Image.Resampling.LANCZOS) for row in rows
+    ]
+    images = np.stack([np.asarray(picture) for picture in pictures])
+    out = assets / "datasets" / name
+    out.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(out / "images.npz", images=images, labels=labels)
+    card = {
+        "name": name,
+        "title": f"{len(rows)} photographs of things that CIFAR-10 has no class for",
+        "size": len(rows),
+        "image_size": size,
+        "classes": classes,
+        "digest": hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest(),
+        "source": "NIPS 2017 adversarial competition, development set; reduced to the size here",
+        "licence": "CC BY 2.0, by the authors below",
+        "images": [{"label": row["name"].replace("_", " "), "author": unescaped(row["author"])} for row in rows],
+    }
+    (out / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+
+
+def unescaped(text: str) -> str:
+    """UTF-8 from backslash and octal digits."""
+    return re.sub(rb"\\(\d{3})", lambda m: bytes([int(m[1], 8)]), text.encode()).decode()
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ def _reading(ctx: Ctx) -> Iterator[Session]:
 
 Reading = Annotated[Session, Depends(_reading)]
 # What a database could not even compare (NUL, integers beyond its own) is refused here.
-Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.:-]{1,100}$")]
+ID = r"^[A-Za-z0-9_.:-]{1,100}$"
+Id = Annotated[str, Path(pattern=ID)]
 Index = Annotated[int, Path(ge=0, lt=2**31)]
 Limit = Annotated[int, Query(ge=1, le=500, description="Most entries in the answer")]
 Cursor = Annotated[str | None, Query(max_length=500, description="next_cursor of the page before")]

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Header, Query, Response
 from sqlalchemy.orm import Session
 
 from service import jobs, queries, schemas, submissions
-from service.api.context import RETRY_AFTER, Ctx, Cursor, Id, Index, Key, Limit, Reading, accept
+from service.api.context import ID, RETRY_AFTER, Ctx, Cursor, Id, Index, Key, Limit, Reading, accept
 from service.kinds import studies
 from service.states import JobState
 from service.studies import StudyRequest
@@ -32,7 +32,7 @@ def list_jobs(
     state: Annotated[JobState | None, Query()] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
-    parent: Annotated[str | None, Query(max_length=100, description="Only the parts of this recipe's job")] = None,
+    parent: Annotated[str | None, Query(pattern=ID, description="Only the parts of this recipe's job")] = None,
     top_level: Annotated[bool, Query(description="Leave out the parts of recipes")] = False,
 ) -> schemas.JobList:
     """Newest first."""

@@ -4,7 +4,7 @@ What is wrong is gathered, so that one answer names every field at fault.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from service.schemas import (
     MixedImages,
     NoiseStart,
     PatternImages,
+    TopImages,
     UploadedImages,
 )
 from service.settings import Settings
@@ -55,6 +56,10 @@ class Planner:
         for field in ("model", "judge"):
             if (name := getattr(request, field)) is not None and name not in catalog.models:
                 self.refuse(field, f"is unknown; allowed: {', '.join(catalog.models) or 'none'}")
+        for name in type(request).model_fields:
+            for field, dataset in _datasets(name, getattr(request, name)):
+                if dataset not in catalog.datasets:
+                    self.refuse(field, f"is unknown; allowed: {', '.join(catalog.datasets) or 'none'}")
         self.raise_errors()
         self.model = catalog.models[request.model]
         self.k = self._coordinates()
@@ -87,13 +92,16 @@ class Planner:
         choices = (self.request.judge, self.model.judge, self.model.twin)
         return next((name for name in choices if name in self.catalog.models), None)
 
-    def plan(self, chosen: dict[str, Any], items: list[ItemPlan], warnings: Sequence[str] = ()) -> Plan:
+    def bound(self, field: str, items: int) -> None:
+        """Before any of them is planned: there are not too many. Raises InvalidInput, naming `field`."""
+        if (rows := items * self.request.restarts) > self.settings.max_items:
+            self.refuse(field, f"asks for {rows} optimisations, restarts included; allowed: {self.settings.max_items}")
+        self.raise_errors()
+
+    def plan(self, chosen: dict[str, Any], items: list[ItemPlan]) -> Plan:
         """The finished plan. Raises InvalidInput."""
         if chosen["steps"] > self.settings.max_steps:
             self.refuse("steps", f"is {chosen['steps']}; allowed: at most {self.settings.max_steps}")
-        rows = len(items) * self.request.restarts
-        if rows > self.settings.max_items:
-            self.refuse("", f"asks for {rows} optimisations, restarts included; allowed: {self.settings.max_items}")
         self.raise_errors()
         judge = self.judge()
         known = self.request.model_dump(mode="json") | chosen
@@ -104,14 +112,15 @@ class Planner:
                 "judge": judge, "judge_digest": self.catalog.models[judge].digest if judge else None,
             }
         )  # fmt: skip
-        return Plan(parameters, items, [*self._warnings(parameters, chosen), *warnings])
+        return Plan(parameters, items, self._warnings(parameters, chosen))
 
     def _warnings(self, p: StudyParameters, chosen: dict[str, Any]) -> list[str]:
         side, warnings = self.model.input_size, []
         diagonal = math.sqrt(3 * side**2)
-        if chosen.get("eps", 0) >= diagonal and not p.regularization:
+        radius = max([p.eps, *chosen.get("radii", [])])
+        if radius >= diagonal and not p.regularization:
             warnings.append(
-                f"eps {p.eps:g} never binds: no two images of {side} x {side} pixels are further apart than"
+                f"eps {radius:g} never binds: no two images of {side} x {side} pixels are further apart than"
                 f" {diagonal:.1f}"
             )
         if p.step_size >= COARSE and side <= SMALL and not p.regularization:
@@ -160,9 +169,6 @@ class Planner:
         return entries
 
     def _from_dataset(self, field: str, source: DatasetImages) -> list[Source]:
-        if source.dataset not in self.catalog.datasets:
-            self.refuse(f"{field}.dataset", f"is unknown; allowed: {', '.join(self.catalog.datasets) or 'none'}")
-            return []
         dataset = self.catalog.datasets[source.dataset]
         side, size = dataset.card.image_size, dataset.card.size
         resized = self._resized(f"{field}.dataset", side, side)
@@ -209,15 +215,26 @@ class Planner:
 
     def _label(self, terms: list[tuple[int, float]]) -> str:
         if len(terms) == 1 and terms[0][1] == 1:
-            i = terms[0][0]
-            return f"class {self.model.classes[i]}" if self.request.layer == "logits" else f"coordinate {i}"
+            i, named = terms[0][0], self.model.classes if self.request.layer == "logits" else []
+            return f"class {named[i]}" if i < len(named) else f"coordinate {i}"
         return " + ".join(f"{weight:g} R{i}" for i, weight in terms[:4]) + (" + ..." if len(terms) > 4 else "")
 
     def visible(self, request: FeatureVisualization) -> None:
-        """The data set of `top_images` exists and is large enough."""
+        """The data set of `top_images` is large enough, and its images are of a size that the model can take."""
         if (top := request.top_images) is None:
             return
-        if top.dataset not in self.catalog.datasets:
-            self.refuse("top_images.dataset", f"is unknown; allowed: {', '.join(self.catalog.datasets) or 'none'}")
-        elif 2 * top.k > (size := self.catalog.datasets[top.dataset].card.size):
-            self.refuse("top_images.k", f"is {top.k}; allowed: at most {size // 2}, half of the data set")
+        card = self.catalog.datasets[top.dataset].card
+        self._resized("top_images.dataset", card.image_size, card.image_size)
+        if 2 * top.k > card.size:
+            self.refuse("top_images.k", f"is {top.k}; allowed: at most {card.size // 2}, half of the data set")
+
+
+def _datasets(field: str, value: Any) -> Iterator[tuple[str, str]]:
+    """The data sets that a field of a request names, and where."""
+    if isinstance(value, DatasetImages | TopImages):
+        yield f"{field}.dataset", value.dataset
+    elif isinstance(value, MixedImages):
+        yield from _datasets(f"{field}.parts", value.parts)
+    elif isinstance(value, list):
+        for i, each in enumerate(value):
+            yield from _datasets(f"{field}.{i}", each)

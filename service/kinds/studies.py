@@ -7,10 +7,11 @@ from sqlalchemy.orm import Session
 
 from service.catalog import Catalog
 from service.kinds.planning import ItemPlan, Plan, Planner, Source
-from service.schemas import BlendStart, OtherTargetStart
+from service.schemas import BlendStart, OtherTargetStart, count
 from service.settings import Settings
 from service.studies import (
     FeatureManipulation,
+    Features,
     FeatureVisualization,
     Interpolation,
     Inversion,
@@ -25,6 +26,7 @@ def plan(request: Study, catalog: Catalog, session: Session, settings: Settings)
 
 
 def inversion(request: Inversion, planner: Planner) -> Plan:
+    planner.bound("targets", count(request.targets))
     targets = planner.images("targets", request.targets)
     starts = _starts(request, planner, targets)
     planner.raise_errors()
@@ -40,6 +42,7 @@ def _starts(request: Inversion | RadiusSweep, planner: Planner, targets: list[So
 
 def radius_sweep(request: RadiusSweep, planner: Planner) -> Plan:
     chosen = planner.resolve()
+    planner.bound("targets", count(request.targets) * len(chosen["radii"]))
     targets = planner.images("targets", request.targets)
     starts = _starts(request, planner, targets)
     planner.raise_errors()
@@ -57,10 +60,12 @@ def radius_sweep(request: RadiusSweep, planner: Planner) -> Plan:
 
 def interpolation(request: Interpolation, planner: Planner) -> Plan:
     chosen = planner.resolve()
+    planner.bound("first", count(request.first) * len(chosen["lambdas"]))
     first, second = planner.images("first", request.first), planner.images("second", request.second)
-    for i, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one == other:
-            planner.refuse(f"second.{i}", "is the same image as its partner in first; a path needs two ends")
+    if len(first) == len(second):  # else an image of a pair has been refused
+        for i, (one, other) in enumerate(zip(first, second, strict=True)):
+            if one == other:
+                planner.refuse(f"second.{i}", "is the same image as its partner in first; a path needs two ends")
     blended = isinstance(request.start, BlendStart)
     starts = [] if blended else planner.starts("start", request.start, len(first))
     planner.raise_errors()
@@ -74,7 +79,12 @@ def interpolation(request: Interpolation, planner: Planner) -> Plan:
     return planner.plan(chosen, items)
 
 
+def _directions(request: Features) -> int:
+    return len(request.coordinates) + request.random_coordinates + len(request.combinations)
+
+
 def feature_visualization(request: FeatureVisualization, planner: Planner) -> Plan:
+    planner.bound("body", sum(map(count, request.starts)) * _directions(request))
     directions = planner.directions(request)
     planner.visible(request)
     starts = [start for i, source in enumerate(request.starts) for start in (planner.starts(f"starts.{i}", source, 1))]
@@ -89,6 +99,10 @@ def feature_visualization(request: FeatureVisualization, planner: Planner) -> Pl
 
 
 def feature_manipulation(request: FeatureManipulation, planner: Planner) -> Plan:
+    chosen = planner.resolve()
+    if chosen["until"] != "threshold":
+        chosen["threshold"] = None  # the preset's has no place
+    planner.bound("body", count(request.images) * _directions(request))
     directions = planner.directions(request)
     starts = planner.images("images", request.images)
     planner.raise_errors()
@@ -97,7 +111,7 @@ def feature_manipulation(request: FeatureManipulation, planner: Planner) -> Plan
         for row, start in enumerate(starts)
         for direction in directions
     ]
-    return planner.plan(planner.resolve(), items)
+    return planner.plan(chosen, items)
 
 
 PLANS: dict[type[Study], Callable[[Any, Planner], Plan]] = {

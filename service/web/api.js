@@ -54,8 +54,8 @@ function query(parameters) {
 const jobPath = (id) => `/v1/jobs/${encodeURIComponent(id)}`;
 const fresh = { cache: "no-cache" };
 
-export const listJobs = ({ limit, state, cursor }, signal) =>
-  request(`/v1/jobs?${query({ limit, state, cursor })}`, fresh, signal);
+/** `filters` are those of the API: limit, state, cursor, top_level, parent. */
+export const listJobs = (filters, signal) => request(`/v1/jobs?${query(filters)}`, fresh, signal);
 export const getJob = (id, signal) => request(jobPath(id), fresh, signal);
 export const listItems = (id, { limit, cursor }, signal) =>
   request(`${jobPath(id)}/items?${query({ limit, cursor })}`, fresh, signal);

@@ -79,7 +79,7 @@ function axes(at) {
 }
 
 class LineChart {
-  constructor(title, controls) {
+  constructor(title, controls, log) {
     this.title = title;
     this.points = [];
     this.chosen = null;
@@ -87,7 +87,7 @@ class LineChart {
     this.frame = svg("svg", { height: HEIGHT, tabindex: 0, role: "slider", "aria-orientation": "horizontal" });
     this.readout = h("p", { class: "readout" });
     this.plot = h("div", { class: "plot" }, this.frame, this.readout);
-    this.log = h("input", { type: "checkbox", checked: true, onchange: () => this.draw() });
+    this.log = h("input", { type: "checkbox", checked: log, onchange: () => this.draw() });
     const heading = h("span", { class: "chart-title" }, title);
     this.node = h(
       "figure",
@@ -119,7 +119,9 @@ class LineChart {
   draw() {
     const width = this.plot.clientWidth;
     if (!width) return;
-    const log = this.log.checked;
+    // A logarithm shows no negative value: there the axis is linear, whatever is chosen.
+    this.log.disabled = this.points.some(([, y]) => y < 0);
+    const log = this.log.checked && !this.log.disabled;
     this.shown = this.points.filter(([x, y]) => Number.isFinite(x) && Number.isFinite(y) && (!log || y > 0));
     this.frame.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     if (this.shown.length === 0) {
@@ -184,5 +186,5 @@ class LineChart {
   }
 }
 
-/** @param {string} title @param {Node[]} controls shown beside the title */
-export const lineChart = (title, controls = []) => new LineChart(title, controls);
+/** @param {string} title @param {Node[]} controls shown beside the title @param {boolean} log whether the axis begins so */
+export const lineChart = (title, controls = [], log = true) => new LineChart(title, controls, log);

@@ -2,13 +2,18 @@
 
 import { getArtifact } from "./api.js";
 import { lineChart } from "./chart.js";
-import { h, setText } from "./dom.js";
+import { changes, h, setText } from "./dom.js";
 import { metricRows, parameterRows } from "./facts.js";
 import { bytes } from "./format.js";
-import { artifact, itemName, Picture, sourceName, VIEWS } from "./picture.js";
+import { animation, artifact, extremes, itemName, Pictures, sourceName, views } from "./picture.js";
 import { note } from "./ui.js";
 
-const QUANTITIES = { relative_distance: "Relative distance", loss: "Loss", grad_norm: "Gradient norm" };
+const QUANTITIES = {
+  relative_distance: "Relative distance",
+  activation: "Activation",
+  loss: "Loss",
+  grad_norm: "Gradient norm",
+};
 
 function files(item) {
   return item.artifacts.map(({ name, media_type: type, size, sha256, url }) =>
@@ -26,17 +31,15 @@ export class Detail {
   constructor(close) {
     this.title = h("h3");
     this.source = h("p", { class: "muted" });
-    this.pictures = VIEWS.map((view) => new Picture(view));
+    this.pictures = new Pictures("pictures large");
+    this.ends = { top: new Pictures(), bottom: new Pictures() };
     this.metrics = h("table", { class: "pairs", "aria-label": "Metrics" });
     this.files = h("ul", { class: "files" });
     this.problem = h("div");
     this.provenance = h("table", { class: "pairs", "aria-label": "Provenance" });
     this.origin = h("details", {}, h("summary", {}, "Provenance"), this.provenance);
-    this.quantity = h(
-      "select",
-      { "aria-label": "Quantity", onchange: () => this.plot() },
-      ...Object.entries(QUANTITIES).map(([value, label]) => h("option", { value }, label)),
-    );
+    this.quantity = h("select", { "aria-label": "Quantity", onchange: () => this.plot() });
+    this.quantities = changes();
     this.chart = lineChart("Curve", [this.quantity]);
     this.node = h(
       "li",
@@ -51,7 +54,7 @@ export class Detail {
       h(
         "div",
         { class: "detail-body" },
-        h("div", { class: "pictures large" }, ...this.pictures.map((picture) => picture.node)),
+        h("div", { class: "picture-rows" }, this.pictures.node, this.ends.top.node, this.ends.bottom.node),
         this.metrics,
       ),
       this.chart.node,
@@ -65,8 +68,10 @@ export class Detail {
   show(item) {
     this.item = item;
     setText(this.title, `#${item.index} ${itemName(item)}`);
-    setText(this.source, `${sourceName(item.target)} · from ${item.start.source}`);
-    for (const picture of this.pictures) picture.update(item);
+    const start = item.start.source === "blend" ? "the pixel blend" : sourceName(item.start);
+    setText(this.source, `${sourceName(item.target)} · from ${start}`);
+    this.pictures.show(item, [...views(item), ...animation(item)]);
+    for (const [end, pictures] of Object.entries(this.ends)) pictures.show(item, extremes(item, end));
     this.metrics.replaceChildren(...(item.metrics ? metricRows(item.metrics) : []));
     this.files.replaceChildren(...files(item));
     this.origin.hidden = !item.provenance;
@@ -98,7 +103,18 @@ export class Detail {
     if (url === this.url) this.plot();
   }
 
+  /** Offer the quantities that the trace has; the choice stays where the next item's trace has it too. */
+  offer() {
+    const names = Object.keys(QUANTITIES).filter((name) => this.trace?.[name]);
+    if (names.length === 0 || !this.quantities(names)) return;
+    const chosen = this.quantity.value;
+    this.quantity.replaceChildren(...names.map((value) => h("option", { value }, QUANTITIES[value])));
+    if (names.includes(chosen)) this.quantity.value = chosen;
+    this.chart.log.checked = !names.includes("activation");
+  }
+
   plot() {
+    this.offer();
     const name = this.quantity.value;
     const values = this.trace?.[name] ?? [];
     this.chart.update(

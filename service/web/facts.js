@@ -7,7 +7,8 @@ import { Badge, note } from "./ui.js";
 const LONGEST_LIST = 12;
 const COUNTED = ["succeeded", "failed", "cancelled", "running", "queued"];
 
-export function showProgress(ref, job) {
+/** `counts` is of what the job is made of: how many `word`s in each state, and in all. */
+export function showProgress(ref, job, counts = job.items, word = "item") {
   const { fraction, steps_done: done, steps_total: total, rate, eta_seconds: eta } = job.progress;
   setAttribute(ref.bar, "value", String(fraction ?? 0));
   setAttribute(ref.bar, "data-state", job.state);
@@ -17,8 +18,8 @@ export function showProgress(ref, job) {
   if (isFinal(job.state) && job.finished_at)
     parts.push(`took ${duration((Date.parse(job.finished_at) - Date.parse(job.created_at)) / 1000)}`);
   showParts(ref.numbers, parts);
-  const counts = COUNTED.filter((state) => job.items[state] > 0).map((state) => `${count(job.items[state])} ${state}`);
-  showParts(ref.counts, [plural(job.items.total, "item"), ...counts]);
+  const found = COUNTED.filter((state) => counts[state] > 0).map((state) => `${count(counts[state])} ${state}`);
+  showParts(ref.counts, [plural(counts.total, word), ...found]);
 }
 
 /** One span for each part, kept from poll to poll. */
@@ -50,15 +51,14 @@ export function timeline(job) {
 }
 
 function shown(value) {
-  if (value === null || value === undefined) return "–";
+  if (value === null || value === undefined || value.length === 0) return "–";
   if (Array.isArray(value)) {
     const head = value
       .slice(0, LONGEST_LIST)
       .map((each) => (typeof each === "object" ? JSON.stringify(each) : String(each)));
     return value.length > LONGEST_LIST ? `${head.join(", ")}, … (${count(value.length)} in all)` : head.join(", ");
   }
-  if (typeof value === "boolean") return value ? "yes" : "no";
-  return String(value);
+  return typeof value === "boolean" ? measure(value) : String(value);
 }
 
 /** A digest shows its first characters, and the whole of it on hovering. */
@@ -76,14 +76,34 @@ export function parameterRows(parameters, prefix = "") {
   );
 }
 
+/** A recipe's request as it was meant: fields that it left open say nothing, and its networks stand once. */
+export function parametersOf({ kind, parameters }) {
+  if (kind !== "recipe") return parameters;
+  const { recipe, networks, request } = parameters;
+  const named = Object.entries(request).filter(([name, value]) => value !== null && !(name in networks));
+  return { recipe, ...networks, ...Object.fromEntries(named) };
+}
+
+/** In this order; a kind of job has those that its items have. `AIM` is what the kind's target picture shows. */
 const METRICS = {
   relative_distance: "Relative distance",
   start_relative_distance: "Relative distance at the start",
-  ssim: "SSIM with the target",
-  pixel_l2: "Pixel L2 to the target",
+  activation: "Activation",
+  start_activation: "Activation at the start",
+  reached: "Feature reached",
+  steps_taken: "Steps taken",
+  ssim: "SSIM with the AIM",
+  pixel_l2: "Pixel L2 to the AIM",
   pixel_l2_moved: "Pixel L2 from the start",
+  ghosting: "Ghosting",
+  blend_ghosting: "Ghosting of the AIM",
+  prediction: "Prediction",
+  prediction_confidence: "Confidence in it",
   target_class: "Class of the target",
+  judge_start_prediction: "Judge's prediction of the start",
   judge_prediction: "Judge's prediction",
+  judge_confidence: "Judge's confidence",
+  blend_judge_confidence: "Judge's confidence in the AIM",
 };
 
 export function verdict(metrics) {
@@ -92,7 +112,10 @@ export function verdict(metrics) {
 }
 
 export function metricRows(metrics) {
-  const rows = Object.entries(METRICS).map(([name, label]) => [label, measure(metrics[name])]);
-  rows.push(["Judge", verdict(metrics)]);
+  const aim = "ghosting" in metrics ? "pixel blend" : "target";
+  const rows = Object.entries(METRICS)
+    .filter(([name]) => name in metrics)
+    .map(([name, label]) => [label.replace("AIM", aim), measure(metrics[name])]);
+  if ("judge_agrees" in metrics || !metrics.judge) rows.push(["Judge", verdict(metrics)]);
   return rows.map(([label, value]) => h("tr", {}, h("th", { scope: "row" }, label), h("td", {}, value)));
 }

@@ -1,10 +1,10 @@
-// The grid of items: target, start and result of each, and under the selected one its detail.
+// The grid of items: the pictures of each, and under the selected one its detail.
 
 import { listItems } from "./api.js";
 import { Detail } from "./detail.js";
 import { arrange, changes, h, setAttribute, setText } from "./dom.js";
 import { count, isFinal, measure, plural } from "./format.js";
-import { itemName, Picture, sourceName, VIEWS } from "./picture.js";
+import { itemName, Pictures, sourceName, views } from "./picture.js";
 import { announce, Badge, refusal } from "./ui.js";
 
 const PAGE = 100;
@@ -13,7 +13,7 @@ const ANYWAY = 5;
 
 class Card {
   constructor(item, select) {
-    this.pictures = VIEWS.map((view) => new Picture(view));
+    this.pictures = new Pictures();
     this.badge = new Badge();
     this.open = h("button", { type: "button", class: "open", "aria-expanded": "false", onclick: select });
     this.numbers = h("p", { class: "numbers" });
@@ -22,7 +22,7 @@ class Card {
       "li",
       { class: "card", id: `item-${item.index}` },
       h("div", { class: "card-head" }, this.open, this.badge.node),
-      h("div", { class: "pictures" }, ...this.pictures.map((picture) => picture.node)),
+      this.pictures.node,
       this.numbers,
     );
     this.update(item);
@@ -34,20 +34,33 @@ class Card {
     this.badge.set(item.state);
     this.badge.node.hidden = item.state === "succeeded";
     setText(this.open, `#${item.index} ${itemName(item)}`);
-    for (const picture of this.pictures) picture.update(item);
+    this.pictures.show(item, views(item));
     this.numbers.replaceChildren(...numbers(item));
     return true;
   }
 }
 
+/** What a card says of its result, by the first of these metrics that the item has. */
+const SHORT = {
+  ghosting: { relative_distance: "distance", ghosting: "ghosting", blend_ghosting: "of the blend" },
+  activation: { activation: "activation", prediction: "predicts" },
+  relative_distance: { relative_distance: "distance", ssim: "SSIM" },
+};
+
+const steps = (metrics) => plural(metrics.steps_taken, "step");
+
 function numbers(item) {
   const pair = (label, value) => h("span", {}, h("span", { class: "muted" }, `${label} `), value);
   if (item.error) return [h("span", { class: "bad-text" }, String(item.error.title))];
   if (!item.metrics) return [h("span", { class: "muted" }, sourceName(item.target))];
-  const { relative_distance: distance, ssim, judge_agrees: agrees, judge_prediction: prediction } = item.metrics;
-  const found = [pair("distance", measure(distance)), pair("SSIM", measure(ssim))];
-  if (agrees === true) found.push(h("span", { class: "good-text" }, "✓ judge agrees"));
-  if (agrees === false) found.push(h("span", { class: "bad-text" }, `✗ judge: ${prediction}`));
+  const { metrics } = item;
+  const kind = Object.keys(SHORT).find((name) => name in metrics);
+  const found = Object.entries(SHORT[kind] ?? {}).map(([name, label]) => pair(label, measure(metrics[name])));
+  if (metrics.reached === true) found.push(h("span", { class: "good-text" }, `✓ after ${steps(metrics)}`));
+  if (metrics.reached === false) found.push(h("span", { class: "bad-text" }, `✗ not in ${steps(metrics)}`));
+  if (metrics.judge_agrees === true) found.push(h("span", { class: "good-text" }, "✓ judge agrees"));
+  if (metrics.judge_agrees === false)
+    found.push(h("span", { class: "bad-text" }, `✗ judge: ${metrics.judge_prediction}`));
   return found;
 }
 
@@ -82,6 +95,7 @@ export class ItemGrid {
     page.next = next;
     page.settled = items.length > 0 && items.every((item) => isFinal(item.state));
     for (const item of items) this.take(item);
+    if (items.length > 0) this.ref.grid.dataset.pictures = String(views(items[0]).length);
     arrange(this.ref.grid, this.nodes());
     this.ref.more.hidden = !this.pages.at(-1).next;
     setText(this.ref["items-note"], this.cards.size ? "" : "No items yet.");

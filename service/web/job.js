@@ -2,11 +2,13 @@
 
 import { cancelJob, getJob } from "./api.js";
 import { lineChart } from "./chart.js";
-import { changes, mount, setText } from "./dom.js";
-import { notices, parameterRows, showProgress, timeline } from "./facts.js";
+import { changes, h, mount, setText } from "./dom.js";
+import { notices, parameterRows, parametersOf, showProgress, timeline } from "./facts.js";
 import { canCancel, exactTime, isFinal, percent, stateLabel } from "./format.js";
 import { ItemGrid } from "./items.js";
 import { poll } from "./poll.js";
+import { Recipe } from "./recipe.js";
+import { isRecipe, kindOf } from "./rows.js";
 import { announce, Badge, hideBanner, messagePage, refusal, showBanner } from "./ui.js";
 
 class JobPage {
@@ -16,9 +18,6 @@ class JobPage {
     this.ref = mount(main, "job-view");
     this.badge = new Badge();
     this.ref.badge.replaceWith(this.badge.node);
-    this.chart = lineChart("Median relative distance");
-    this.ref.curve.append(this.chart.node);
-    this.grid = new ItemGrid(this.ref, id);
     this.news = { curve: changes(), notices: changes(), timeline: changes(), parameters: changes() };
     this.ref.cancel.addEventListener("click", () => this.ask());
     this.ref.dialog.addEventListener("close", () => this.ref.dialog.returnValue === "cancel" && this.cancel());
@@ -37,9 +36,34 @@ class JobPage {
 
   async refresh(signal) {
     const job = await getJob(this.id, signal);
+    if (!this.job) this.begin(job);
     this.show(job);
-    await this.grid.refresh(job, signal);
+    if (job.parent && !this.parent) this.showParent(await getJob(job.parent, signal));
+    const counts = await this.content.refresh(job, signal);
+    if (isRecipe(job)) showProgress(this.ref, job, counts, "part");
     return !isFinal(job.state);
+  }
+
+  /** What the page holds depends on the job's kind, which is known with its first answer. */
+  begin(job) {
+    const { ref } = this;
+    const activation = job.progress.curve_of === "activation";
+    this.chart = lineChart(`Median ${activation ? "activation" : "relative distance"}`, [], !activation);
+    ref.curve.append(this.chart.node);
+    this.content = isRecipe(job) ? new Recipe(ref.content) : new ItemGrid(ref, this.id);
+    setText(ref.id, isRecipe(job) ? kindOf(job) : job.id);
+    ref.id.classList.toggle("mono", !isRecipe(job));
+    setText(ref.kind, isRecipe(job) ? `recipe ${job.id}` : kindOf(job));
+    ref.whole.hidden = !isRecipe(job);
+  }
+
+  /** A part's way back: the recipe, and what the part is called there. */
+  showParent(parent) {
+    this.parent = parent;
+    const [label] = Object.entries(parent.parts).find(([, id]) => id === this.id) ?? [""];
+    const link = h("a", { href: `/ui/jobs/${encodeURIComponent(parent.id)}` }, kindOf(parent));
+    this.ref.parent.replaceChildren(link, h("span", { "aria-hidden": "true" }, " / "));
+    setText(this.ref.kind, `${label.replace("/", " / ")} (${kindOf(this.job)})`);
   }
 
   show(job) {
@@ -48,12 +72,10 @@ class JobPage {
     this.job = job;
     ref.loading.hidden = true;
     ref.body.hidden = false;
-    setText(ref.id, job.id);
-    setText(ref.kind, String(job.kind));
     this.badge.set(job.state);
     ref.cancel.hidden = !canCancel(job.state);
     if (ref.cancel.hidden && ref.dialog.open) ref.dialog.close("keep");
-    showProgress(ref, job);
+    if (!isRecipe(job)) showProgress(ref, job);
     const { curve = [], fraction } = job.progress;
     const headline = isFinal(job.state) ? stateLabel(job.state) : percent(fraction ?? 0);
     document.title = `${headline} · ${job.id} · robustreps`;
@@ -62,8 +84,8 @@ class JobPage {
     if (news.notices([job.warnings, job.error])) ref.notices.replaceChildren(...notices(job));
     if (news.timeline(job.transitions)) ref.timeline.replaceChildren(...timeline(job));
     setText(ref.day, `${exactTime(job.created_at).slice(0, 10)}, UTC`);
-    ref.curve.hidden = isFinal(job.state) && this.chart.points.length === 0;
-    if (news.parameters(job.parameters)) ref.parameters.replaceChildren(...parameterRows(job.parameters));
+    ref.curve.hidden = isRecipe(job) || (isFinal(job.state) && this.chart.points.length === 0);
+    if (news.parameters(job.parameters)) ref.parameters.replaceChildren(...parameterRows(parametersOf(job)));
   }
 
   ask() {

@@ -1,10 +1,11 @@
-// All jobs, newest first, live.
+// All jobs but the parts of recipes, newest first, live.
 
 import { getJob, listJobs, Refused } from "./api.js";
-import { arrange, h, mount, setAttribute, setText } from "./dom.js";
-import { count, exactTime, isFinal, itemsDone, plural, sinceThen, stateLabel, STATES } from "./format.js";
+import { arrange, h, mount } from "./dom.js";
+import { count, isFinal, plural, stateLabel, STATES } from "./format.js";
 import { poll } from "./poll.js";
-import { announce, Badge, hideBanner, refusal, showBanner } from "./ui.js";
+import { jobTable, Row } from "./rows.js";
+import { announce, hideBanner, refusal, showBanner } from "./ui.js";
 
 const PAGE = 50;
 /** Unfinished jobs below the first page that are asked for, one by one, in each turn. */
@@ -17,49 +18,11 @@ const EXAMPLE = {
   targets: { source: "dataset", dataset: "cifar10-sample", indices: [0, 1, 2] },
 };
 
-class Row {
-  constructor(job) {
-    this.badge = new Badge();
-    this.model = h("td", { role: "cell", class: "c-model" });
-    this.kind = h("span", { class: "muted" });
-    this.bar = h("progress", { max: 1, value: 0, "aria-label": `Progress of ${job.id}` });
-    this.items = h("td", { role: "cell", class: "c-items number" });
-    this.time = h("time", { datetime: job.created_at, title: exactTime(job.created_at) });
-    this.node = h(
-      "tr",
-      { role: "row" },
-      h(
-        "td",
-        { role: "cell", class: "c-job" },
-        h("a", { class: "mono", href: `/ui/jobs/${encodeURIComponent(job.id)}` }, job.id),
-        this.kind,
-      ),
-      this.model,
-      h("td", { role: "cell", class: "c-state" }, this.badge.node),
-      h("td", { role: "cell", class: "c-progress" }, this.bar),
-      this.items,
-      h("td", { role: "cell", class: "c-created number" }, this.time),
-    );
-    this.update(job);
-  }
-
-  update(job) {
-    if (this.job && this.job.state !== job.state) announce(`Job ${job.id} is ${stateLabel(job.state)}`);
-    this.job = job;
-    const done = itemsDone(job.items);
-    this.badge.set(job.state);
-    setText(this.kind, String(job.kind));
-    setText(this.model, String(job.parameters?.model ?? "–"));
-    setText(this.items, `${count(done)} / ${count(job.items.total)}`);
-    setText(this.time, sinceThen(job.created_at));
-    setAttribute(this.bar, "value", String(job.progress?.fraction ?? done / (job.items.total || 1)));
-    setAttribute(this.bar, "data-state", job.state);
-  }
-}
-
 class JobList {
   constructor(main) {
     this.ref = mount(main, "list-view");
+    this.table = jobTable("Jobs, newest first", "Job");
+    this.ref.place.after(this.table.node);
     this.ref.filter.append(
       h("option", { value: "" }, "All"),
       ...Object.keys(STATES).map((state) => h("option", { value: state }, stateLabel(state))),
@@ -82,7 +45,7 @@ class JobList {
     if (this.state && !STATES[this.state]) this.ref.filter.append(h("option", { value: this.state }, this.state));
     this.ref.filter.value = this.state;
     this.forget();
-    this.ref.table.hidden = true;
+    this.table.node.hidden = true;
     this.ref.more.hidden = true;
     this.ref.place.replaceChildren(h("p", { class: "loading" }, "Loading jobs…"));
     this.poller = poll((signal) => this.refresh(signal), {
@@ -98,7 +61,7 @@ class JobList {
   }
 
   async refresh(signal) {
-    const page = await listJobs({ limit: PAGE, state: this.state }, signal);
+    const page = await listJobs({ limit: PAGE, state: this.state, top_level: true }, signal);
     const overlaps = page.jobs.some((job) => this.rows.has(job.id));
     // More new jobs than a page holds: what we have no longer joins on, so start over from the top.
     if (!overlaps || page.next_cursor === null) {
@@ -144,7 +107,7 @@ class JobList {
     this.ref.more.disabled = true;
     const state = this.state;
     try {
-      const page = await listJobs({ limit: PAGE, state, cursor: this.cursor });
+      const page = await listJobs({ limit: PAGE, state, cursor: this.cursor, top_level: true });
       if (state !== this.state) return;
       this.cursor = page.next_cursor;
       this.take(page.jobs);
@@ -160,10 +123,10 @@ class JobList {
   show() {
     const rows = [...this.rows.values()].sort((a, b) => b.job.created_at.localeCompare(a.job.created_at));
     arrange(
-      this.ref.rows,
+      this.table.rows,
       rows.map((row) => row.node),
     );
-    this.ref.table.hidden = rows.length === 0;
+    this.table.node.hidden = rows.length === 0;
     this.ref.more.hidden = !this.cursor;
     if (rows.length > 0) this.ref.place.replaceChildren();
     else if (!this.ref.place.querySelector(".vacant"))
@@ -174,7 +137,7 @@ class JobList {
 
   refused(error) {
     this.forget();
-    this.ref.table.hidden = true;
+    this.table.node.hidden = true;
     this.ref.place.replaceChildren(refusal(error));
   }
 }

@@ -1,31 +1,67 @@
 // The pictures of an item, and how an item is called.
 
-import { h } from "./dom.js";
-import { isFinal, stateLabel } from "./format.js";
-
-export const VIEWS = ["target", "start", "result"];
+import { arrange, h } from "./dom.js";
+import { isFinal, measure, stateLabel } from "./format.js";
 
 export const artifact = (item, name) => item.artifacts.find((each) => each.name === name);
 
-/** Where the target comes from: an image of a data set, or one that the client sent. */
-export function sourceName({ source, dataset, index, image }) {
-  if (source === "dataset") return `${dataset} #${index}`;
-  return source === "image" ? `image ${image}` : String(source);
+/** Where a target or a start comes from. */
+export function sourceName(source) {
+  const { source: from, dataset, index, image, pattern, layer, first, second } = source;
+  const name = {
+    dataset: () => `${dataset} #${index}`,
+    image: () => `image ${String(image).slice(0, 15)}`,
+    pattern: () => `${pattern} pattern`,
+    direction: () => `${layer} layer`,
+    blend: () => `${sourceName(second)} to ${sourceName(first)}`,
+  }[from];
+  return name ? name() : String(from);
 }
 
-export const itemName = ({ target }) => target.label ?? sourceName(target);
+const maximises = (item) => item.target.source === "direction";
+
+/** What the item aims at and, where that is not enough to tell it from its neighbours, what else sets it apart. */
+export function itemName(item) {
+  const { target, start, settings } = item;
+  const name = target.label ?? sourceName(target);
+  if (maximises(item)) return `${name}, from ${start.label ?? sourceName(start)}`;
+  return settings?.eps === undefined ? name : `${name}, radius ${measure(settings.eps)}`;
+}
+
+/** Pairs of a file and its caption: what every item of this kind has, or will have. */
+export function views(item) {
+  const [start, result] = [["start.png", "start"], ["result.png", "result"]];
+  if (maximises(item)) return [start, result];
+  if (item.target.source !== "blend") return [["target.png", "target"], start, result];
+  const blend = ["target.png", "pixel blend"];
+  return item.start.source === "blend" ? [blend, result] : [blend, start, result];
+}
+
+/** The animation of the search, where the job asked for one and the viewer does not mind motion. */
+export function animation(item) {
+  const still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+  return artifact(item, "path.gif") && !still ? [["path.gif", "path"]] : [];
+}
+
+/** A data set's images that activate the item's direction most ("top") or least ("bottom"). */
+export function extremes(item, end) {
+  const activations = item.metrics?.[`${end}_activations`] ?? [];
+  const pairs = activations.map((value, i) => [`${end}-${i + 1}.png`, `${end} ${i + 1}: ${measure(value)}`]);
+  return pairs.filter(([file]) => artifact(item, file));
+}
 
 /** A picture or, until there is one, a place of the same size that says why not. The image stays while its URL does. */
 export class Picture {
-  constructor(view) {
-    this.view = view;
+  constructor([file, caption]) {
+    this.file = file;
+    this.caption = caption;
     this.box = h("span", { class: "frame" });
-    this.node = h("span", { class: "picture" }, this.box, h("span", { class: "caption" }, view));
+    this.node = h("span", { class: "picture" }, this.box, h("span", { class: "caption" }, caption));
   }
 
   update(item) {
-    const url = artifact(item, `${this.view}.png`)?.url ?? null;
-    const place = isFinal(item.state) ? `no ${this.view}` : stateLabel(item.state);
+    const url = artifact(item, this.file)?.url ?? null;
+    const place = isFinal(item.state) ? `no ${this.caption}` : stateLabel(item.state);
     if (url ? url === this.url : place === this.place) return;
     this.url = url;
     this.place = url ? null : place;
@@ -35,10 +71,29 @@ export class Picture {
   }
 
   image(item, url) {
-    const alt = `${this.view} of item ${item.index} ${itemName(item)}`.trim();
+    const alt = `${this.caption} of item ${item.index} ${itemName(item)}`.trim();
     const image = h("img", { alt, loading: "lazy", decoding: "async", src: url });
     // Whole pixels of a small image stay sharp; one that is larger than its place is scaled down smoothly.
     image.addEventListener("load", () => image.classList.toggle("smooth", image.naturalWidth > this.box.clientWidth));
     return image;
+  }
+}
+
+/** Some pictures in a row; those that an update does not change stay. */
+export class Pictures {
+  constructor(className = "pictures") {
+    this.node = h("div", { class: className });
+    this.shown = [];
+  }
+
+  show(item, wanted) {
+    const same = (picture, [file, caption]) => picture?.file === file && picture.caption === caption;
+    this.shown = wanted.map((view, i) => (same(this.shown[i], view) ? this.shown[i] : new Picture(view)));
+    for (const picture of this.shown) picture.update(item);
+    arrange(
+      this.node,
+      this.shown.map((picture) => picture.node),
+    );
+    this.node.hidden = wanted.length === 0;
   }
 }

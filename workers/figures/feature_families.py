@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.engine.statistics import derangement
 from workers.figures.claims import Claim, Values, claim
@@ -68,7 +69,7 @@ def visualizations(show: Sequence[str]) -> Family:
 
     def draw(title: str, parts: Parts) -> Drawn:
         blocks = []
-        for label, part in parts.items():
+        for part in parts.values():
             if part.of not in show:
                 continue
             cells = _cells(part)
@@ -81,7 +82,6 @@ def visualizations(show: Sequence[str]) -> Family:
                 rows.append(Row("", [start, *(r.image if r else None for r in of)], ["", *captions]))
             heads = [next(r.target["label"] for (_, c), r in cells.items() if c == column) for column in columns]
             blocks.append(Block(part.network, rows, ["start", *heads]))
-            del label
         return _pictures(title, blocks, [*recognition(parts), *consistency(parts), *_moved(parts)])
 
     return draw
@@ -160,26 +160,28 @@ def manipulations(title: str, parts: Parts) -> Drawn:
         for column in sorted({column for _, column in cells})[:6]:
             of = [r for (_, c), r in sorted(cells.items()) if c == column][:10]
             rows.append(Row("", [r.tensors["start"] for r in of]))
-            captions = [
-                f"{r.metrics['steps_taken']} steps" if r.metrics.get("reached", True) else "not reached" for r in of
-            ]
-            rows.append(Row(f"+ {of[0].target['label']}", [r.image for r in of], captions))
+            rows.append(Row(f"+ {of[0].target['label']}", [r.image for r in of], [_steps(r) for r in of]))
         blocks.append(Block(_wrap(part.network).replace("\n", " "), rows))
-    of_each = {
-        name: {label: part.metric(name) for label, part in parts.items()} for name in ("steps_taken", "pixel_l2_moved")
-    }
-    claims = [
-        claim("steps until the feature shows", of_each["steps_taken"], "higher"),
-        claim("pixel L2 moved", of_each["pixel_l2_moved"], "higher"),
-    ]
-    if all("reached" in r.metrics for part in parts.values() for r in part.results):
-        claims.append(
-            claim("feature reached", {label: part.metric("reached") for label, part in parts.items()}, mean=True)
-        )
+    reached = {label: _reached(part) for label, part in parts.items()}
+    both = np.logical_and.reduce(list(reached.values()))
+    claims = []
+    for quantity, name in {"steps until the feature shows": "steps_taken", "pixel L2 moved": "pixel_l2_moved"}.items():
+        if both.any():
+            of_both = {label: part.metric(name)[both] for label, part in parts.items()}
+            claims.append(claim(f"{quantity}, where both networks reached it", of_both, "higher"))
+    claims.append(claim("feature reached", {label: mask.astype(float) for label, mask in reached.items()}, mean=True))
     if all("judge_image" in r.tensors for part in parts.values() for r in part.results):
         seen = {label: _judged_change(part) for label, part in parts.items()}
         claims.append(claim("change in the judge's representation, relative", seen, "higher"))
     return _pictures(title, blocks, claims)
+
+
+def _reached(part: Part) -> NDArray[np.bool_]:
+    return np.array([bool(r.metrics.get("reached", True)) for r in part.results])
+
+
+def _steps(r: Result) -> str:
+    return f"{r.metrics['steps_taken']} steps" if r.metrics.get("reached", True) else "not reached"
 
 
 def _judged_change(part: Part) -> Values:

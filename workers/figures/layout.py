@@ -61,7 +61,7 @@ def pictures(title: str, blocks: Sequence[Block], notes: Sequence[str]) -> Figur
     """A grid of pictures, shown without smoothing, with notes underneath."""
     columns = max(len(row.images) for block in blocks for row in block.rows)
     width = max(LABEL + columns * (CELL + 0.05) + 0.1, 6.5)
-    notes = [line for note in notes for line in _wrapped(note, int(width * 13))]
+    notes = [line for note in notes for line in _wrapped(note, int(width * 15))]
     height = 0.4 + sum(map(_block_height, blocks)) + LINE * len(notes) + 0.15
     figure = Figure(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(figure)

@@ -1,7 +1,7 @@
 """What a figure is drawn from: the finished studies of a recipe."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ TRACE = {"loss", "grad_norm", "relative_distance", "activation", "frames", "fram
 class Result:
     """One item: its plan, its metrics, and its tensors as arrays (images float32 [3, H, W] in [0, 1])."""
 
+    index: int
     target: Mapping[str, Any]
     start: Mapping[str, Any]
     settings: Mapping[str, Any]
@@ -36,7 +37,7 @@ class Part:
     parameters: Mapping[str, Any]
     results: Sequence[Result]
     missing: int
-    """How many items did not succeed."""
+    """How many items did not succeed, here or on a network that this one is compared with."""
     seconds: float | None
     """From its first claim to its end."""
 
@@ -64,6 +65,24 @@ class Part:
 
 
 Parts = Mapping[str, Part]
+
+
+def aligned(parts: Parts) -> Parts:
+    """The parts with only those items that every part of the same plan has: networks are compared on the same items.
+
+    Raises ValueError naming a part with nothing left.
+    """
+    planned = {label: len(part.results) + part.missing for label, part in parts.items()}
+    found = {}
+    for label, part in parts.items():
+        alike = [
+            {r.index for r in other.results} for name, other in parts.items() if planned[name] == planned[label]
+        ]
+        kept = [r for r in part.results if all(r.index in indices for indices in alike)]
+        if not kept:
+            raise ValueError(f"the study {label} has no result to draw that its like have too")
+        found[label] = replace(part, results=kept, missing=planned[label] - len(kept))
+    return found
 
 
 def variants(parts: Parts) -> dict[str, dict[str, Part]]:

@@ -15,7 +15,7 @@ from service.states import ItemState, JobState
 from workers.context import ShardContext
 from workers.figures import families, layout
 from workers.figures.claims import Claim
-from workers.figures.parts import TRACE, Part, Parts, Result
+from workers.figures.parts import TRACE, Part, Parts, Result, aligned
 from workers.figures.registry import FIGURES
 from workers.recipes.results import Files
 from workers.runtime import Hopeless
@@ -32,6 +32,7 @@ def run(ctx: ShardContext) -> None:
     if parts is None:
         return
     try:
+        parts = aligned(parts)
         drawn = FIGURES[parameters["recipe"]](parameters["title"], parts)
     except ValueError as e:
         raise Hopeless(str(e)) from e
@@ -70,10 +71,8 @@ def collect(ctx: ShardContext) -> Parts | None:
             tensors = {
                 name: t for name, t in load(ctx.runtime.storage.get(keys[item.index])).items() if name not in TRACE
             }
-            results.append(Result(item.target, item.start, item.settings, item.metrics or {}, tensors))
+            results.append(Result(item.index, item.target, item.start, item.settings, item.metrics or {}, tensors))
             ctx.alive()
-        if not results:
-            raise Hopeless(f"the study {job.part}, job {job.id}, is {job.state} and has no result to draw")
         seconds = ended - begun if begun and ended else None
         label = str(job.part)
         parts[label] = Part(label, network_name(card), job.parameters, results, job.items - len(results), seconds)
@@ -99,9 +98,7 @@ def notes(parts: Parts, claims: list[Claim]) -> list[str]:
     if "radii" in first:
         how = f"step at most {first['step_size']:g}, {first['steps']} steps, best iterate"
     scaled = ", scaled to 32 x 32 pixels: not the paper's parameters" if first["preset"] == "cifar" else ""
-    said = [
-        f"Preset {first['preset']}{scaled}; {how}; judge {first['judge'] or 'none'}. Intervals are 95% bootstrap."
-    ]
+    said = [f"Preset {first['preset']}{scaled}; {how}; judge {first['judge'] or 'none'}. Intervals are 95% bootstrap."]
     if len(claims) > 6:
         said.append(f"{len(claims) - 6} more quantities stand in numbers.json.")
     for part in parts.values():

@@ -41,10 +41,14 @@ class Judge:
 def verdicts(
     judge: Judge | None, x_NCHW: Tensor, target_NCHW: Tensor, labels: Sequence[str | None]
 ) -> list[dict[str, Any]]:
-    """Whether the judge gives a result the target's class: its label, or else what the judge sees in the target."""
+    """Whether the judge gives a result the target's class: its label, or else what the judge sees in the target.
+
+    A label that is none of the judge's classes tells nothing, so there too its own view of the target counts.
+    """
     if judge is None:
         return [{"judge": None, "target_class": label} for label in labels]
     in_target, _ = judge.sees(target_NCHW)
+    labels = [label if label in judge.classes else None for label in labels]
     return [
         {
             "judge": judge.name,
