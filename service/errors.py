@@ -81,7 +81,9 @@ def field_errors(exc: RequestValidationError | ValidationError) -> tuple[FieldEr
     """pydantic's errors as dotted paths from the body, the query or the path; `body` is the whole of it."""
     sent = exc.body if isinstance(exc, RequestValidationError) else None
     kind = sent.get("kind") if isinstance(sent, dict) else None
-    return tuple(FieldError(_field(e, kind), e["msg"].removeprefix("Value error, ")) for e in exc.errors()[:MOST_ERRORS])
+    return tuple(
+        FieldError(_field(e, kind), e["msg"].removeprefix("Value error, ")) for e in exc.errors()[:MOST_ERRORS]
+    )
 
 
 def _field(error: Any, kind: Any) -> str:

@@ -1,12 +1,15 @@
 """`robustreps recipe`: one of the paper's figures as one command, in this process or on a running service."""
 
 import json
+import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx2
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,6 +18,7 @@ from service import logs
 from service.cli import running, serving
 from service.client import ApiError, Client
 from service.recipes import RECIPES
+from service.schemas import LONGEST_LIST
 from service.settings import Settings, get_settings
 
 FILES = ("figure.png", "figure.pdf", "numbers.json", "numbers.csv")
@@ -33,29 +37,53 @@ def connected(api: str | None, settings: Settings) -> Iterator[Client]:
             yield client
 
 
-def source(client: Client, specs: Sequence[str]) -> dict[str, Any]:
-    """What the command line names as the API takes it; files are uploaded. Raises typer.BadParameter."""
-    found = [_source(client, spec) for spec in specs]
-    return found[0] if len(found) == 1 else {"source": "mixed", "parts": found}
+@contextmanager
+def one_line() -> Iterator[None]:
+    """What was asked for and cannot be had ends the command with a line, not with a traceback."""
+    try:
+        yield
+    except httpx2.TransportError as e:
+        sys.exit(f"the service cannot be reached: {e}")
+    except (typer.BadParameter, ApiError, OSError) as e:
+        sys.exit(str(e))
 
 
-def _source(client: Client, spec: str) -> dict[str, Any]:
+def parsed(spec: str) -> dict[str, Any] | list[Path]:
+    """What the command line names as the API takes it, or the files to upload. Raises typer.BadParameter."""
     path = Path(spec)
-    if path.exists():
+    if os.path.exists(spec):  # noqa: PTH110 - Path.exists raises for a list of indices longer than a file's name
         files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES) if path.is_dir() else [path]
         if not files:
             raise typer.BadParameter(f"{spec} holds no picture; looked for {', '.join(sorted(PICTURES))}")
-        return {"source": "images", "images": [client.upload(file.read_bytes()) for file in files]}
+        return files
     name, colon, rest = spec.partition(":")
     if not colon or not rest:
         raise typer.BadParameter(f"{spec} is no file; allowed: {SPEC}")
     if name == "patterns":
         return {"source": "patterns", "patterns": rest.split(",")}
+    ranges = [re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", each) for each in rest.split(",")]
+    spans = [range(int(found[1]), int(found[2] or found[1]) + 1) for found in ranges if found]
+    if len(spans) < len(ranges) or not all(spans):
+        raise typer.BadParameter(f"{rest} is no list of indices, such as 0-7,12")
+    if (asked := sum(map(len, spans))) > LONGEST_LIST:
+        raise typer.BadParameter(f"{rest} is {asked:,} indices; allowed: {LONGEST_LIST:,}")
+    return {"source": "dataset", "dataset": name, "indices": [i for span in spans for i in span]}
+
+
+def source(client: Client, named: Sequence[dict[str, Any] | list[Path]]) -> dict[str, Any]:
+    """Parsed specifications as one source; files are uploaded. Raises typer.BadParameter."""
+    found = [
+        {"source": "images", "images": [_upload(client, file) for file in each]} if isinstance(each, list) else each
+        for each in named
+    ]
+    return found[0] if len(found) == 1 else {"source": "mixed", "parts": found}
+
+
+def _upload(client: Client, file: Path) -> str:
     try:
-        ranges = [tuple(map(int, each.split("-"))) for each in rest.split(",")]
-    except ValueError as e:
-        raise typer.BadParameter(f"{rest} is no list of indices, such as 0-7,12") from e
-    return {"source": "dataset", "dataset": name, "indices": [i for r in ranges for i in range(r[0], r[-1] + 1)]}
+        return client.upload(file.read_bytes())
+    except ApiError as e:
+        raise typer.BadParameter(f"{file}: {e}") from e
 
 
 def overrides(pairs: Sequence[str]) -> dict[str, Any]:
@@ -97,6 +125,14 @@ def download(client: Client, item: dict[str, Any], stem: str, folder: Path) -> d
     return paths
 
 
+def report(claims: Sequence[dict[str, Any]], console: Console) -> None:
+    """Each claim in a line."""
+    for claim in claims:
+        verdict = {True: "holds", False: "does not hold", None: ""}[claim["holds"]]
+        values = ", ".join(f"{k} {v['value']:.3g} [{v['low']:.3g}, {v['high']:.3g}]" for k, v in claim["of"].items())
+        console.print(f"{claim['quantity']} ({claim['statistic']}): {values} {verdict}", highlight=False)
+
+
 Images = Annotated[list[str] | None, typer.Option(help=SPEC)]
 
 
@@ -116,25 +152,22 @@ def recipe(
     out: Annotated[Path, typer.Option(help="Folder for the figure and its numbers")] = Path(),
 ) -> None:
     """Run one of the paper's figures from end to end, and keep the figure and its numbers."""
-    if name not in RECIPES:
-        raise typer.BadParameter(f"no recipe {name}; allowed: {', '.join(RECIPES)}", param_hint="NAME")
     logs.configure("console", level="WARNING")
     console = Console()
-    with connected(api, get_settings().model_copy(update={"port": 0, "heartbeat_seconds": 1})) as client:
+    with one_line():
+        if name not in RECIPES:
+            raise typer.BadParameter(f"no recipe {name}; allowed: {', '.join(RECIPES)}")
+        given = {"images": images, "starts": starts, "first": first, "second": second}
+        named = {field: [parsed(spec) for spec in specs] for field, specs in given.items() if specs}
         body: dict[str, Any] = {"model": model, "preset": preset, **({"baseline": baseline} if baseline else {})}
-        named = {"images": images, "starts": starts, "first": first, "second": second}
-        body |= {field: source(client, specs) for field, specs in named.items() if specs}
-        try:
-            job = client.recipe(name, **body, **overrides(settings or []))
-        except ApiError as e:
-            sys.exit(str(e))
-        for warning in job["warnings"]:
-            console.print(f"[yellow]{warning}")
-        item = follow(client, job, console)
-        paths = download(client, item, name, out)
-        record = json.loads(client.artifact(item, "numbers.json"))
-    for claim in record["claims"]:
-        verdict = {True: "holds", False: "does not hold", None: ""}[claim["holds"]]
-        values = ", ".join(f"{k} {v['value']:.3g} [{v['low']:.3g}, {v['high']:.3g}]" for k, v in claim["of"].items())
-        console.print(f"{claim['quantity']} ({claim['statistic']}): {values} {verdict}", highlight=False)
+        body |= overrides(settings or [])
+        with connected(api, get_settings().model_copy(update={"port": 0, "heartbeat_seconds": 1})) as client:
+            sources = {field: source(client, each) for field, each in named.items()}
+            job = client.request("POST", f"/v1/recipes/{name}", json=sources | body).json()
+            for warning in job["warnings"]:
+                console.print(f"[yellow]{warning}")
+            item = follow(client, job, console)
+            paths = download(client, item, name, out)
+            record = json.loads(client.artifact(item, "numbers.json"))
+    report(record["claims"], console)
     console.print("\n".join(str(path) for path in paths.values()), highlight=False)

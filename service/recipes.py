@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from service.catalog import Catalog
-from service.errors import FieldError, InvalidInput, field_errors
 from service.schemas import (
     BlendStart,
     Finite,
@@ -23,17 +21,8 @@ from service.schemas import (
     PatternImages,
     Regularization,
     Start,
-    count,
 )
-from service.studies import (
-    FeatureManipulation,
-    Features,
-    FeatureVisualization,
-    Interpolation,
-    Inversion,
-    RadiusSweep,
-    Study,
-)
+from service.studies import Features, Study
 
 ALL_PATTERNS = PatternImages(source="patterns", patterns=list(get_args(Pattern)))
 Parts = dict[str, dict[str, Any]]
@@ -230,53 +219,3 @@ RECIPES: Mapping[str, Recipe] = {
     "figure-22": Recipe("The same, another data set", VisualizationFigure, _visualizations),
     "figure-23": Recipe("Many features added to images", ManipulationFigure, _manipulations),
 }
-
-
-def expand(name: str, request: Comparison, catalog: Catalog) -> tuple[dict[str, str], dict[str, Study]]:
-    """The networks by label, and each part's study. Raises InvalidInput."""
-    networks = _networks(request, catalog)
-    studies: dict[str, Study] = {}
-    for label, own in RECIPES[name].expand(request).items():
-        for network in networks if label.startswith("*") else [label.split("/")[0]]:
-            studies[label.replace("*", network)] = _study(request, networks[network], own)
-    return networks, studies
-
-
-def _networks(request: Comparison, catalog: Catalog) -> dict[str, str]:
-    named = request.networks()
-    if named["baseline"] is None and request.model in catalog.models:
-        named["baseline"] = catalog.models[request.model].twin
-    networks = {label: name for label, name in named.items() if name}
-    errors = [
-        FieldError(label, f"is unknown; allowed: {', '.join(catalog.models) or 'none'}")
-        for label, name in networks.items()
-        if name not in catalog.models
-    ]
-    if "baseline" not in networks and not errors:
-        errors.append(FieldError("baseline", f"{request.model} has no twin on its card; name a network"))
-    if not errors:
-        size = catalog.models[request.model].input_size
-        errors = [
-            FieldError(label, f"takes {side} x {side} pixels and {request.model} {size} x {size}; allowed: the same")
-            for label, name in networks.items()
-            if (side := catalog.models[name].input_size) != size
-        ]  # fmt: skip
-    if (
-        isinstance(request, InversionFigure)
-        and isinstance(request.starts, OtherTargetStart)
-        and count(request.images) < 2
-    ):
-        errors.append(FieldError("images", "is one image, which cannot start from another; name two, or starts"))
-    if errors:
-        raise InvalidInput(*errors)
-    return networks
-
-
-def _study(request: Comparison, network: str, own: dict[str, Any]) -> Study:
-    common = {name: getattr(request, name) for name in Study.model_fields}
-    kinds = (Inversion, RadiusSweep, Interpolation, FeatureVisualization, FeatureManipulation)
-    kind = next(k for k in kinds if k.model_fields["kind"].annotation.__args__[0] == own["kind"])  # type: ignore[union-attr]
-    try:
-        return kind.model_validate(common | {"model": network} | own)
-    except ValidationError as e:
-        raise InvalidInput(*field_errors(e, skip=0)) from e

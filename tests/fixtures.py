@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,8 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(data_dir=tmp_path / "data", port=0, heartbeat_seconds=0.2, lease_seconds=5, reconcile_seconds=0.5)
 
 
-@pytest.fixture
-def api(settings: Settings) -> Iterator[TestClient]:
+@contextmanager
+def workerless(settings: Settings) -> Iterator[TestClient]:
     """The API without a worker: what it accepts stays queued."""
     migrate(settings.database)
     context = open_context(settings)
@@ -82,6 +83,13 @@ def api(settings: Settings) -> Iterator[TestClient]:
         yield client
     context.broker.close()
     context.db.close()
+
+
+@pytest.fixture
+def api(settings: Settings) -> Iterator[TestClient]:
+    """The API without a worker, over the shipped networks and data sets."""
+    with workerless(settings) as client:
+        yield client
 
 
 @dataclass(frozen=True)

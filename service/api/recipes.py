@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 from service import schemas, submissions
 from service.api.context import Context, Ctx, Key, accept
 from service.errors import NotFound
-from service.kinds import studies
-from service.recipes import RECIPES, Comparison, expand
+from service.expansion import expand, plan
+from service.recipes import RECIPES, Comparison
 
 router = APIRouter(prefix="/v1/recipes", tags=["recipes"])
 
@@ -39,7 +39,7 @@ def _submit(name: str, body: Comparison, response: Response, ctx: Context, key: 
     }  # fmt: skip
 
     def submit(session: Session) -> tuple[str, list[str]]:
-        plans = {label: studies.plan(part, ctx.catalog, session, ctx.settings) for label, part in parts.items()}
+        plans = plan(parts, ctx.catalog, session, ctx.settings)
         return submissions.submit_recipe(session, parameters, plans, digest, key, ctx.settings.shard_items)
 
     return accept(ctx, response, submit, digest, key)

@@ -4,7 +4,7 @@ What is wrong is gathered, so that one answer names every field at fault.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,14 +118,15 @@ class Planner:
         side, warnings = self.model.input_size, []
         diagonal = math.sqrt(3 * side**2)
         radius = max([p.eps, *chosen.get("radii", [])])
+        step = min(p.step_size, 2.5 * radius / p.steps) if "radii" in chosen else p.step_size
         if radius >= diagonal and not p.regularization:
             warnings.append(
                 f"eps {radius:g} never binds: no two images of {side} x {side} pixels are further apart than"
                 f" {diagonal:.1f}"
             )
-        if p.step_size >= COARSE and side <= SMALL and not p.regularization:
+        if step >= COARSE and side <= SMALL and not p.regularization:
             warnings.append(
-                f"step_size {p.step_size:g} is coarse for {side} x {side} pixels and leaves visible noise;"
+                f"step_size {step:g} is coarse for {side} x {side} pixels and leaves visible noise;"
                 " the preset cifar takes 0.1"
             )
         if p.preset == "cifar":

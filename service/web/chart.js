@@ -119,8 +119,8 @@ class LineChart {
   draw() {
     const width = this.plot.clientWidth;
     if (!width) return;
-    // A logarithm shows no negative value: there the axis is linear, whatever is chosen.
-    this.log.disabled = this.points.some(([, y]) => y < 0);
+    // A logarithm shows nothing below zero and nothing of zeros alone: there the axis is linear, whatever is chosen.
+    this.log.disabled = this.points.some(([, y]) => y < 0) || this.points.every(([, y]) => y === 0);
     const log = this.log.checked && !this.log.disabled;
     this.shown = this.points.filter(([x, y]) => Number.isFinite(x) && Number.isFinite(y) && (!log || y > 0));
     this.frame.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
@@ -129,6 +129,7 @@ class LineChart {
       this.frame.replaceChildren(text);
     } else {
       this.at = scales(this.shown, width, log);
+      this.readout.classList.toggle("left", this.shown.at(-1)[1] > this.shown[0][1]); // off the end of a rising line
       const path = this.shown
         .map(([x, y], i) => `${i ? "L" : "M"}${this.at.x(x).toFixed(1)} ${this.at.y(y).toFixed(1)}`)
         .join("");
@@ -186,5 +187,5 @@ class LineChart {
   }
 }
 
-/** @param {string} title @param {Node[]} controls shown beside the title @param {boolean} log whether the axis begins so */
+/** @param {string} title @param {Node[]} controls shown beside the title @param {boolean} log begin with a log axis */
 export const lineChart = (title, controls = [], log = true) => new LineChart(title, controls, log);

@@ -1,11 +1,12 @@
 // The parts of a job's page that are words and numbers: progress, notices, timeline, parameters.
 
 import { arrange, h, setAttribute, setText } from "./dom.js";
-import { clockTime, count, duration, exactTime, isFinal, measure, percent, plural } from "./format.js";
+import { clockTime, count, duration, exactTime, isFinal, measure, percent, plural, stateLabel } from "./format.js";
 import { Badge, note } from "./ui.js";
 
 const LONGEST_LIST = 12;
-const COUNTED = ["succeeded", "failed", "cancelled", "running", "queued"];
+const LONGEST_ENTRY = 200;
+const COUNTED = ["succeeded", "partially_succeeded", "failed", "cancelled", "cancelling", "running", "queued"];
 
 /** `counts` is of what the job is made of: how many `word`s in each state, and in all. */
 export function showProgress(ref, job, counts = job.items, word = "item") {
@@ -18,7 +19,7 @@ export function showProgress(ref, job, counts = job.items, word = "item") {
   if (isFinal(job.state) && job.finished_at)
     parts.push(`took ${duration((Date.parse(job.finished_at) - Date.parse(job.created_at)) / 1000)}`);
   showParts(ref.numbers, parts);
-  const found = COUNTED.filter((state) => counts[state] > 0).map((state) => `${count(counts[state])} ${state}`);
+  const found = COUNTED.filter((state) => counts[state] > 0).map((state) => `${count(counts[state])} ${stateLabel(state)}`);
   showParts(ref.counts, [plural(counts.total, word), ...found]);
 }
 
@@ -55,7 +56,7 @@ function shown(value) {
   if (Array.isArray(value)) {
     const head = value
       .slice(0, LONGEST_LIST)
-      .map((each) => (typeof each === "object" ? JSON.stringify(each) : String(each)));
+      .map((each) => (typeof each === "object" ? JSON.stringify(each).slice(0, LONGEST_ENTRY) : String(each)));
     return value.length > LONGEST_LIST ? `${head.join(", ")}, … (${count(value.length)} in all)` : head.join(", ");
   }
   return typeof value === "boolean" ? measure(value) : String(value);

@@ -42,7 +42,7 @@ class Card {
 
 /** What a card says of its result, by the first of these metrics that the item has. */
 const SHORT = {
-  ghosting: { relative_distance: "distance", ghosting: "ghosting", blend_ghosting: "of the blend" },
+  ghosting: { relative_distance: "distance", ghosting: "ghosting", blend_ghosting: "blend's ghosting" },
   activation: { activation: "activation", prediction: "predicts" },
   relative_distance: { relative_distance: "distance", ssim: "SSIM" },
 };

@@ -41,7 +41,7 @@ class JobPage {
     if (job.parent && !this.parent) this.showParent(await getJob(job.parent, signal));
     const counts = await this.content.refresh(job, signal);
     if (isRecipe(job)) showProgress(this.ref, job, counts, "part");
-    return !isFinal(job.state);
+    return !isFinal(job.state) || this.content.moves === true;
   }
 
   /** What the page holds depends on the job's kind, which is known with its first answer. */
@@ -78,7 +78,7 @@ class JobPage {
     if (!isRecipe(job)) showProgress(ref, job);
     const { curve = [], fraction } = job.progress;
     const headline = isFinal(job.state) ? stateLabel(job.state) : percent(fraction ?? 0);
-    document.title = `${headline} · ${job.id} · robustreps`;
+    document.title = `${headline} · ${ref.id.textContent} · robustreps`;
     // The API has a curve only of what runs now; the last one seen stays, between shards and after the end.
     if (curve.length > 0 && news.curve(curve)) this.chart.update(curve);
     if (news.notices([job.warnings, job.error])) ref.notices.replaceChildren(...notices(job));

@@ -56,7 +56,7 @@ export class Picture {
     this.file = file;
     this.caption = caption;
     this.box = h("span", { class: "frame" });
-    this.node = h("span", { class: "picture" }, this.box, h("span", { class: "caption" }, caption));
+    this.node = h("span", { class: "picture", "data-file": file }, this.box, h("span", { class: "caption" }, caption));
   }
 
   update(item) {

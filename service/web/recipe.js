@@ -30,7 +30,10 @@ export class Recipe {
     place.replaceChildren(this.problem, this.figure, this.claimed, parts);
   }
 
-  /** The parts as they are and, once the job is over, its figure. Answers how many parts are in each state. */
+  /**
+   * The parts as they are and, once the job is over, its figure. Answers how many parts are in each state.
+   * A cancelled recipe is over before its parts have let go: `moves` says whether any part is not over yet.
+   */
   async refresh(job, signal) {
     const { jobs } = await listJobs({ parent: job.id, limit: MOST_PARTS }, signal);
     const found = new Map(jobs.map((part) => [part.id, part]));
@@ -47,6 +50,7 @@ export class Recipe {
       labelled.map(([, id]) => this.parts.get(id).node),
     );
     if (isFinal(job.state) && !this.drawn) await this.draw(job, signal);
+    this.moves = jobs.some(({ state }) => !isFinal(state));
     const counts = { total: jobs.length };
     for (const { state } of jobs) counts[state] = (counts[state] ?? 0) + 1;
     return counts;
@@ -54,21 +58,18 @@ export class Recipe {
 
   async draw(job, signal) {
     const [item] = (await listItems(job.id, { limit: 1 }, signal)).items;
-    const image = item && artifact(item, "figure.png");
-    const numbers = item && artifact(item, "numbers.json");
-    const record = numbers && (await getArtifact(numbers.url, signal));
-    if (item?.error) this.problem.replaceChildren(note("bad", String(item.error.title), item.error.detail ?? ""));
+    if (item.error) this.problem.replaceChildren(note("bad", String(item.error.title), item.error.detail ?? ""));
+    const image = artifact(item, "figure.png");
     if (image) this.showFigure(job, item, image.url);
-    if (record) this.showClaims(record);
+    const numbers = artifact(item, "numbers.json");
+    if (numbers) this.showClaims(await getArtifact(numbers.url, signal));
     this.drawn = true;
   }
 
   showFigure(job, item, url) {
-    const { recipe } = job.parameters;
     const files = Object.entries(FILES).flatMap(([name, label]) => {
       const file = artifact(item, name);
-      const download = `${recipe}.${name.split(".").pop()}`;
-      return file ? [h("a", { href: file.url, download, title: `${download}, ${bytes(file.size)}` }, label)] : [];
+      return file ? [h("a", { href: file.url, download: true, title: `${name}, ${bytes(file.size)}` }, label)] : [];
     });
     this.figure.replaceChildren(
       h("a", { href: url, title: "Open the figure alone" }, h("img", { src: url, alt: kindOf(job) })),

@@ -10,12 +10,19 @@ export const isRecipe = (job) => job.kind === "recipe";
 export const kindOf = (job) =>
   isRecipe(job) ? `${job.parameters.recipe}: ${job.parameters.title}` : String(job.kind).replaceAll("_", " ");
 
-const networksOf = ({ parameters }) => Object.values(parameters?.networks ?? { of: parameters?.model ?? "–" }).join(", ");
+const networksOf = ({ parameters }) =>
+  Object.values(parameters?.networks ?? { of: parameters?.model ?? "–" }).join(",\n");
+
+const workOf = (job) =>
+  isRecipe(job)
+    ? plural(Object.keys(job.parts).length, "part")
+    : `${count(itemsDone(job.items))} / ${count(job.items.total)}`;
 
 /** A table of jobs: its node, and the body that takes the rows. `name` heads the column of their names. */
 export function jobTable(label, name) {
   const head = (text, number) => h("th", { role: "columnheader", scope: "col", class: number && "number" }, text);
-  const heads = [head(name), head("Model"), head("State"), head("Progress"), head("Items done", true), head("Created", true)];
+  const words = [name, "Model", "State", "Progress"].map((text) => head(text));
+  const heads = [...words, head("Items done", true), head("Created", true)];
   const rows = h("tbody", { role: "rowgroup" });
   const top = h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ...heads));
   return { node: h("table", { class: "jobs", role: "table", "aria-label": label }, top, rows), rows };
@@ -37,7 +44,7 @@ export class Row {
       h(
         "td",
         { role: "cell", class: "c-job" },
-        h("a", { class: "mono", href: `/ui/jobs/${encodeURIComponent(job.id)}` }, label),
+        h("a", { class: label === job.id && "mono", href: `/ui/jobs/${encodeURIComponent(job.id)}` }, label),
         this.kind,
       ),
       this.model,
@@ -52,13 +59,12 @@ export class Row {
   update(job) {
     if (this.job && this.job.state !== job.state) announce(`Job ${this.label} is ${stateLabel(job.state)}`);
     this.job = job;
-    const done = itemsDone(job.items);
     this.badge.set(job.state);
     setText(this.kind, kindOf(job));
     setText(this.model, networksOf(job));
-    setText(this.items, isRecipe(job) ? plural(Object.keys(job.parts).length, "part") : `${count(done)} / ${count(job.items.total)}`);
+    setText(this.items, workOf(job));
     setText(this.time, sinceThen(job.created_at));
-    setAttribute(this.bar, "value", String(job.progress?.fraction ?? done / (job.items.total || 1)));
+    setAttribute(this.bar, "value", String(job.progress?.fraction ?? 0));
     setAttribute(this.bar, "data-state", job.state);
   }
 }

@@ -197,7 +197,7 @@ def test_an_update_of_standard_training_asks_once_with_the_images_themselves() -
 def test_the_attack_of_an_update_leaves_the_batch_statistics_alone() -> None:
     trainer = Watched(ROBUST, images(32), "cpu")
     trainer.update(*next(trainer.batches()))
-    assert trainer.model.bn.num_batches_tracked == 1
+    assert trainer.model.get_buffer("bn.num_batches_tracked") == 1
 
 
 def test_an_update_in_bf16_keeps_float32_weights_and_nearly_the_same_loss() -> None:
@@ -237,7 +237,8 @@ def test_batches_taken_up_in_mid_epoch_are_the_rest_of_the_unbroken_epoch() -> N
 
 def test_the_seed_alone_decides_the_first_weights_and_the_global_generator_is_not_touched() -> None:
     before = torch.random.get_rng_state()
-    first, again, other = (Trainer(replace(ROBUST, seed=s), images(16), "cpu").model.linear.weight for s in (0, 0, 1))
+    trainers = (Trainer(replace(ROBUST, seed=s), images(16), "cpu") for s in (0, 0, 1))
+    first, again, other = (trainer.model.get_parameter("linear.weight") for trainer in trainers)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
@@ -12,7 +13,7 @@ from service.app import create_app
 from service.queries import encode_cursor
 from service.settings import Settings
 from tests.fixtures import inversion
-from tests.service.test_images import REFUSED, encode, noise
+from tests.service.test_images import REFUSED, encode, noise, npy
 
 
 def targets(**changes: Any) -> dict[str, Any]:
@@ -49,15 +50,18 @@ def test_a_job_records_every_parameter_resolved(api: TestClient) -> None:
     job = post(api, inversion(preset="paper", steps=None)).json()
     parameters = job["parameters"]
     assert (parameters["eps"], parameters["step_size"], parameters["steps"]) == (1000, 1, 10_000)
-    assert (parameters["best"], parameters["identity_relu"], parameters["judge"]) == (False, True, "cifar10-standard")
-    assert parameters["model_digest"] == api.get("/v1/models/cifar10-robust").json()["digest"]
+    card = api.get("/v1/models/cifar10-robust").json()
+    judge = card["judge"] or card["twin"]
+    assert (parameters["best"], parameters["identity_relu"], parameters["judge"]) == (False, True, judge)
+    assert parameters["model_digest"] == card["digest"]
+    assert parameters["judge_digest"] == api.get(f"/v1/models/{judge}").json()["digest"]
     assert len(job["warnings"]) == 2
     assert "never binds" in job["warnings"][0]
     assert "step_size 1 is coarse" in job["warnings"][1]
 
 
 def test_a_binding_radius_is_not_warned_about(api: TestClient) -> None:
-    assert post(api, inversion(eps=2.0)).json()["warnings"] == []
+    assert post(api, inversion(preset="paper", eps=2.0, step_size=0.1)).json()["warnings"] == []
 
 
 def test_a_parameter_overrides_its_preset_and_zero_is_a_value(api: TestClient) -> None:
@@ -148,7 +152,8 @@ def test_text_that_is_not_json_is_refused(api: TestClient) -> None:
 
 def test_the_message_says_what_is_allowed(api: TestClient) -> None:
     problem = post(api, inversion(model="x")).json()
-    assert problem["errors"][0]["message"] == "is unknown; allowed: cifar10-robust, cifar10-standard"
+    known = ", ".join(card["name"] for card in api.get("/v1/models").json())
+    assert problem["errors"][0]["message"] == f"is unknown; allowed: {known}"
     problem = post(api, inversion(steps=0)).json()
     assert "greater than or equal to 1" in problem["errors"][0]["message"]
 
@@ -167,6 +172,15 @@ def test_an_image_is_stored_once_and_served_as_posted(api: TestClient) -> None:
     assert first.json() == again.json()
     got = api.get(first.headers["location"])
     assert (got.content, got.headers["content-type"]) == (data, "image/png")
+
+
+def test_a_tensor_is_stored_and_served_as_posted(api: TestClient) -> None:
+    data = npy(np.asfortranarray(np.full((3, 4, 5), 0.25, np.float32)))
+    image = api.post("/v1/images", content=data)
+    assert image.status_code == 201
+    assert (image.json()["width"], image.json()["height"]) == (5, 4)
+    got = api.get(image.headers["location"])
+    assert (got.content, got.headers["content-type"]) == (data, "application/x-npy")
 
 
 def test_an_uploaded_image_says_how_it_is_resized(api: TestClient) -> None:
@@ -270,11 +284,12 @@ def test_a_stored_object_that_has_gone_is_not_found(api: TestClient, settings: S
 
 
 def test_models_and_data_sets_have_cards(api: TestClient) -> None:
-    robust, standard = api.get("/v1/models").json()
-    assert (robust["name"], robust["twin"], standard["twin"]) == ("cifar10-robust", standard["name"], robust["name"])
-    assert robust["features"] >= 192
-    [sample] = api.get("/v1/datasets").json()
-    assert sample["size"] == 400
+    cards = {card["name"]: card for card in api.get("/v1/models").json()}
+    robust, standard = cards["cifar10-robust"], cards["cifar10-standard"]
+    assert (robust["twin"], standard["twin"]) == (standard["name"], robust["name"])
+    assert robust["features"] == robust["layers"]["penultimate"][0] >= 192
+    sizes = {card["name"]: card["size"] for card in api.get("/v1/datasets").json()}
+    assert sizes == {"cifar10-sample": 400, "natural-sample": 8}
 
 
 def test_health_and_readiness(api: TestClient) -> None:

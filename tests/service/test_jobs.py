@@ -9,20 +9,19 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
-from service import jobs, queries
+from service import jobs, queries, submissions
 from service.db import Database, now
 from service.errors import Conflict, IdempotencyKeyReused, NotFound
 from service.jobs import Directive, Lease, LeaseLost, Work
-from service.kinds.inversion import ItemPlan, Plan
+from service.kinds.planning import ItemPlan, Plan
 from service.models import Artifact, Item, Job, Shard
-from service.schemas import DatasetImages, InversionParameters, NoiseStart
 from service.states import JobState, ShardState
 from service.storage import Stored
+from service.studies import StudyParameters
 
-PARAMETERS = InversionParameters(
-    model="m", model_digest="d", judge=None, judge_digest=None, preset="cifar", eps=1, step_size=0.1, steps=10,
-    targets=DatasetImages(source="dataset", dataset="s", indices=[0]), start=NoiseStart(), loss="distance",
-    best=False, identity_relu=True, resize="refuse", seed=0,
+PARAMETERS = StudyParameters(
+    kind="inversion", model="m", model_digest="d", judge=None, judge_digest=None, preset="cifar", eps=1, step_size=0.1,
+    steps=10, loss="distance", best=False, identity_relu=True, resize="refuse", seed=0,
 )  # fmt: skip
 TARGET = {"source": "dataset", "dataset": "s", "index": 0, "label": "cat"}
 
@@ -33,7 +32,7 @@ def plan(items: int) -> Plan:
 
 def submit(db: Database, items: int = 2, shard_items: int = 2, key: str | None = None) -> tuple[str, list[str]]:
     with db.transaction() as session:
-        return jobs.submit(session, plan(items), "digest", key, shard_items)
+        return submissions.submit(session, plan(items), "digest", key, shard_items)
 
 
 def claim(db: Database, shard_id: str, lease_seconds: float = 60) -> Work | None:
@@ -290,10 +289,10 @@ def test_claims_saves_and_cancels_of_one_job_do_not_deadlock(database: Database)
 def test_an_idempotency_key_finds_its_job_and_refuses_another_request(database: Database) -> None:
     job_id, _ = submit(database, key="k")
     with database.transaction() as session:
-        assert jobs.find_by_key(session, "k", "digest") == job_id
-        assert jobs.find_by_key(session, "other", "digest") is None
+        assert submissions.find_by_key(session, "k", "digest") == job_id
+        assert submissions.find_by_key(session, "other", "digest") is None
         with pytest.raises(IdempotencyKeyReused):
-            jobs.find_by_key(session, "k", "another digest")
+            submissions.find_by_key(session, "k", "another digest")
     with pytest.raises(IntegrityError):
         submit(database, key="k")
 

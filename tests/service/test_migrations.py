@@ -1,17 +1,22 @@
 """The migrations make what the models declare, from empty, and take it back."""
 
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import alembic.autogenerate
 import pytest
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, inspect, make_url
+from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
-from service.db import downgrade, migrate
-from service.models import Base
+from service.db import Database, downgrade, migrate
+from service.models import Base, Item, Job
 from tests.servers import postgres_execute
 
 
@@ -54,6 +59,120 @@ def test_a_downgrade_to_base_leaves_nothing(empty_url: str) -> None:
     assert tables(empty_url) == set()
     migrate(empty_url)
     assert tables(empty_url) == set(Base.metadata.tables)
+
+
+OLD_ROWS: dict[str, list[dict[str, Any]]] = {
+    "images": [{"id": "sha256:0", "key": "images/0", "media_type": "image/png", "width": 3, "height": 4, "size": 5,
+                "created_at": 1.5}],
+    "jobs": [{"id": f"job_{state}", "kind": "inversion", "state": state, "parameters": '{"steps": 7}',
+              "warnings": '["w"]', "items": 2, "created_at": 1.25, "idempotency_key": f"key {state}",
+              "request_digest": "d"} for state in ("queued", "running", "partially_succeeded", "cancelled")],
+    "shards": [{"id": f"job_running.{n}", "job_id": "job_running", "state": state, "epoch": n, "first_item": n,
+                "item_count": 1, "worker": "w", "attempts": 1, "crashes": 2, "progress": '{"image_steps": 4}'}
+               for n, state in enumerate(("queued", "running", "done", "cancelled"))],
+    "transitions": [{"id": 9, "job_id": "job_running", "state": "running", "at": 2.5}],
+    "items": [{"job_id": "job_running", "index": n, "shard_id": "job_running.2", "state": state,
+               "target": '{"index": 1}', "start": '{"source": "noise"}', "metrics": '{"ssim": 0.5}'}
+              for n, state in enumerate(("queued", "succeeded"))],
+    "artifacts": [{"job_id": "job_running", "item_index": 1, "name": "a.png", "key": "k", "media_type": "image/png",
+                   "size": 6, "sha256": "0"}],
+}  # fmt: skip
+
+
+@pytest.fixture
+def old(empty_url: str) -> Iterator[Engine]:
+    """A database of revision 0001 that has been in use."""
+    migrate(empty_url, "0001")
+    database = Database(empty_url)
+    with database.engine.begin() as connection:
+        for table, rows in OLD_ROWS.items():
+            for row in rows:
+                _insert(connection, table, row)
+    yield database.engine
+    database.close()
+
+
+def _insert(connection: Connection, table: str, row: dict[str, Any]) -> None:
+    names = ", ".join(f'"{name}"' for name in row)
+    connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({', '.join(f':{name}' for name in row)})"), row)
+
+
+def _url(engine: Engine) -> str:
+    return engine.url.render_as_string(hide_password=False)
+
+
+def _contents(engine: Engine) -> dict[str, list[dict[str, Any]]]:
+    """Every row, with the columns of revision 0001 only, JSON as text."""
+    found = {}
+    with engine.connect() as connection:
+        for table, rows in OLD_ROWS.items():
+            order = ", ".join(f'"{name}"' for name in list(rows[0])[:2])
+            stored = connection.execute(text(f"SELECT * FROM {table} ORDER BY {order}")).mappings().all()
+            found[table] = [{name: _plain(row[name]) for name in rows[0]} for row in stored]
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, dict | list) else value
+
+
+def _sorted(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    return {table: sorted(each, key=lambda row: list(map(str, row.values()))[:2]) for table, each in rows.items()}
+
+
+def _refuses(engine: Engine, table: str, state: str) -> bool:
+    """Whether the database refuses a state, in a transaction that is rolled back."""
+    with engine.connect() as connection:
+        try:
+            connection.execute(text(f"UPDATE {table} SET state = :state"), {"state": state})
+        except IntegrityError:
+            return True
+        return False
+
+
+def _refused(engine: Engine) -> set[tuple[str, str]]:
+    tried = [("shards", "waiting"), ("shards", "queued"), *((table, "lost") for table in ("jobs", "shards", "items"))]
+    return {(table, state) for table, state in tried if _refuses(engine, table, state)}
+
+
+UNKNOWN = {("jobs", "lost"), ("shards", "lost"), ("items", "lost")}
+
+
+def test_jobs_of_the_first_revision_survive_an_upgrade(old: Engine) -> None:
+    migrate(_url(old))
+    assert _contents(old) == _sorted(OLD_ROWS)
+    assert _refused(old) == UNKNOWN
+    with Session(old) as session:
+        assert [item.settings for item in session.scalars(select(Item))] == [{}, {}]
+        assert {(job.parent_id, job.part) for job in session.scalars(select(Job))} == {(None, None)}
+
+
+def test_jobs_survive_a_downgrade_in_which_what_waited_is_cancelled(old: Engine) -> None:
+    migrate(_url(old))
+    with old.begin() as connection:
+        part = {"id": "job_part", "parent_id": "job_queued", "part": "model"}
+        _insert(connection, "jobs", OLD_ROWS["jobs"][0] | {"idempotency_key": None} | part)
+        _insert(connection, "shards", OLD_ROWS["shards"][0] | {"id": "job_queued.0", "job_id": "job_queued"})
+        connection.execute(text("UPDATE shards SET state = 'waiting' WHERE id = 'job_queued.0'"))
+    downgrade(_url(old), "0001")
+    contents = _contents(old)
+    assert contents["jobs"].pop(1)["id"] == "job_part"
+    waited = contents["shards"].pop(0)
+    assert (waited["id"], waited["state"]) == ("job_queued.0", "cancelled")
+    assert contents == _sorted(OLD_ROWS)
+    assert _refused(old) == {*UNKNOWN, ("shards", "waiting")}
+    migrate(_url(old))
+    assert _refused(old) == UNKNOWN
+
+
+def test_a_part_goes_with_its_recipe(old: Engine) -> None:
+    migrate(_url(old))
+    with old.begin() as connection:
+        connection.execute(text("UPDATE jobs SET parent_id = 'job_queued' WHERE id = 'job_running'"))
+        connection.execute(text("DELETE FROM jobs WHERE id = 'job_queued'"))
+    contents = _contents(old)
+    assert [job["id"] for job in contents["jobs"]] == ["job_cancelled", "job_partially_succeeded"]
+    assert contents["items"] == contents["shards"] == contents["artifacts"] == contents["transitions"] == []
 
 
 @pytest.mark.e2e

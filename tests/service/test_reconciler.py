@@ -15,6 +15,7 @@ from service.reconciler import Reconciler
 from service.settings import Settings
 from service.states import JobState, ShardState
 from tests.service.test_jobs import cancel, claimed, expire, item_states, save, state_of, submit
+from tests.service.test_recipe_parts import begin, complete, end, shard_state, submit_recipe
 
 pytestmark = pytest.mark.e2e
 
@@ -116,6 +117,56 @@ def test_a_job_whose_items_are_all_over_is_ended(database: Database, reconciler:
         session.execute(update(Shard).values(state=ShardState.DONE))
     reconciler.reconcile()
     assert state_of(database, job_id) == JobState.SUCCEEDED
+
+
+def test_a_recipe_whose_drawing_waits_is_neither_ended_nor_sent(
+    database: Database, reconciler: Reconciler, broker: Broker
+) -> None:
+    recipe = submit_recipe(database)
+    complete(database, begin(database, recipe.parts["model"]))
+    begin(database, recipe.parts["baseline"])
+    overdue(database)
+    reconciler.reconcile()
+    assert (state_of(database, recipe.id), shard_state(database, recipe.drawing)) == ("running", ShardState.WAITING)
+    assert messages(broker) == []
+
+
+def test_a_released_drawing_whose_message_was_lost_is_sent_again(
+    database: Database, reconciler: Reconciler, broker: Broker
+) -> None:
+    recipe = submit_recipe(database)
+    overdue(database)
+    end(database, recipe)
+    reconciler.reconcile()
+    assert broker.depth() == 0  # just released: its first message may be on its way
+    overdue(database)
+    reconciler.reconcile()
+    assert messages(broker) == [recipe.drawing]
+
+
+def test_a_part_that_is_ended_here_releases_its_drawing(database: Database, reconciler: Reconciler) -> None:
+    recipe = submit_recipe(database, labels=("model",))
+    lease = begin(database, recipe.parts["model"])
+    save(database, lease, 0)
+    with database.transaction() as session:  # as if its worker had died inside finish, between two statements
+        session.execute(update(Shard).where(Shard.id == lease.shard_id).values(state=ShardState.DONE))
+    reconciler.reconcile()
+    assert state_of(database, recipe.parts["model"]) == JobState.SUCCEEDED
+    assert shard_state(database, recipe.drawing) == ShardState.QUEUED
+
+
+def test_a_cancelled_recipe_whose_parts_worker_died_is_not_drawn(
+    database: Database, reconciler: Reconciler, broker: Broker
+) -> None:
+    recipe = submit_recipe(database)
+    lease = begin(database, recipe.parts["model"])
+    cancel(database, recipe.id)
+    expire(database, lease.shard_id)
+    overdue(database)
+    reconciler.reconcile()
+    assert state_of(database, recipe.parts["model"]) == JobState.CANCELLED
+    assert shard_state(database, recipe.drawing) == ShardState.CANCELLED
+    assert messages(broker) == []
 
 
 def test_a_pass_with_nothing_to_do_changes_nothing(database: Database, reconciler: Reconciler) -> None:

@@ -33,7 +33,8 @@ def run(client: Client) -> Run:
     """Submit a small study, wait, and answer its items; it must succeed."""
 
     def run(kind: str, **body: Any) -> Items:
-        job = client.submit(**{"kind": kind, "model": "cifar10-robust", "preset": "cifar", "steps": 20} | body)
+        whole: dict[str, Any] = {"kind": kind, "model": "cifar10-robust", "preset": "cifar", "steps": 20} | body
+        job = client.submit(**whole)
         job = client.wait(job["id"], timeout=120, interval=0.05)
         items = list(client.items(job["id"]))
         assert job["state"] == "succeeded", [item["error"] for item in items]

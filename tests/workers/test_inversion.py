@@ -19,14 +19,14 @@ from service.settings import Settings
 from tests.fixtures import LiveService, inversion
 from tests.service.test_images import encode, noise
 from workers.engine import objectives
-from workers.engine.models import Classifier
+from workers.engine.models import Network
 from workers.engine.pgd import pgd
 from workers.runtime import Hopeless, ModelStore
 
 CATALOG = Catalog(Settings().assets_dir)
 
 
-def network(name: str) -> Classifier:
+def network(name: str) -> Network:
     return ModelStore(CATALOG, torch.device("cpu")).get(name, CATALOG.models[name].digest)
 
 

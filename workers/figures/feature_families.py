@@ -157,7 +157,7 @@ def manipulations(title: str, parts: Parts) -> Drawn:
     for part in parts.values():
         cells = _cells(part)
         rows = []
-        for column in sorted({column for _, column in cells})[:6]:
+        for column in sorted({column for _, column in cells})[:4]:
             of = [r for (_, c), r in sorted(cells.items()) if c == column][:10]
             rows.append(Row("", [r.tensors["start"] for r in of]))
             rows.append(Row(f"+ {of[0].target['label']}", [r.image for r in of], [_steps(r) for r in of]))

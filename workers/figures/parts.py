@@ -75,9 +75,7 @@ def aligned(parts: Parts) -> Parts:
     planned = {label: len(part.results) + part.missing for label, part in parts.items()}
     found = {}
     for label, part in parts.items():
-        alike = [
-            {r.index for r in other.results} for name, other in parts.items() if planned[name] == planned[label]
-        ]
+        alike = [{r.index for r in other.results} for name, other in parts.items() if planned[name] == planned[label]]
         kept = [r for r in part.results if all(r.index in indices for indices in alike)]
         if not kept:
             raise ValueError(f"the study {label} has no result to draw that its like have too")

@@ -19,16 +19,13 @@ CHUNK = 256
 def prepare(study: Study, batch: Batch) -> Problem:
     """Aim along each item's direction, until it shows if the job says how to tell."""
     with torch.no_grad():
-        start = study.function(batch.start)
-    weights = torch.zeros_like(start)
+        weights = torch.zeros_like(study.function(batch.pictures["start"]))
     for row, item in zip(weights, batch.items, strict=True):
         for coordinate, weight in item.target["terms"]:
             row[coordinate] += weight
 
-    def measure(x: Tensor) -> Measures:
-        return _measure(study, batch, weights, x)
-
-    return Problem(weights, partial(_objective, study.p.until, study.p.threshold), torch.neg, measure)
+    objective = partial(_objective, study.p.until, study.p.threshold)
+    return Problem(weights, objective, torch.neg, partial(_measure, study, weights))
 
 
 def _objective(until: str | None, threshold: float | None, weights_NK: Tensor) -> Objective:
@@ -41,12 +38,12 @@ def _objective(until: str | None, threshold: float | None, weights_NK: Tensor) -
 
 
 @torch.no_grad()
-def _measure(study: Study, batch: Batch, weights: Tensor, x: Tensor) -> Measures:
-    r, start = study.function(x), study.function(batch.start)
+def _measure(study: Study, weights: Tensor, x: Tensor, start: Tensor) -> Measures:
+    r = study.function(x)
     rows = columns(
         activation=(weights * r).sum(dim=1),
-        start_activation=(weights * start).sum(dim=1),
-        pixel_l2_moved=metrics.pixel_l2(x, batch.start),
+        start_activation=(weights * study.function(start)).sum(dim=1),
+        pixel_l2_moved=metrics.pixel_l2(x, start),
     )
     classes = study.ctx.runtime.catalog.models[study.p.model].classes
     predicted = study.network(x).softmax(dim=1).max(dim=1)
@@ -57,11 +54,11 @@ def _measure(study: Study, batch: Batch, weights: Tensor, x: Tensor) -> Measures
         for row, reached in zip(rows, (v == 0).all(dim=1).tolist(), strict=True):
             row["reached"] = reached
     if judge := study.judge:
-        for row, seen, confidence, before in zip(rows, *judge.sees(x), judge.sees(batch.start)[0], strict=True):
+        for row, seen, confidence, before in zip(rows, *judge.sees(x), judge.sees(start)[0], strict=True):
             row |= {"judge": judge.name, "judge_prediction": seen, "judge_confidence": confidence,
                     "judge_start_prediction": before, "judge_agrees": seen == row["prediction"]}  # fmt: skip
-    tensors = {"image": x, "start": batch.start, "representation": r, "weights": weights}
-    tensors |= judged(study.judge, image=x, start=batch.start)
+    tensors = {"image": x, "start": start, "representation": r, "weights": weights}
+    tensors |= judged(study.judge, image=x, start=start)
     if study.p.top_images:
         tensors |= _extremes(study, weights, rows)
     return rows, tensors

@@ -6,30 +6,24 @@ from torch import Tensor
 from workers.engine import metrics
 from workers.recipes.inversion import distance_problem
 from workers.recipes.judging import columns, judged
-from workers.recipes.sources import read, stack
-from workers.recipes.study import Batch, Measures, Problem, Study, target
+from workers.recipes.study import Batch, Measures, Problem, Study
 
 
 def prepare(study: Study, batch: Batch) -> Problem:
     """Aim at lambda R(x1) + (1 - lambda) R(x2)."""
-    ends = [
-        stack([read(study.ctx.runtime, study.p, item.target[end]) for item in batch.items], study.device)
-        for end in ("first", "second")
-    ]
-    blend = stack([target(study, item) for item in batch.items], study.device)
+    blend, *ends = (batch.pictures[name] for name in ("target", "first", "second"))
     weight = torch.tensor([float(item.target["lambda"]) for item in batch.items], device=study.device)[:, None]
     with torch.no_grad():
         t = weight * study.function(ends[0]) + (1 - weight) * study.function(ends[1])
-        start = study.function(batch.start)
 
-    def measure(x: Tensor) -> Measures:
-        with torch.no_grad():
-            r = study.function(x)
+    @torch.no_grad()
+    def measure(x: Tensor, start: Tensor) -> Measures:
+        r = study.function(x)
         rows = columns(
             relative_distance=metrics.relative_distance(r, t),
-            start_relative_distance=metrics.relative_distance(start, t),
+            start_relative_distance=metrics.relative_distance(study.function(start), t),
             pixel_l2=metrics.pixel_l2(x, blend),
-            pixel_l2_moved=metrics.pixel_l2(x, batch.start),
+            pixel_l2_moved=metrics.pixel_l2(x, start),
             ssim=metrics.ssim(x, blend),
             ghosting=metrics.ghosting(x, *ends),
             blend_ghosting=metrics.ghosting(blend, *ends),
@@ -38,7 +32,7 @@ def prepare(study: Study, batch: Batch) -> Problem:
             for row, seen, confidence, of_blend in zip(rows, *judge.sees(x), judge.sees(blend)[1], strict=True):
                 row |= {"judge": judge.name, "judge_prediction": seen, "judge_confidence": confidence,
                         "blend_judge_confidence": of_blend}  # fmt: skip
-        tensors = {"image": x, "start": batch.start, "target": blend, "representation": r, "target_representation": t}
+        tensors = {"image": x, "start": start, "target": blend, "representation": r, "target_representation": t}
         return rows, tensors | judged(study.judge, image=x, blend=blend)
 
     return distance_problem(t, False, study.p.restarts, measure)

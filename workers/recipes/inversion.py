@@ -7,27 +7,26 @@ from workers.engine import metrics, objectives
 from workers.engine.constraints import FLOOR
 from workers.engine.objectives import Objective
 from workers.recipes.judging import columns, judged, verdicts
-from workers.recipes.sources import stack
-from workers.recipes.study import Batch, Measure, Measures, Problem, Study, target
+from workers.recipes.study import Batch, Measure, Measures, Problem, Study
 
 
 def prepare(study: Study, batch: Batch) -> Problem:
     """Aim at the representation of each item's target image."""
-    image = stack([target(study, item) for item in batch.items], study.device)
+    image = batch.pictures["target"]
     with torch.no_grad():
-        t, start = study.function(image), study.function(batch.start)
+        t = study.function(image)
 
-    def measure(x: Tensor) -> Measures:
-        with torch.no_grad():
-            r = study.function(x)
+    @torch.no_grad()
+    def measure(x: Tensor, start: Tensor) -> Measures:
+        r = study.function(x)
         rows = columns(
             relative_distance=metrics.relative_distance(r, t),
-            start_relative_distance=metrics.relative_distance(start, t),
+            start_relative_distance=metrics.relative_distance(study.function(start), t),
             pixel_l2=metrics.pixel_l2(x, image),
-            pixel_l2_moved=metrics.pixel_l2(x, batch.start),
+            pixel_l2_moved=metrics.pixel_l2(x, start),
             ssim=metrics.ssim(x, image),
         )
-        tensors = {"image": x, "start": batch.start, "target": image, "representation": r, "target_representation": t}
+        tensors = {"image": x, "start": start, "target": image, "representation": r, "target_representation": t}
         seen = verdicts(study.judge, x, image, [item.target["label"] for item in batch.items])
         return [row | verdict for row, verdict in zip(rows, seen, strict=True)], tensors | judged(study.judge, image=x)
 

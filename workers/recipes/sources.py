@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from service import images
+from service.models import Item
 from service.storage import image_key
 from service.studies import StudyParameters
 from workers.engine import figures, patterns
@@ -35,6 +36,16 @@ def read(runtime: Runtime, p: StudyParameters, source: dict[str, Any], restart: 
     if images.is_tensor(data):
         return torch.from_numpy(images.tensor(data).astype(np.float32))
     return figures.to_tensor(images.fit(images.decode(data), size, p.resize))
+
+
+def named(item: Item) -> dict[str, dict[str, Any]]:
+    """Every picture that an item is made of, by name: its start; its target, where that is a picture; a pair's ends."""
+    pictures = {"start": {"draw": item.index, **item.start}}
+    if item.target["source"] != "direction":
+        pictures["target"] = item.target
+    if item.target["source"] == "blend":
+        pictures |= {end: item.target[end] for end in ("first", "second")}
+    return pictures
 
 
 def fitted(pixels_HWC: Any, size: int, p: StudyParameters) -> Tensor:

@@ -23,7 +23,7 @@ from workers.engine.pgd import Function, pgd
 from workers.engine.seeding import generator
 from workers.recipes import results
 from workers.recipes.judging import Judge
-from workers.recipes.sources import read, stack
+from workers.recipes.sources import named, read, stack
 from workers.runtime import Hopeless
 
 BLOCK = 10
@@ -31,16 +31,16 @@ BLOCK = 10
 
 Measures = tuple[list[dict[str, Any]], dict[str, Tensor]]
 """Each item's metrics, and the tensors behind them, [N, ...] by name."""
-Measure = Callable[[Tensor], Measures]
-"""The items' results [N, 3, S, S] to their measures."""
+Measure = Callable[[Tensor, Tensor], Measures]
+"""The items' results and starts, both [N, 3, S, S], to their measures."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A shard's items side by side: starts [N, 3, S, S] in [0, 1]; radius and step of each, [N]."""
+    """A shard's items side by side: their pictures by name, [N, 3, S, S] in [0, 1]; radius and step of each, [N]."""
 
     items: Sequence[Item]
-    start: Tensor
+    pictures: dict[str, Tensor]
     eps: Tensor
     step_size: Tensor
 
@@ -78,10 +78,12 @@ Prepare = Callable[[Study, Batch], Problem]
 
 @dataclass(frozen=True)
 class Search:
-    """What came of a batch. `loss` [steps + 1, N] is that of the start and after each step, and at its end the
-    result's; `grad_norm` [steps, N] before each step; `frames` [F, N, 3, S, S] uint8 at `frame_steps`."""
+    """What came of a batch: results `x` around `start`, [N, 3, S, S]. `loss` [steps + 1, N] is that of the first x and
+    after each step, and at its end the result's; `grad_norm` [steps, N] before each step; `frames` [F, N, 3, S, S]
+    uint8 at `frame_steps`."""
 
     x: Tensor
+    start: Tensor
     loss: Tensor
     grad_norm: Tensor
     frames: Tensor
@@ -89,7 +91,7 @@ class Search:
 
     def of(self, chosen_N: Tensor) -> "Search":
         """The rows `chosen` alone."""
-        return Search(self.x[chosen_N], self.loss[:, chosen_N], self.grad_norm[:, chosen_N],
+        return Search(self.x[chosen_N], self.start[chosen_N], self.loss[:, chosen_N], self.grad_norm[:, chosen_N],
                       self.frames[:, chosen_N.cpu()], self.frame_steps)  # fmt: skip
 
 
@@ -103,7 +105,7 @@ def run(prepare: Prepare, ctx: ShardContext) -> None:
     found = search(study, batch, problem)
     if found is None:
         return
-    measures, tensors = problem.measure(found.x)
+    measures, tensors = problem.measure(found.x, found.start)
     moved = (found.grad_norm > 0).sum(dim=0).tolist()
     tensors |= {"loss": found.loss.T, "grad_norm": found.grad_norm.T, study.p.curve: problem.progress(found.loss).T}
     if len(found.frames):
@@ -128,42 +130,34 @@ def begin(ctx: ShardContext) -> Study:
 
 
 def load(study: Study) -> Batch:
-    """The items' starts as tensors; an item whose image cannot be read is failed and left out."""
+    """The items' pictures as tensors; an item with one that cannot be read is failed and left out."""
     ctx, p = study.ctx, study.p
-    items, starts = [], []
+    items: list[Item] = []
+    pictures: dict[str, list[Tensor]] = {}
     for item in ctx.work.items:
         try:
-            start = read(ctx.runtime, p, _drawn(item))
-            if "image" in str(item.target):
-                target(study, item)
+            own = {name: read(ctx.runtime, p, source) for name, source in named(item).items()}
         except (ObjectNotFound, OSError, ValueError) as e:
             ctx.fail(item.index, "Input cannot be read", str(e))
             continue
         items.append(item)
-        starts.append(start)
+        for name, picture in own.items():
+            pictures.setdefault(name, []).append(picture)
 
     def each(name: str) -> Tensor:
         return torch.tensor([float(item.settings.get(name, getattr(p, name))) for item in items], device=study.device)
 
-    return Batch(items, stack(starts, study.device), each("eps"), each("step_size"))
-
-
-def target(study: Study, item: Item) -> Tensor:
-    """The image that an item aims at, [3, S, S]."""
-    return read(study.ctx.runtime, study.p, item.target)
-
-
-def _drawn(item: Item) -> dict[str, Any]:
-    return {"draw": item.index, **item.start}
+    stacked = {name: stack(of_items, study.device) for name, of_items in pictures.items()}
+    return Batch(items, stacked, each("eps"), each("step_size"))
 
 
 def rows(study: Study, batch: Batch) -> tuple[Tensor, Tensor]:
     """The first x and its x0 for every restart of every item, [N * restarts, 3, S, S]."""
-    p, size = study.p, batch.start.shape[-1]
+    p, size = study.p, batch.pictures["start"].shape[-1]
     if p.restarts == 1 and not p.random_start:
-        return batch.start, batch.start
+        return batch.pictures["start"], batch.pictures["start"]
     every = [(item, restart) for item in batch.items for restart in range(p.restarts)]
-    x0 = stack([read(study.ctx.runtime, p, _drawn(item), restart) for item, restart in every], study.device)
+    x0 = stack([read(study.ctx.runtime, p, named(item)["start"], restart) for item, restart in every], study.device)
     if not p.random_start:
         return x0, x0
     noise = [torch.randn(3, size, size, generator=generator(p.seed, item.index, r, 1)) for item, r in every]
@@ -189,7 +183,7 @@ def search(study: Study, batch: Batch, problem: Problem) -> Search | None:
         x = pgd(study.descent, objective, x, x0, eps, step_size, p.steps, p.best, watch)
     if watch.stopped:
         return None
-    found = watch.close(x, objective)
+    found = watch.close(x, x0, objective)
     best_N = found.loss[-1].view(n, p.restarts).argmin(dim=1)
     return found.of(best_N + torch.arange(n, device=best_N.device) * p.restarts)
 
@@ -224,7 +218,7 @@ class Watch:
     def _report(self, i: int, loss: Tensor) -> None:
         self.study.ctx.report(i, len(loss), self.problem.progress(loss).nanmedian().item())
 
-    def close(self, x: Tensor, objective: Objective) -> Search:
+    def close(self, x: Tensor, start: Tensor, objective: Objective) -> Search:
         """The finished search, with the loss of the result itself."""
         with torch.no_grad():
             loss = objective(self.study.descent(x))[0]
@@ -233,8 +227,9 @@ class Watch:
             self._frame(len(self.grad_norm), x)
         frames = torch.stack(self.frames) if self.frames else torch.empty(0, len(x), dtype=torch.uint8)
         return Search(
-            x, torch.stack([*self.loss, loss]), torch.stack(self.grad_norm), frames, torch.tensor(self.frame_steps)
-        )
+            x, start, torch.stack([*self.loss, loss]), torch.stack(self.grad_norm), frames,
+            torch.tensor(self.frame_steps),
+        )  # fmt: skip
 
 
 def describe(study: Study, batch_size: int) -> dict[str, Any]:

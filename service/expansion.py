@@ -1,0 +1,108 @@
+"""A recipe's request into studies: which networks, which parts, and what is wrong in the recipe's own words."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, get_args
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from service.catalog import Catalog
+from service.errors import FieldError, InvalidInput, field_errors
+from service.kinds import studies
+from service.kinds.planning import Plan
+from service.recipes import RECIPES, Comparison, InversionFigure
+from service.schemas import OtherTargetStart, Request, count
+from service.settings import Settings
+from service.studies import FeatureManipulation, FeatureVisualization, Interpolation, Inversion, RadiusSweep, Study
+
+KINDS: Mapping[str, type[Study]] = {
+    get_args(kind.model_fields["kind"].annotation)[0]: kind
+    for kind in (Inversion, RadiusSweep, Interpolation, FeatureVisualization, FeatureManipulation)
+}
+
+
+class Part(NamedTuple):
+    """One study of a recipe: its network, and `own`, what its request has beside the recipe's."""
+
+    request: Comparison
+    network: str
+    own: dict[str, Any]
+
+    def study(self) -> Study:
+        """Raises InvalidInput."""
+        common = {name: getattr(self.request, name) for name in Study.model_fields}
+        try:
+            return KINDS[self.own["kind"]].model_validate(common | {"model": self.network} | self.own)
+        except ValidationError as e:
+            raise InvalidInput(*field_errors(e)) from e
+
+    def field(self, path: str) -> str:
+        """The recipe's field that a field of the study was made from."""
+        name, _, rest = path.partition(".")
+        if name == "top_images":
+            return rest
+        if name == "steps" and name in self.own:
+            return "regularized_steps"
+        value = self.own.get(name)
+        if isinstance(value, list) and name == "starts":
+            index, _, rest = rest.partition(".")
+            value = value[int(index)]
+        if name not in type(self.request).model_fields and isinstance(value, Request):
+            name = next(each for each in type(self.request).model_fields if getattr(self.request, each) is value)
+        return f"{name}.{rest}" if rest else name
+
+
+def expand(name: str, request: Comparison, catalog: Catalog) -> tuple[dict[str, str], dict[str, Part]]:
+    """The networks by label, and the parts by theirs. Raises InvalidInput."""
+    networks = _networks(request, catalog)
+    parts = {
+        label.replace("*", network): Part(request, networks[network], own)
+        for label, own in RECIPES[name].expand(request).items()
+        for network in (networks if label.startswith("*") else [label.split("/")[0]])
+    }
+    return networks, parts
+
+
+def plan(parts: Mapping[str, Part], catalog: Catalog, session: Session, settings: Settings) -> dict[str, Plan]:
+    """Each part's plan. Raises InvalidInput with every field of the recipe that is wrong, each once."""
+    plans: dict[str, Plan] = {}
+    errors: dict[str, str] = {}
+    for label, part in parts.items():
+        try:
+            plans[label] = studies.plan(part.study(), catalog, session, settings)
+        except InvalidInput as e:
+            for error in e.errors:
+                errors.setdefault(part.field(error.field), error.message)
+    if errors:
+        raise InvalidInput(*map(FieldError, errors.keys(), errors.values()))
+    return plans
+
+
+def _networks(request: Comparison, catalog: Catalog) -> dict[str, str]:
+    named = request.networks()
+    if named["baseline"] is None and request.model in catalog.models:
+        named["baseline"] = catalog.models[request.model].twin
+    networks = {label: name for label, name in named.items() if name}
+    errors = [
+        FieldError(label, f"is unknown; allowed: {', '.join(catalog.models) or 'none'}")
+        for label, name in networks.items()
+        if name not in catalog.models
+    ]
+    if "baseline" not in networks and not errors:
+        errors.append(FieldError("baseline", f"{request.model} has no twin on its card; name a network"))
+    if not errors:
+        size = catalog.models[request.model].input_size
+        errors = [
+            FieldError(label, f"takes {side} x {side} pixels and {request.model} {size} x {size}; allowed: the same")
+            for label, name in networks.items()
+            if (side := catalog.models[name].input_size) != size
+        ]
+    if (
+        isinstance(request, InversionFigure)
+        and isinstance(request.starts, OtherTargetStart)
+        and count(request.images) < 2
+    ):
+        errors.append(FieldError("images", "is one image, which cannot start from another; name two, or starts"))
+    if errors:
+        raise InvalidInput(*errors)
+    return networks
