@@ -130,7 +130,9 @@ def report(claims: Sequence[dict[str, Any]], console: Console) -> None:
     for claim in claims:
         verdict = {True: "holds", False: "does not hold", None: ""}[claim["holds"]]
         values = ", ".join(f"{k} {v['value']:.3g} [{v['low']:.3g}, {v['high']:.3g}]" for k, v in claim["of"].items())
-        console.print(f"{claim['quantity']} ({claim['statistic']}): {values} {verdict}", highlight=False)
+        console.print(
+            f"{claim['quantity']} ({claim['statistic']}): {values} {verdict}", highlight=False, soft_wrap=True
+        )
 
 
 Images = Annotated[list[str] | None, typer.Option(help=SPEC)]
@@ -165,9 +167,9 @@ def recipe(
             sources = {field: source(client, each) for field, each in named.items()}
             job = client.request("POST", f"/v1/recipes/{name}", json=sources | body).json()
             for warning in job["warnings"]:
-                console.print(f"[yellow]{warning}")
+                console.print(f"[yellow]{warning}", soft_wrap=True)
             item = follow(client, job, console)
             paths = download(client, item, name, out)
             record = json.loads(client.artifact(item, "numbers.json"))
     report(record["claims"], console)
-    console.print("\n".join(str(path) for path in paths.values()), highlight=False)
+    console.print("\n".join(str(path) for path in paths.values()), highlight=False, soft_wrap=True)

@@ -38,7 +38,7 @@ def submit(session: Session, plan: Plan, digest: str, key: str | None, shard_ite
     """Insert a planned job with its shards and items; answers the job's id and the ids to enqueue after the commit."""
     job_id = _insert(session, plan.parameters.kind, plan.parameters.model_dump(mode="json"), plan.warnings,
                      len(plan.items), request_digest=digest, idempotency_key=key)  # fmt: skip
-    return job_id, _fill(session, job_id, plan.items, max(1, shard_items // plan.parameters.restarts))
+    return job_id, _fill(session, job_id, plan.items, max(1, shard_items // plan.weight))
 
 
 def submit_recipe(

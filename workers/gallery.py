@@ -70,14 +70,15 @@ def section(name: str, record: dict[str, Any], folder: str) -> str:
     steps = sum(part["image_steps"] for part in record["cost"].values())
     seconds = sum(part["seconds"] or 0 for part in record["cost"].values())
     items = sum(part["items"] for part in record["cost"].values())
-    lines.append(f"Cost: {items:,} searches, {steps:,} image-steps, {seconds:.0f} s. {' '.join(record['notes'][:1])}")
+    lines.append(f"Cost: {items:,} searches, {steps:,} image-steps, {seconds:.0f} s. {record['notes'][1]}")
     return "\n".join([*lines, ""])
 
 
 def table(claims: Sequence[dict[str, Any]]) -> list[str]:
     """The claims as a table: each network's value with its interval, the null, and whether the difference holds."""
     networks = list(dict.fromkeys(name for claim in claims for name in claim["of"]))
-    words = {"model": "robust", "baseline": "standard", "other": "third network"}
+    words = {"model": "robust", "baseline": "standard", "other": "third network",
+             "model minus baseline": "robust minus standard"}  # fmt: skip
     heads = ["quantity", *(words.get(name, name) for name in networks), "random pairs", "robust better?"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for claim in claims:

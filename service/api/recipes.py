@@ -35,7 +35,8 @@ def _submit(name: str, body: Comparison, response: Response, ctx: Context, key: 
     networks, parts = expand(name, body, ctx.catalog)
     digest = submissions.request_digest(body, name)
     parameters = {
-        "recipe": name, "title": RECIPES[name].title, "networks": networks, "request": body.model_dump(mode="json"),
+        "recipe": name, "title": RECIPES[name].title, "networks": networks, "parts": list(parts),
+        "request": body.model_dump(mode="json"),
     }  # fmt: skip
 
     def submit(session: Session) -> tuple[str, list[str]]:

@@ -29,6 +29,7 @@ from service.studies import Features, FeatureVisualization, Study, StudyParamete
 
 Source = dict[str, Any]
 SMALL, COARSE = 64, 0.5
+FRAME_BYTES = 8_000_000
 
 
 class ItemPlan(NamedTuple):
@@ -45,6 +46,8 @@ class Plan(NamedTuple):
     parameters: StudyParameters
     items: list[ItemPlan]
     warnings: list[str]
+    weight: int = 1
+    """For how many items of a shard each one counts: its restarts, and the memory that its frames take."""
 
 
 class Planner:
@@ -112,7 +115,9 @@ class Planner:
                 "judge": judge, "judge_digest": self.catalog.models[judge].digest if judge else None,
             }
         )  # fmt: skip
-        return Plan(parameters, items, self._warnings(parameters, chosen))
+        frames = self.request.frames * 3 * self.model.input_size**2
+        weight = self.request.restarts * (1 + frames // FRAME_BYTES)
+        return Plan(parameters, items, self._warnings(parameters, chosen), weight)
 
     def _warnings(self, p: StudyParameters, chosen: dict[str, Any]) -> list[str]:
         side, warnings = self.model.input_size, []

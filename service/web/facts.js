@@ -19,7 +19,8 @@ export function showProgress(ref, job, counts = job.items, word = "item") {
   if (isFinal(job.state) && job.finished_at)
     parts.push(`took ${duration((Date.parse(job.finished_at) - Date.parse(job.created_at)) / 1000)}`);
   showParts(ref.numbers, parts);
-  const found = COUNTED.filter((state) => counts[state] > 0).map((state) => `${count(counts[state])} ${stateLabel(state)}`);
+  const present = COUNTED.filter((state) => counts[state] > 0);
+  const found = present.map((state) => `${count(counts[state])} ${stateLabel(state)}`);
   showParts(ref.counts, [plural(counts.total, word), ...found]);
 }
 

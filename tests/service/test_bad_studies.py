@@ -41,6 +41,8 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
                           "at least 1 item"),
     "no pattern": (study("inversion", targets=patterns()), ("targets.patterns.patterns",), "at least 1 item"),
     "no part": (study("inversion", targets=mixed()), ("targets.mixed.parts",), "at least 1 item"),
+    "a mixture in a mixture": (study("inversion", targets=mixed(mixed(cifar(0)))), ("targets.mixed.parts.0",),
+                               "does not match any of the expected tags"),
     "unknown pattern": (study("inversion", targets=patterns("plaid")), ("targets.patterns.patterns.0",), "'stripes'"),
     "index out of range in a part": (study("inversion", targets=mixed(cifar(0), cifar(1, 400))),
                                      ("targets.parts.1.indices.1",), "is 400; allowed: 0 to 399"),

@@ -15,7 +15,7 @@ from service.jobs import Directive, Lease
 from service.models import Job, Shard
 from service.schemas import Progress
 from service.states import JobState, ShardState
-from tests.service.test_jobs import cancel, claim, claimed, expire, finish, item_states, plan, save, state_of
+from tests.service.test_jobs import cancel, claim, claimed, finish, item_states, plan, save, state_of
 
 LABELS = ("baseline", "model")
 ROUNDS = 8
@@ -99,6 +99,14 @@ def test_a_drawing_cannot_be_claimed_before_the_last_part_ends(database: Databas
         complete(database, lease)
     assert shard_state(database, recipe.drawing) == ShardState.QUEUED
     assert to_send(database, recipe.parts["baseline"]) == to_send(database, part) == [recipe.drawing]
+
+
+def test_a_recipe_with_a_drawing_that_waits_is_not_settled(database: Database) -> None:
+    recipe = submit_recipe(database)
+    begin(database, recipe.parts["model"])
+    with database.transaction() as session:
+        jobs.settle(session, recipe.id)
+    assert (state_of(database, recipe.id), item_states(database, recipe.id)) == (JobState.RUNNING, ["queued"])
 
 
 def test_a_part_of_several_shards_ends_with_its_last(database: Database) -> None:
@@ -256,14 +264,6 @@ def test_a_part_cancelled_as_the_other_ends_releases_the_drawing(database: Datab
         assert state_of(database, recipe.parts["baseline"]) == JobState.CANCELLED
         assert shard_state(database, recipe.drawing) == ShardState.QUEUED
         assert claim(database, recipe.drawing) is not None
-
-
-def test_a_drawing_whose_worker_died_is_claimed_again(database: Database) -> None:
-    recipe = submit_recipe(database)
-    end(database, recipe)
-    claimed(database, recipe.drawing)
-    expire(database, recipe.drawing)
-    assert claimed(database, recipe.drawing).crashes == 1
 
 
 def _report(db: Database, lease: Lease, image_steps: int, rate: float) -> None:

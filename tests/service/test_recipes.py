@@ -43,7 +43,9 @@ def items_of(api: TestClient, job: dict[str, Any], label: str) -> list[dict[str,
 
 
 def test_every_recipe_is_listed_with_the_schema_of_its_request(api: TestClient) -> None:
-    schemas = api.get("/openapi.json").json()["components"]["schemas"]
+    described = api.get("/openapi.json").json()
+    schemas = described["components"]["schemas"]
+    assert {f"/v1/recipes/{name}" for name in RECIPES} <= described["paths"].keys()
     cards = api.get("/v1/recipes").json()
     assert [card["name"] for card in cards] == list(RECIPES)
     assert all(card["title"] and "model" in schemas[card["request"]]["properties"] for card in cards)
@@ -180,11 +182,7 @@ def test_a_drawing_is_sent_for_when_the_last_part_is_cancelled(api: TestClient) 
 def test_cancelling_a_recipe_over_http_cancels_its_parts(api: TestClient) -> None:
     job = submitted(api, "figure-3")
     cancelled = api.post(job["links"]["cancel"]).json()
-    assert (cancelled["state"], cancelled["items"]["cancelled"], cancelled["progress"]["fraction"]) == (
-        "cancelled",
-        1,
-        1,
-    )
+    assert (cancelled["state"], cancelled["items"]["cancelled"]) == ("cancelled", 1)
     assert {part["state"] for part in parts_of(api, job).values()} == {"cancelled"}
 
 

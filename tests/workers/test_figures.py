@@ -88,7 +88,7 @@ def test_the_area_between_two_flat_curves_is_their_gap() -> None:
         return part(label, results, radii=[0.5, 1.0, 8.0])
 
     drawn = families.sweep_curves("t", {"model": at("model", 0.75), "baseline": at("baseline", 0.25)})
-    assert drawn.claims[0].of["gap"].value == pytest.approx(0.5)
+    assert drawn.claims[0].of[families.DIFFERENCE].value == pytest.approx(0.5)
     assert drawn.claims[0].holds
 
 

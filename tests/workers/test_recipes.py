@@ -57,7 +57,7 @@ def test_a_recipe_ends_in_a_figure_and_its_numbers(client: Client, name: str) ->
     for claim in numbers["claims"]:
         for interval in (*claim["of"].values(), *claim["null"].values()):
             assert interval["low"] <= interval["value"] <= interval["high"]
-    assert "not the paper's parameters" in numbers["notes"][0]
+    assert "not the paper's parameters" in numbers["notes"][1]
     assert all(cost["image_steps"] > 0 and cost["seconds"] > 0 for cost in numbers["cost"].values())
 
 

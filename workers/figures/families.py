@@ -15,6 +15,7 @@ from workers.figures.claims import Claim, Values, claim
 from workers.figures.layout import Block, Curve, Row
 from workers.figures.parts import Array, Part, Parts, Result, variants
 
+DIFFERENCE = "model minus baseline"
 MOST_COLUMNS = 10
 """Pictures across a figure; its numbers count every item."""
 
@@ -73,35 +74,32 @@ def inversion_claims(parts: Mapping[str, Part], where: str) -> list[Claim]:
     return claims
 
 
-def inversions(show: Sequence[str], source: bool = True) -> Family:
-    """Targets, where the searches started, and the inverses of the networks in `show`."""
+def inversions(show: Sequence[str], source: bool = True, most: int = MOST_COLUMNS) -> Family:
+    """Targets, where the searches started, and the inverses of the networks in `show`, of the first `most` items."""
 
     def draw(title: str, parts: Parts) -> Drawn:
         blocks, claims = [], list[Claim]()
         for variant, of in variants(parts).items():
-            first = next(iter(of.values()))
-            rows = [Row("target", _shown(first, "target"))]
-            rows += [Row("start", _shown(first, "start"))] if source else []
-            rows += [
-                Row(_wrap(part.network), _shown(part, "image"), _seen(part))
-                for name, part in of.items()
-                if name in show
-            ]
-            heads = [str(r.target["label"] or r.target.get("pattern", "")) for r in first.results[:MOST_COLUMNS]]
-            blocks.append(Block(variant, rows, heads))
+            count = min(most, len(next(iter(of.values())).results))
+            width = -(-count // -(-count // MOST_COLUMNS))
+            for begin in range(0, count, width):
+                shown = slice(begin, min(begin + width, count))
+                blocks.append(_inverses("" if begin else variant, of, show, source, shown))
             claims += inversion_claims(of, f", {variant}" if variant else "")
         return _pictures(title, blocks, claims)
 
     return draw
 
 
-def _shown(part: Part, name: str) -> list[Array]:
-    return [r.tensors[name] for r in part.results[:MOST_COLUMNS]]
-
-
-def _seen(part: Part) -> list[str]:
-    """What the judge takes each result for."""
-    return [str(r.metrics.get("judge_prediction", "")) for r in part.results[:MOST_COLUMNS]]
+def _inverses(title: str, of: Mapping[str, Part], show: Sequence[str], source: bool, shown: slice) -> Block:
+    """Some columns of a figure of inverses, with what the judge takes each result for."""
+    first = next(iter(of.values())).results[shown]
+    rows = [Row("target", [r.tensors["target"] for r in first])]
+    rows += [Row("start", [r.tensors["start"] for r in first])] if source else []
+    for part in (part for name, part in of.items() if name in show):
+        seen = [str(r.metrics.get("judge_prediction", "")) for r in part.results[shown]]
+        rows.append(Row(_wrap(part.network), [r.image for r in part.results[shown]], seen))
+    return Block(title, rows, [str(r.target["label"] or r.target.get("pattern", "")) for r in first])
 
 
 def _wrap(network: str) -> str:
@@ -119,8 +117,8 @@ def sweep_curves(title: str, parts: Parts) -> Drawn:
     claims = []
     if len(radii) > 1 and {"model", "baseline"} <= tables.keys():
         gap = mean_gap(radii, tables["model"], tables["baseline"])
-        area = claim("area between the curves over log radius, per unit", {"gap": gap})
-        claims.append(Claim(**{**area.__dict__, "better": "higher", "holds": area.of["gap"].low > 0}))
+        area = claim("area between the curves over log radius, per unit", {DIFFERENCE: gap})
+        claims.append(Claim(**{**area.__dict__, "better": "higher", "holds": area.of[DIFFERENCE].low > 0}))
     for i in range(len(radii)):
         at = {label: table[:, i] for label, table in tables.items()}
         claims.append(claim(f"relative distance within radius {radii[i]:g}", at, "higher" if radii[i] <= 4 else None))

@@ -103,7 +103,7 @@ def curves(
     title: str, x: NDArray[Any], lines: Sequence[Curve], notes: Sequence[str], axes: Mapping[str, str]
 ) -> Figure:
     """Medians over x on a logarithmic axis, with bands between the quartiles; `axes` has the words for x and y."""
-    wrapped = [line for note in notes for line in _wrapped(note, 95)]
+    wrapped = [line for note in notes for line in _wrapped(note, 118)]
     height = 4.2 + LINE * len(wrapped)
     figure = Figure(figsize=(7, height), dpi=DPI)
     FigureCanvasAgg(figure)

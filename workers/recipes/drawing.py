@@ -54,9 +54,9 @@ def collect(ctx: ShardContext) -> Parts | None:
     """The recipe's studies, read from the database and the storage; None if the context asked to stop."""
     parts = {}
     with ctx.runtime.db.reading() as session:
-        jobs = session.scalars(select(Job).where(Job.parent_id == ctx.work.lease.job_id).order_by(Job.part)).all()
-    order = list(ctx.work.parameters["networks"])
-    for job in sorted(jobs, key=lambda job: order.index(str(job.part).split("/")[0])):
+        jobs = session.scalars(select(Job).where(Job.parent_id == ctx.work.lease.job_id)).all()
+    order = ctx.work.parameters["parts"]
+    for job in sorted(jobs, key=lambda job: order.index(job.part)):
         card = ctx.runtime.catalog.models[job.parameters["model"]]
         with ctx.runtime.db.reading() as session:
             done = (Item.job_id == job.id) & (Item.state == ItemState.SUCCEEDED)
@@ -98,10 +98,14 @@ def notes(parts: Parts, claims: list[Claim]) -> list[str]:
     if "radii" in first:
         how = f"step at most {first['step_size']:g}, {first['steps']} steps, best iterate"
     scaled = ", scaled to 32 x 32 pixels: not the paper's parameters" if first["preset"] == "cifar" else ""
-    said = [f"Preset {first['preset']}{scaled}; {how}; judge {first['judge'] or 'none'}. Intervals are 95% bootstrap."]
+    networks = {part.of: part.network for part in parts.values()}
+    said = [f"{'; '.join(f'{label}: {network}' for label, network in networks.items())}."]
+    said += [f"Preset {first['preset']}{scaled}; {how}; judge {first['judge'] or 'none'}. Intervals are 95% bootstrap."]
     if len(claims) > 6:
         said.append(f"{len(claims) - 6} more quantities stand in numbers.json.")
     for part in parts.values():
+        if rule := part.parameters.get("regularization"):
+            said.append(f"{part.label}: {part.parameters['steps']} steps of Adam at {rule['learning_rate']:g}.")
         if part.missing:
             said.append(f"{part.label}: {part.missing} items have no result and are left out.")
     return said

@@ -1,5 +1,6 @@
 """Feature visualisation (paper, equation 5) and feature manipulation (section 4.2.1): directions of R maximised."""
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -70,13 +71,19 @@ def _extremes(study: Study, weights: Tensor, rows: list[dict[str, Any]]) -> dict
     assert top is not None
     pixels = study.ctx.runtime.catalog.datasets[top.dataset].images
     size = study.ctx.runtime.catalog.models[study.p.model].input_size
-    images = stack([fitted(each, size, study.p) for each in pixels], study.device)
-    chunks = torch.split(images, CHUNK)
-    scores = torch.cat([study.function(chunk) @ weights.T for chunk in chunks])
+
+    def images(indices: Iterable[int]) -> Tensor:
+        return stack([fitted(pixels[i], size, study.p) for i in indices], study.device)
+
+    chunks = []
+    for begin in range(0, len(pixels), CHUNK):
+        chunks.append(study.function(images(range(begin, min(begin + CHUNK, len(pixels))))) @ weights.T)
+        study.ctx.alive()
+    scores = torch.cat(chunks)
     tensors = {}
     for name, largest in (("top", True), ("bottom", False)):
         best = scores.topk(top.k, dim=0, largest=largest)
-        tensors[name] = images[best.indices.T]
+        tensors[name] = images(best.indices.T.flatten().tolist()).unflatten(0, (-1, top.k))  # type: ignore[no-untyped-call]
         if study.judge:
             seen = study.judge.represent(tensors[name].flatten(0, 1))
             tensors[f"judge_{name}"] = seen.view(len(rows), top.k, -1)
