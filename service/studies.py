@@ -183,6 +183,8 @@ class Features(Study):
     def _something(self) -> "Features":
         if not (self.coordinates or self.random_coordinates or self.combinations):
             raise ValueError("names nothing to maximise; allowed: coordinates, random_coordinates or combinations")
+        if not all(any(term.weight for term in terms) for terms in self.combinations):
+            raise ValueError("combinations has one whose weights are all 0, which nothing can raise")
         return self
 
 

@@ -12,6 +12,7 @@ from tests.service.bodies import (
     OTHER,
     PHOTOS,
     ROBUST,
+    SMALL,
     STANDARD,
     accepted,
     cifar,
@@ -62,6 +63,18 @@ def test_a_preset_stands_where_the_request_is_silent(
     parameters = accepted(api, study(kind, preset=preset))["parameters"]
     common = {"kind": kind, "preset": preset, "layer": "penultimate", "restarts": 1, "frames": 0, "seed": 0}
     assert {name: parameters[name] for name in {**expected, **common}} == {**expected, **common}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_gradients_pass_the_last_relu_but_in_searches_for_a_representation_at_32_pixels(
+    api: TestClient, kind: str
+) -> None:
+    passed = [
+        accepted(api, study(kind, preset=p))["parameters"]["identity_relu"] for p in ("paper", "notebook", "cifar")
+    ]
+    assert passed == [True, True, kind.startswith("feature")]
+    for asked in (True, False):
+        assert accepted(api, study(kind, identity_relu=asked))["parameters"]["identity_relu"] is asked
 
 
 @pytest.mark.parametrize(("kind", "preset", "expected"), RESOLVED)
