@@ -64,8 +64,8 @@ def test_a_job_ends_with_pictures_tensors_a_trace_and_metrics(live_service: Live
             gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
         )  # fmt: skip
         assert metrics["ssim"] == pytest.approx(ssim, abs=1e-4)
-        judge = network("cifar10-standard")(found["image"][None]).argmax().item()
-        classes = CATALOG.models["cifar10-standard"].classes
+        judge = network("cifar10-judge")(found["image"][None]).argmax().item()
+        classes = CATALOG.models["cifar10-judge"].classes
         assert metrics["judge_prediction"] == classes[int(judge)]
         assert metrics["judge_agrees"] == (classes[int(judge)] == item["target"]["label"])
 

@@ -13,7 +13,7 @@ from workers.engine.statistics import derangement, mean_gap, straightness
 from workers.figures import layout
 from workers.figures.claims import Claim, Values, claim
 from workers.figures.layout import Block, Curve, Row
-from workers.figures.parts import Array, Part, Parts, Result, variants
+from workers.figures.parts import Array, Part, Parts, Result, independent, variants
 
 DIFFERENCE = "model minus baseline"
 MOST_COLUMNS = 10
@@ -185,8 +185,9 @@ def path_claims(parts: Parts) -> list[Claim]:
         return []
 
     def within(key: str, blend: str) -> dict[str, Values]:
-        found = {label: np.array([float(r.metrics[key]) for r in rs]) for label, rs in inside.items()}
-        return found | {"pixels": np.array([float(r.metrics[blend]) for r in inside[first.label]])}
+        mine = inside[first.label]
+        found = {label: independent(rs, np.array([float(r.metrics[key]) for r in rs])) for label, rs in inside.items()}
+        return found | {"pixels": independent(mine, np.array([float(r.metrics[blend]) for r in mine]))}
 
     claims = [claim("ghosting inside the path", within("ghosting", "blend_ghosting"), "lower")]
     if "judge_image" in first.results[0].tensors:

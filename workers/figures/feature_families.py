@@ -9,7 +9,7 @@ from workers.engine.statistics import derangement
 from workers.figures.claims import Claim, Values, claim
 from workers.figures.families import Drawn, Family, _pictures, _wrap
 from workers.figures.layout import Block, Row
-from workers.figures.parts import Array, Part, Parts, Result, variants
+from workers.figures.parts import Array, Part, Parts, Result, independent, variants
 
 
 def _cells(part: Part) -> dict[tuple[int, int], Result]:
@@ -27,14 +27,14 @@ def recognition(parts: Mapping[str, Part], where: str = "") -> list[Claim]:
     """Whether the judge sees in a maximiser the class that the network itself predicts for it."""
     if not all("judge_agrees" in r.metrics for part in parts.values() for r in part.results):
         return []
-    agreed = {label: part.metric("judge_agrees") for label, part in parts.items()}
+    agreed = {label: independent(part.results, part.metric("judge_agrees")) for label, part in parts.items()}
     null = {}
     for label, part in parts.items():
         if len(part.results) > 1:
             seen = [r.metrics["judge_prediction"] for r in part.results]
             predicted = [r.metrics["prediction"] for r in part.results]
             pairs = enumerate(derangement(len(seen), seed=0))
-            null[label] = np.array([float(seen[i] == predicted[j]) for i, j in pairs])
+            null[label] = independent(part.results, np.array([float(seen[i] == predicted[j]) for i, j in pairs]))
     return [claim(f"judge sees the network's own prediction{where}", agreed, "higher", null, mean=True)]
 
 
@@ -88,7 +88,12 @@ def visualizations(show: Sequence[str]) -> Family:
 
 
 def _moved(parts: Parts) -> list[Claim]:
-    return [claim("pixel L2 moved", {label: part.metric("pixel_l2_moved") for label, part in parts.items()})]
+    return [
+        claim(
+            "pixel L2 moved",
+            {label: independent(part.results, part.metric("pixel_l2_moved")) for label, part in parts.items()},
+        )
+    ]
 
 
 def maximizers(title: str, parts: Parts) -> Drawn:
@@ -167,13 +172,19 @@ def manipulations(title: str, parts: Parts) -> Drawn:
     claims = []
     for quantity, name in {"steps until the feature shows": "steps_taken", "pixel L2 moved": "pixel_l2_moved"}.items():
         if both.any():
-            of_both = {label: part.metric(name)[both] for label, part in parts.items()}
+            of_both = {label: _where(both, part, part.metric(name)) for label, part in parts.items()}
             claims.append(claim(f"{quantity}, where both networks reached it", of_both, "higher"))
-    claims.append(claim("feature reached", {label: mask.astype(float) for label, mask in reached.items()}, mean=True))
+    shares = {label: independent(part.results, reached[label].astype(float)) for label, part in parts.items()}
+    claims.append(claim("feature reached", shares, mean=True))
     if all("judge_image" in r.tensors for part in parts.values() for r in part.results):
-        seen = {label: _judged_change(part) for label, part in parts.items()}
+        seen = {label: independent(part.results, _judged_change(part)) for label, part in parts.items()}
         claims.append(claim("change in the judge's representation, relative", seen, "higher"))
     return _pictures(title, blocks, claims)
+
+
+def _where(mask_N: NDArray[np.bool_], part: Part, values_N: Values) -> Values:
+    kept = [r for r, keep in zip(part.results, mask_N, strict=True) if keep]
+    return independent(kept, values_N[mask_N])
 
 
 def _reached(part: Part) -> NDArray[np.bool_]:

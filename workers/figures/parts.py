@@ -67,6 +67,24 @@ class Part:
 Parts = Mapping[str, Part]
 
 
+def independent(results: Sequence[Result], values_N: Array) -> Array:
+    """One number for each independent unit: items that share a pair of images are averaged, and of a grid of starts and
+    directions those that share the one of which there are more. An interval over items would be too narrow."""
+    keys = [_unit(results, r) for r in results]
+    return np.array(
+        [np.mean([v for k, v in zip(keys, values_N, strict=True) if k == key]) for key in dict.fromkeys(keys)]
+    )
+
+
+def _unit(results: Sequence[Result], r: Result) -> int:
+    if "pair" in r.settings:
+        return int(r.settings["pair"])
+    if "row" not in r.settings:
+        return r.index
+    rows, columns = ({other.settings[name] for other in results} for name in ("row", "column"))
+    return int(r.settings["column" if len(columns) >= len(rows) else "row"])
+
+
 def aligned(parts: Parts) -> Parts:
     """The parts with only those items that every part of the same plan has: networks are compared on the same items.
 
