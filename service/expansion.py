@@ -55,6 +55,8 @@ class Part(NamedTuple):
 def expand(name: str, request: Comparison, catalog: Catalog) -> tuple[dict[str, str], dict[str, Part]]:
     """The networks by label, and the parts by theirs. Raises InvalidInput."""
     networks = _networks(request, catalog)
+    judge = request.judge or catalog.models[request.model].judge  # one for all: networks are compared, not judges
+    request = request.model_copy(update={"judge": judge if judge in catalog.models else request.judge})
     parts = {
         label.replace("*", network): Part(request, networks[network], own)
         for label, own in RECIPES[name].expand(request).items()

@@ -10,7 +10,7 @@ from workers import gallery
 from workers.figures import families, feature_families, layout
 from workers.figures.claims import claim
 from workers.figures.layout import Block, Row
-from workers.figures.parts import Part, Result, aligned
+from workers.figures.parts import Part, Result, aligned, independent
 
 RANDOM = np.random.default_rng(0)
 
@@ -20,7 +20,7 @@ def noise(*shape: int) -> NDArray[np.float32]:
 
 
 def part(label: str, results: list[Result], missing: int = 0, **parameters: Any) -> Part:
-    return Part(label, f"the {label}", parameters, results, missing, 1.0)
+    return Part(label, f"the {label}", {"model": label, "judge": "j"} | parameters, results, missing, 1.0)
 
 
 def inverse(index: int, image: NDArray[Any], target: NDArray[Any], seen: str = "cat") -> Result:
@@ -28,7 +28,7 @@ def inverse(index: int, image: NDArray[Any], target: NDArray[Any], seen: str = "
     goal = "cat" if index % 2 == 0 else "dog"
     metrics = {
         "relative_distance": 0.1, "ssim": float(families._ssim(image[None], target[None])[0]), "pixel_l2": 1.0,
-        "judge_agrees": seen == goal, "judge_prediction": seen, "target_class": goal, "steps_taken": 3,
+        "judge": "j", "judge_agrees": seen == goal, "judge_prediction": seen, "target_class": goal, "steps_taken": 3,
     }  # fmt: skip
     tensors = {"image": image, "target": target, "start": target, "representation": target.ravel()[:8],
                "target_representation": target.ravel()[:8]}  # fmt: skip
@@ -95,7 +95,7 @@ def test_the_area_between_two_flat_curves_is_their_gap() -> None:
 def test_a_coordinate_that_changes_the_judges_view_alike_from_every_start_is_consistent() -> None:
     def cells(label: str, change: Any) -> Part:
         results = [
-            Result(n, {"label": ""}, {}, {"row": n // 3, "column": n % 3}, {},
+            Result(n, {"label": ""}, {}, {"row": n // 3, "column": n % 3}, {"judge": "j"},
                    {"judge_start": np.zeros(8), "judge_image": change(n // 3, n % 3)})
             for n in range(12)
         ]  # fmt: skip
@@ -108,6 +108,32 @@ def test_a_coordinate_that_changes_the_judges_view_alike_from_every_start_is_con
     assert made.of["model"].value == 1
     assert made.of["baseline"].value == 0
     assert made.holds
+
+
+def test_a_network_that_judges_itself_is_left_out_of_what_the_judge_says() -> None:
+    images = [noise(3, 32, 32) for _ in range(4)]
+    mine = [inverse(i, image, image, "cat") for i, image in enumerate(images)]
+    parts = {"model": part("model", mine), "baseline": part("baseline", mine, judge="baseline")}
+    judged = next(c for c in families.inversion_claims(parts, "") if c.quantity.startswith("judge"))
+    assert judged.of.keys() == {"model"}
+    assert judged.holds is None
+
+
+def test_items_that_share_a_pair_count_once() -> None:
+    results = [
+        Result(i, {"label": ""}, {"source": "blend"}, {"pair": pair, "lambda": weight}, {}, {})
+        for i, (pair, weight) in enumerate((pair, weight) for pair in (0, 1) for weight in (0.2, 0.4, 0.6))
+    ]
+    assert independent(results, np.array([1, 2, 3, 5, 5, 5])).tolist() == [2, 5]
+
+
+def test_a_grid_counts_its_longer_side_once() -> None:
+    def grid(rows: int, columns: int) -> list[Result]:
+        settings = [{"row": row, "column": column} for row in range(rows) for column in range(columns)]
+        return [Result(i, {"label": ""}, {"source": "noise"}, s, {}, {}) for i, s in enumerate(settings)]
+
+    assert independent(grid(2, 3), np.array([0, 1, 2, 4, 5, 6])).tolist() == [2, 3, 4]
+    assert independent(grid(3, 2), np.array([0, 2, 4, 6, 8, 10])).tolist() == [1, 5, 9]
 
 
 def test_a_figure_is_the_same_bytes_each_time_and_grows_with_its_rows() -> None:

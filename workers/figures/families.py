@@ -58,7 +58,7 @@ def inversion_claims(parts: Mapping[str, Part], where: str) -> list[Claim]:
             null["pixel L2"][label] = np.sqrt(((images - targets[other]) ** 2).sum(axis=(1, 2, 3))).astype(float)
             goals = part.tensor("target_representation")
             null["relative distance"][label] = _distance(part.tensor("representation"), goals[other])
-        if all("judge_agrees" in r.metrics for r in part.results):
+        if part.judged:
             agreement[label] = part.metric("judge_agrees")
             if other is not None:
                 classes = [r.metrics["target_class"] for r in part.results]
@@ -69,7 +69,7 @@ def inversion_claims(parts: Mapping[str, Part], where: str) -> list[Claim]:
         claim(f"SSIM with the target{where}", of["SSIM"], "higher", null["SSIM"]),
         claim(f"pixel L2 to the target{where}", of["pixel L2"], "lower", null["pixel L2"]),
     ]
-    if len(agreement) == len(parts):
+    if agreement:
         claims.append(claim(f"judge sees the target's class{where}", agreement, "higher", by_chance, mean=True))
     return claims
 
@@ -190,7 +190,7 @@ def path_claims(parts: Parts) -> list[Claim]:
         return found | {"pixels": independent(mine, np.array([float(r.metrics[blend]) for r in mine]))}
 
     claims = [claim("ghosting inside the path", within("ghosting", "blend_ghosting"), "lower")]
-    if "judge_image" in first.results[0].tensors:
+    if all(part.judged for part in parts.values()):
         claims.append(
             claim(
                 "the judge's confidence inside the path", within("judge_confidence", "blend_judge_confidence"), "higher"

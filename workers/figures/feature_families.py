@@ -25,7 +25,8 @@ def _cosines(a: Array, b: Array) -> Values:
 
 def recognition(parts: Mapping[str, Part], where: str = "") -> list[Claim]:
     """Whether the judge sees in a maximiser the class that the network itself predicts for it."""
-    if not all("judge_agrees" in r.metrics for part in parts.values() for r in part.results):
+    parts = {label: part for label, part in parts.items() if part.judged}
+    if not parts:
         return []
     agreed = {label: independent(part.results, part.metric("judge_agrees")) for label, part in parts.items()}
     null = {}
@@ -45,11 +46,12 @@ def consistency(parts: Mapping[str, Part]) -> list[Claim]:
     for label, part in parts.items():
         cells = _cells(part)
         rows, columns = ({key[axis] for key in cells} for axis in (0, 1))
-        if len(rows) < 2 or len(columns) < 2 or "judge_image" not in part.results[0].tensors:
-            return []
+        if len(rows) < 2 or len(columns) < 2 or not part.judged:
+            continue
         change = {key: r.tensors["judge_image"] - r.tensors["judge_start"] for key, r in cells.items()}
         values[label] = np.array([_own_minus_other(change, column) for column in sorted(columns)])
-    return [claim("consistency across starts, same coordinate minus others (cosine)", values, "higher", mean=True)]
+    quantity = "consistency across starts, same coordinate minus others (cosine)"
+    return [claim(quantity, values, "higher", mean=True)] if values else []
 
 
 def _own_minus_other(change: Mapping[tuple[int, int], Array], column: int) -> float:
@@ -111,7 +113,7 @@ def maximizers(title: str, parts: Parts) -> Drawn:
         k = len(part.results[0].tensors["top"])
         heads = ["maximiser", "", *["most"] * k, "", *["least"] * k]
         blocks.append(Block(part.network, rows, heads))
-        if "judge_top" in part.results[0].tensors:
+        if part.judged:
             for name, into in (("judge_top", near), ("judge_bottom", far)):
                 into[label] = np.array([_cosines(*_against(r, name)).mean() for r in part.results])
     claims = recognition(parts)
@@ -176,7 +178,7 @@ def manipulations(title: str, parts: Parts) -> Drawn:
             claims.append(claim(f"{quantity}, where both networks reached it", of_both, "higher"))
     shares = {label: independent(part.results, reached[label].astype(float)) for label, part in parts.items()}
     claims.append(claim("feature reached", shares, mean=True))
-    if all("judge_image" in r.tensors for part in parts.values() for r in part.results):
+    if all(part.judged for part in parts.values()):
         seen = {label: independent(part.results, _judged_change(part)) for label, part in parts.items()}
         claims.append(claim("change in the judge's representation, relative", seen, "higher"))
     return _pictures(title, blocks, claims)

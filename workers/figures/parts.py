@@ -51,6 +51,12 @@ class Part:
         """`model`, `baseline` or `other`."""
         return self.label.partition("/")[0]
 
+    @property
+    def judged(self) -> bool:
+        """Whether a network other than its own has judged every result."""
+        own = self.parameters.get("judge") == self.parameters.get("model")
+        return not own and all(r.metrics.get("judge") for r in self.results)
+
     def metric(self, name: str) -> Array:
         """One number an item, float64 [N]."""
         return np.array([float(r.metrics[name]) for r in self.results])
