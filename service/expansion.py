@@ -90,6 +90,8 @@ def _networks(request: Comparison, catalog: Catalog) -> dict[str, str]:
         for label, name in networks.items()
         if name not in catalog.models
     ]
+    if networks.get("baseline") == request.model:
+        errors.append(FieldError("baseline", "is the model itself; a comparison needs another network"))
     if "baseline" not in networks and not errors:
         errors.append(FieldError("baseline", f"{request.model} has no twin on its card; name a network"))
     if not errors:

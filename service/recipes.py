@@ -5,7 +5,7 @@ A part's label is `model` or `baseline`, and after a slash what sets it apart fr
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 from pydantic import Field, model_validator
 
@@ -14,13 +14,16 @@ from service.schemas import (
     Finite,
     GrayStart,
     Images,
+    Lambdas,
     Name,
     NoiseStart,
     OtherTargetStart,
     Pattern,
     PatternImages,
+    Radii,
     Regularization,
     Start,
+    Until,
 )
 from service.studies import Features, Study
 
@@ -65,7 +68,7 @@ class OutOfDistributionFigure(NoiseFigure):
 class SweepFigure(InversionFigure):
     """Inversions within each radius of a grid."""
 
-    radii: list[Annotated[Finite, Field(gt=0, le=1e6)]] | None = Field(None, min_length=1, max_length=64)
+    radii: Radii = None
 
 
 class CoordinatesFigure(Comparison, Features):
@@ -95,7 +98,7 @@ class MaximizerFigure(CoordinatesFigure):
     """Gray-start maximisers beside the images of a data set that activate each coordinate most and least."""
 
     dataset: Name
-    k: int = Field(3, ge=1, le=32, description="So many images at either end")
+    k: int | None = Field(None, ge=1, le=32, description="So many images at either end; left out: 3, notebook 5")
 
 
 class RegularizedFigure(CoordinatesFigure):
@@ -103,7 +106,8 @@ class RegularizedFigure(CoordinatesFigure):
 
     regularized_steps: int = Field(512, ge=1, le=100_000)
     regularization: Regularization = Field(
-        Regularization(scale=0.0), description="Left out: random jitter and rotation"
+        Regularization(scale=0.0),
+        description="Left out: random jitter and rotation. The regularized parts know no eps, step_size or best",
     )
 
 
@@ -111,6 +115,8 @@ class ManipulationFigure(CoordinatesFigure):
     """Features added to `images`."""
 
     images: Images
+    until: Until = None
+    threshold: Finite | None = Field(None, description="For until: threshold")
 
 
 class InterpolationFigure(Comparison):
@@ -118,7 +124,7 @@ class InterpolationFigure(Comparison):
 
     first: Images
     second: Images
-    lambdas: list[Annotated[Finite, Field(ge=0, le=1)]] | None = Field(None, min_length=1, max_length=1000)
+    lambdas: Lambdas = None
 
 
 Expand = Callable[[Any], Parts]
@@ -158,23 +164,25 @@ def _visualizations(r: VisualizationFigure) -> Parts:
 
 
 def _maximizers(r: MaximizerFigure) -> Parts:
-    top = {"dataset": r.dataset, "k": r.k}
-    return {"*": {"kind": "feature_visualization", "starts": [GrayStart()], "top_images": top, **_features(r)}}
+    # The released notebook maximises these more slowly than other coordinates, and shows more images.
+    notebook = {"eps": 500.0, "step_size": 0.5, "steps": 1500} if r.preset == "notebook" else {}
+    own = {name: value for name, value in notebook.items() if getattr(r, name) is None}
+    top = {"dataset": r.dataset, "k": r.k or (5 if notebook else 3)}
+    return {"*": {"kind": "feature_visualization", "starts": [GrayStart()], "top_images": top, **own, **_features(r)}}
 
 
 def _regularized(r: RegularizedFigure) -> Parts:
     plain = {"kind": "feature_visualization", "starts": [NoiseStart()], **_features(r)}
     regularized = plain | {"steps": r.regularized_steps, "eps": None, "step_size": None, "best": None}
     fourier = r.regularization.model_copy(update={"parametrization": "fourier", "decorrelate": True})
-    return {
-        "*/plain": plain,
-        "baseline/regularized": regularized | {"regularization": r.regularization},
-        "baseline/fourier": regularized | {"regularization": fourier},
-    }
+    rules = {"regularized": r.regularization} | ({"fourier": fourier} if fourier != r.regularization else {})
+    parts = {f"baseline/{name}": regularized | {"regularization": rule} for name, rule in rules.items()}
+    return {"*/plain": plain} | parts
 
 
 def _manipulations(r: ManipulationFigure) -> Parts:
-    return {"*": {"kind": "feature_manipulation", "images": r.images, **_features(r)}}
+    stop = {"until": r.until, "threshold": r.threshold}
+    return {"*": {"kind": "feature_manipulation", "images": r.images, **stop, **_features(r)}}
 
 
 def _interpolations(r: InterpolationFigure) -> Parts:

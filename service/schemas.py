@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 ImageId = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", description="As answered by POST /v1/images")]
@@ -17,6 +17,26 @@ class Request(BaseModel):
     """Unknown fields are refused, and no value is guessed from another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _increasing(values: list[float] | None) -> list[float] | None:
+    if values is not None and sorted(set(values)) != values:
+        raise ValueError("must increase")
+    return values
+
+
+Radii = Annotated[
+    Annotated[list[Annotated[Finite, Field(gt=0, le=1e6)]], Field(min_length=1, max_length=64)] | None,
+    AfterValidator(_increasing),
+]
+Lambdas = Annotated[
+    Annotated[list[Annotated[Finite, Field(ge=0, le=1)]], Field(min_length=1, max_length=1000)] | None,
+    AfterValidator(_increasing),
+]
+Until = Annotated[
+    Literal["exceeds_all", "threshold", "steps"] | None,
+    Field(description="Stop an image when its coordinate exceeds every other, reaches a threshold, or never"),
+]
 
 
 class DatasetImages(Request):
@@ -106,7 +126,7 @@ class Term(Request):
     """One coordinate of a linear combination."""
 
     coordinate: Coordinate
-    weight: Finite = 1.0
+    weight: Finite = Field(1.0, ge=-1e6, le=1e6)
 
 
 class Regularization(Request):

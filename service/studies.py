@@ -15,17 +15,20 @@ from service.schemas import (
     Finite,
     GrayStart,
     Images,
+    Lambdas,
     LoneStart,
     Name,
     NoiseStart,
     OtherTargetStart,
     PatternImages,
+    Radii,
     Regularization,
     Request,
     Seed,
     Start,
     Term,
     TopImages,
+    Until,
     UploadedImages,
     count,
 )
@@ -45,7 +48,7 @@ class Study(Request):
 
     model: Name = Field(description="The network whose representation is studied")
     judge: Name | None = Field(
-        None, description="An independent network that classifies the results; left out: the model's judge or twin"
+        None, description="An independent network that classifies the results; left out: the one on the model's card"
     )
     layer: str = Field(
         "penultimate", min_length=1, max_length=200, description="penultimate, logits, or a layer on the model's card"
@@ -122,17 +125,13 @@ class RadiusSweep(Study):
     kind: Literal["radius_sweep"]
     targets: Images
     start: Start = Field(default_factory=NoiseStart, description="One image for all pairs, or one for each")
-    radii: list[Annotated[Finite, Field(gt=0, le=1e6)]] | None = Field(
-        None, min_length=1, max_length=64, description="L2 radii, increasing"
-    )
+    radii: Radii = Field(None, description="L2 radii, increasing")
     loss: Literal["distance", "relative_distance"] | None = Field(None, description="||R - t||, or that over ||t||")
 
     @model_validator(mode="after")
     def _consistent(self) -> "RadiusSweep":
         if self.eps is not None:
             raise ValueError("eps has no place in a radius sweep; allowed: radii")
-        if self.radii is not None and sorted(set(self.radii)) != self.radii:
-            raise ValueError("radii must increase")
         _starts_match(self.targets, self.start)
         return self
 
@@ -153,9 +152,7 @@ class Interpolation(Study):
     kind: Literal["interpolation"]
     first: Images
     second: Images
-    lambdas: list[Annotated[Finite, Field(ge=0, le=1)]] | None = Field(
-        None, min_length=1, max_length=1000, description="Weights of the first image, each in [0, 1]"
-    )
+    lambdas: Lambdas = Field(None, description="Weights of the first image, each in [0, 1], increasing")
     start: Annotated[
         BlendStart | NoiseStart | GrayStart | DatasetImages | UploadedImages | PatternImages,
         Field(discriminator="source"),
@@ -177,7 +174,7 @@ class Features(Study):
 
     coordinates: list[Coordinate] = Field([], max_length=65_536)
     random_coordinates: int = Field(0, ge=0, le=65_536, description="So many more, drawn from the seed")
-    combinations: list[Annotated[list[Term], Field(min_length=1, max_length=65_536)]] = Field([], max_length=4096)
+    combinations: list[Annotated[list[Term], Field(min_length=1, max_length=4096)]] = Field([], max_length=4096)
 
     @model_validator(mode="after")
     def _something(self) -> "Features":
@@ -185,6 +182,8 @@ class Features(Study):
             raise ValueError("names nothing to maximise; allowed: coordinates, random_coordinates or combinations")
         if not all(any(term.weight for term in terms) for terms in self.combinations):
             raise ValueError("combinations has one whose weights are all 0, which nothing can raise")
+        if any(len({term.coordinate for term in terms}) < len(terms) for terms in self.combinations):
+            raise ValueError("combinations has one that names a coordinate twice")
         return self
 
 
@@ -196,7 +195,7 @@ class FeatureVisualization(Features):
 
     PRESETS: ClassVar[Presets] = {
         "paper": {**_WHOLE_BOX, "step_size": 1.0, "steps": 200},
-        "notebook": {**_WHOLE_BOX, "eps": 500.0, "step_size": 0.5, "steps": 1500},
+        "notebook": {**_WHOLE_BOX, "step_size": 1.0, "steps": 200},
         "cifar": {**_WHOLE_BOX, "step_size": 0.1, "steps": 200},
     }
 
@@ -231,9 +230,7 @@ class FeatureManipulation(Features):
 
     kind: Literal["feature_manipulation"]
     images: Images
-    until: Literal["exceeds_all", "threshold", "steps"] | None = Field(
-        None, description="Stop an image when its coordinate exceeds every other, reaches a threshold, or never"
-    )
+    until: Until = None
     threshold: Finite | None = Field(None, description="For until: threshold")
 
     @model_validator(mode="after")

@@ -50,8 +50,7 @@ class ShardContext:
         self._curve = curve if len(curve) <= CURVE_POINTS else curve[::2]
 
     def alive(self) -> None:
-        """Work that is no search has moved on."""
-        self._began = self._began or time.monotonic()
+        """Work that is no search has moved on; until a search begins, a shard has `loading_seconds` without this."""
         self._moves += 1
 
     def should_stop(self) -> bool:

@@ -42,7 +42,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "figure-2": {"images": cifar(0, 15)},
     "figure-3": {"images": cifar(0, 31)},
     "figure-4": {"images": cifar(0, 31)},
-    "figure-5": {"images": cifar(0, 3)},
+    "figure-5": {"images": cifar(0, 7)},
     "figure-6": {"images": cifar(0, 15), "out_of_distribution": OTHERS},
     "figure-7": {"images": cifar(0, 2), "random_coordinates": 8},
     "figure-8": {"dataset": "cifar10-sample", "random_coordinates": 16},
@@ -50,11 +50,14 @@ BODIES: dict[str, dict[str, Any]] = {
     "figure-11": {"images": cifar(0, 15), "coordinates": [133], "random_coordinates": 1},
     "figure-12": {"first": cifar(0, 7), "second": cifar(12, 19)},
     "figure-13": {"images": cifar(32, 47)},
-    "figure-14": {"images": cifar(64, 71), "out_of_distribution": OTHERS},
+    "figure-14": {
+        "images": cifar(64, 71),
+        "out_of_distribution": {**PATTERNS, "patterns": PATTERNS["patterns"] * 2, "seed": 1},
+    },
     "figure-15": {"images": cifar(40, 63)},
     "figure-16": {"images": cifar(100, 123)},
-    "figure-17": {"first": cifar(40, 43), "second": cifar(61, 64)},
-    "figure-18": {"first": cifar(40, 43), "second": cifar(61, 64)},
+    "figure-17": {"first": cifar(40, 45), "second": cifar(61, 66)},
+    "figure-18": {"first": cifar(40, 45), "second": cifar(61, 66)},
     "figure-19": {"images": cifar(3, 5), "random_coordinates": 8, "seed": 1},
     "figure-20": {"images": cifar(3, 5), "coordinates": [10, 30, 50, 70, 90, 110, 130, 150]},
     "figure-21": {"images": cifar(6, 8), "random_coordinates": 8, "seed": 2, "other": "cifar10-judge"},
@@ -77,15 +80,15 @@ def section(name: str, record: dict[str, Any], folder: str) -> str:
 def table(claims: Sequence[dict[str, Any]]) -> list[str]:
     """The claims as a table: each network's value with its interval, the null, and whether the difference holds."""
     networks = list(dict.fromkeys(name for claim in claims for name in claim["of"]))
-    words = {"model": "robust", "baseline": "standard", "other": "third network",
-             "model minus baseline": "robust minus standard"}  # fmt: skip
-    heads = ["quantity", *(words.get(name, name) for name in networks), "random pairs", "robust better?"]
+    words = {"model": "robust", "baseline": "standard", "other": "third network"}
+    heads = ["quantity", *(words.get(name, name) for name in networks), "difference", "random pairs", "robust better?"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for claim in claims:
         values = [_interval(claim["of"].get(name)) for name in networks]
         nulls = ", ".join(f"{claim['null'][name]['value']:.3g}" for name in networks if name in claim["null"])
         verdict = {True: "yes", False: "**no**", None: ""}[claim["holds"]]
-        cells = [f"{claim['quantity']} ({claim['statistic']}, n={claim['items']})", *values, nulls, verdict]
+        title = f"{claim['quantity']} ({claim['statistic']}, n={claim['n']})"
+        cells = [title, *values, _interval(claim["difference"]), nulls, verdict]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -29,7 +29,7 @@ from service.studies import Features, FeatureVisualization, Study, StudyParamete
 
 Source = dict[str, Any]
 SMALL, COARSE = 64, 0.5
-FRAME_BYTES = 8_000_000
+FRAME_BYTES, MOST_TERMS = 8_000_000, 65_536
 
 
 class ItemPlan(NamedTuple):
@@ -91,8 +91,8 @@ class Planner:
         return {name: preset[name] if value is None else value for name, value in given.items()}
 
     def judge(self) -> str | None:
-        """The named judge, the model's own, or its twin."""
-        choices = (self.request.judge, self.model.judge, self.model.twin)
+        """The named judge, or the model's own."""
+        choices = (self.request.judge, self.model.judge)
         return next((name for name in choices if name in self.catalog.models), None)
 
     def bound(self, field: str, items: int) -> None:
@@ -105,8 +105,17 @@ class Planner:
         """The finished plan. Raises InvalidInput."""
         if chosen["steps"] > self.settings.max_steps:
             self.refuse("steps", f"is {chosen['steps']}; allowed: at most {self.settings.max_steps}")
-        self.raise_errors()
+        side = self.model.input_size
+        if self.request.random_start and chosen.get("eps", 0) >= (diagonal := math.sqrt(3 * side**2)):
+            self.refuse(
+                "random_start", f"at eps {chosen['eps']:g} leaves nothing of the start; allowed: eps < {diagonal:.1f}"
+            )
         judge = self.judge()
+        if judge and (other := self.catalog.models[judge].input_size) != side:
+            self.refuse(
+                "judge", f"takes {other} x {other} pixels and {self.model.name} {side} x {side}; allowed: the same"
+            )
+        self.raise_errors()
         known = self.request.model_dump(mode="json") | chosen
         parameters = StudyParameters.model_validate(
             known
@@ -140,6 +149,8 @@ class Planner:
             warnings.append(f"{p.model} has no judge and none was named: results are not judged")
         elif p.judge == p.model:
             warnings.append("the judge is the model itself: it is not independent")
+        elif set(self.catalog.models[p.judge].classes) != set(self.model.classes):
+            warnings.append(f"the judge {p.judge} has other classes than {p.model} and can agree only on shared ones")
         return warnings
 
     def images(self, field: str, source: Any) -> list[Source]:
@@ -210,6 +221,8 @@ class Planner:
             for j, term in enumerate(combination):
                 self._in_layer(f"combinations.{i}.{j}.coordinate", term.coordinate)
             terms.append([(term.coordinate, term.weight) for term in combination])
+        if sum(map(len, terms)) > MOST_TERMS:
+            self.refuse("combinations", f"names {sum(map(len, terms)):,} terms; allowed: {MOST_TERMS:,} in all")
         return [
             {"source": "direction", "direction": n, "layer": request.layer, "terms": each, "label": self._label(each)}
             for n, each in enumerate(terms)

@@ -50,7 +50,10 @@ BAD: dict[str, tuple[str, dict[str, Any], tuple[str, ...], str]] = {
     "eps in a sweep": ("figure-5", {"eps": 1.0}, ("body",), "eps has no place in a radius sweep"),
     "restarts from images": ("figure-3", {"restarts": 2}, ("body",), "restarts over 1 need random_start"),
     "combinations that exceed all": ("figure-11", {"combinations": [[{"coordinate": 1}]]}, ("body",), "need threshold"),
-    "a random start, regularized": ("figure-10", {"random_start": True}, ("body",), "leave eps, step_size and"),
+    "a random start, regularized": ("figure-10", {"random_start": True, "eps": 2.0}, ("body",), "leave eps, step"),
+    "the model as its own baseline": ("figure-3", {"baseline": "cifar10-robust"}, ("baseline",), "is the model itself"),
+    "a random start in the whole box": ("figure-3", {"random_start": True}, ("random_start",), "leaves nothing of"),
+    "a threshold where nothing stops at one": ("figure-11", {"threshold": 1.0}, ("body",), "threshold has no place"),
     "too many items": ("figure-15", {"images": cifar(*[0] * 4097)}, ("images",), "asks for 4097 optimisations"),
     "a field of the study": ("figure-3", {"targets": cifar(0, 1)}, ("targets",), "not permitted"),
     "a source of the study": ("figure-15", {"starts": NOISE}, ("starts",), "not permitted"),
@@ -102,6 +105,12 @@ def test_networks_of_different_sizes_are_not_compared(varied: TestClient) -> Non
     assert "takes 32 x 32 pixels and large 64 x 64; allowed: the same" in problem["detail"]
     request = figure("figure-21", model="small", other="large")
     assert_problem(post_recipe(varied, "figure-21", request), 422, "other")
+
+
+def test_a_judge_of_another_size_is_refused(varied: TestClient) -> None:
+    request = figure("figure-3", model="small", judge="large")
+    problem = assert_problem(post_recipe(varied, "figure-3", request), 422, "judge")
+    assert "takes 64 x 64 pixels and" in problem["detail"]
 
 
 def test_a_network_without_a_twin_needs_a_baseline(varied: TestClient) -> None:

@@ -84,8 +84,27 @@ def test_a_recipe_warns_of_what_its_parts_warn_of_once(api: TestClient) -> None:
 
 
 def test_a_named_baseline_stands_in_place_of_the_twin(api: TestClient) -> None:
-    job = submitted(api, "figure-3", model=STANDARD, baseline=STANDARD)
-    assert job["parameters"]["networks"] == {"model": STANDARD, "baseline": STANDARD}
+    job = submitted(api, "figure-3", model=STANDARD, baseline="cifar10-judge")
+    assert job["parameters"]["networks"] == {"model": STANDARD, "baseline": "cifar10-judge"}
+
+
+def test_one_judge_judges_every_network_of_a_comparison(api: TestClient) -> None:
+    job = submitted(api, "figure-21", other="cifar10-judge")
+    judges = {api.get(f"/v1/jobs/{part}").json()["parameters"]["judge"] for part in job["parts"].values()}
+    assert judges == {"cifar10-judge"}
+
+
+def test_the_notebooks_maximisers_are_slower_and_show_more_images(api: TestClient) -> None:
+    for preset, expected in {"notebook": (500, 0.5, 1500, 5), "paper": (1000, 1, 200, 3)}.items():
+        job = submitted(api, "figure-8", preset=preset)
+        p = api.get(f"/v1/jobs/{job['parts']['model']}").json()["parameters"]
+        assert (p["eps"], p["step_size"], p["steps"], p["top_images"]["k"]) == expected
+
+
+def test_a_manipulation_figure_passes_its_stop_rule_on(api: TestClient) -> None:
+    job = submitted(api, "figure-11", until="threshold", threshold=0.5)
+    p = api.get(f"/v1/jobs/{job['parts']['baseline']}").json()["parameters"]
+    assert (p["until"], p["threshold"]) == ("threshold", 0.5)
 
 
 def test_inversions_start_from_the_next_image_unless_told(api: TestClient) -> None:

@@ -45,7 +45,7 @@ RESOLVED: list[tuple[str, str, dict[str, Any]]] = [
     ("interpolation", "notebook", {"eps": 1000, "step_size": 1, "steps": 10_000, "best": True, "lambdas": NINTHS}),
     ("interpolation", "cifar", {"eps": 1000, "step_size": 0.1, "steps": 300, "best": True, "lambdas": NINTHS}),
     ("feature_visualization", "paper", {"eps": 1000, "step_size": 1, "steps": 200, "best": False}),
-    ("feature_visualization", "notebook", {"eps": 500, "step_size": 0.5, "steps": 1500, "best": False}),
+    ("feature_visualization", "notebook", {"eps": 1000, "step_size": 1, "steps": 200, "best": False}),
     ("feature_visualization", "cifar", {"eps": 1000, "step_size": 0.1, "steps": 200, "best": False}),
     ("feature_manipulation", "paper",
      {"eps": 1000, "step_size": 1, "steps": 200, "best": False, "until": "exceeds_all", "threshold": None}),

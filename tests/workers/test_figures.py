@@ -44,8 +44,15 @@ def test_a_claim_holds_only_if_the_paired_difference_excludes_zero_on_its_side()
     assert claim("q", {"model": high, "baseline": low}).holds is None
 
 
+def test_a_claim_must_beat_its_null_too_and_needs_enough_units() -> None:
+    low, high = np.linspace(0, 1, 20), np.linspace(0, 1, 20) + 0.2
+    assert claim("q", {"model": high, "baseline": low}, "higher", {"model": low}).holds is True
+    assert claim("q", {"model": high, "baseline": low}, "higher", {"model": high}).holds is False
+    assert claim("q", {"model": high[:5], "baseline": low[:5]}, "higher").holds is None
+
+
 def test_a_claims_sentence_and_record_say_its_numbers() -> None:
-    made = claim("SSIM", {"model": np.array([0.5] * 4), "baseline": np.array([0.25] * 4)}, "higher", mean=True)
+    made = claim("SSIM", {"model": np.array([0.5] * 6), "baseline": np.array([0.25] * 6)}, "higher", mean=True)
     assert made.sentence() == "SSIM (mean): model 0.5 [0.5, 0.5], baseline 0.25 [0.25, 0.25]; holds"
     record = made.record()
     assert record["difference"] == {"value": 0.25, "low": 0.25, "high": 0.25}
@@ -80,7 +87,7 @@ def test_only_items_that_every_network_has_are_compared() -> None:
 
 def test_the_area_between_two_flat_curves_is_their_gap() -> None:
     def at(label: str, distance: float) -> Part:
-        settings = [{"pair": pair, "eps": eps} for pair in (0, 1) for eps in (0.5, 1.0, 8.0)]
+        settings = [{"pair": pair, "eps": eps} for pair in range(6) for eps in (0.5, 1.0, 8.0)]
         results = [
             Result(i, {"label": ""}, {"source": "noise"}, s, {"relative_distance": distance}, {})
             for i, s in enumerate(settings)
@@ -88,16 +95,19 @@ def test_the_area_between_two_flat_curves_is_their_gap() -> None:
         return part(label, results, radii=[0.5, 1.0, 8.0])
 
     drawn = families.sweep_curves("t", {"model": at("model", 0.75), "baseline": at("baseline", 0.25)})
-    assert drawn.claims[0].of[families.DIFFERENCE].value == pytest.approx(0.5)
-    assert drawn.claims[0].holds
+    area = drawn.claims[0]
+    assert area.of["model"].value == pytest.approx(0.75)
+    assert area.difference is not None
+    assert area.difference.value == pytest.approx(0.5)
+    assert area.holds
 
 
 def test_a_coordinate_that_changes_the_judges_view_alike_from_every_start_is_consistent() -> None:
     def cells(label: str, change: Any) -> Part:
         results = [
-            Result(n, {"label": ""}, {}, {"row": n // 3, "column": n % 3}, {"judge": "j"},
-                   {"judge_start": np.zeros(8), "judge_image": change(n // 3, n % 3)})
-            for n in range(12)
+            Result(n, {"label": ""}, {}, {"row": n // 6, "column": n % 6}, {"judge": "j"},
+                   {"judge_start": np.zeros(8), "judge_image": change(n // 6, n % 6)})
+            for n in range(24)
         ]  # fmt: skip
         return part(label, results)
 

@@ -11,15 +11,16 @@ from workers.engine.statistics import Interval, bootstrap, paired_difference
 
 Values = NDArray[np.float64]
 Better = Literal["higher", "lower"] | None
-SEED = 0
+SEED, FEWEST = 0, 6
 
 
 @dataclass(frozen=True)
 class Claim:
     """`of` and `null` hold the quantity's statistic with its 95% bootstrap interval by network.
 
-    `difference` is model minus baseline, on the same items; `holds` says whether its interval lies on the side that the
-    paper claims, and is None where the paper claims nothing.
+    `difference` is model minus baseline (or minus the pixel path), on the same units; `holds` says whether its
+    interval, and that of model minus null, lie on the side that the paper claims. It is None where the paper claims
+    nothing, and where the units, `n`, are too few to say.
     """
 
     quantity: str
@@ -29,7 +30,7 @@ class Claim:
     null: dict[str, Interval] = field(default_factory=dict)
     difference: Interval | None = None
     holds: bool | None = None
-    items: int = 0
+    n: int = 0
 
     def record(self) -> dict[str, Any]:
         """As JSON would have it."""
@@ -56,19 +57,26 @@ def claim(
     better: Better = None,
     null: Mapping[str, Values] | None = None,
     mean: bool = False,
+    against: str = "baseline",
 ) -> Claim:
-    """A quantity of each item, [N] by network: the median, or the mean for what is a fraction or already an average.
+    """A quantity of each unit, [N] by network: the median, or the mean for what is a fraction or already an average.
 
-    The networks `model` and `baseline` are compared, item by item where both have the same items.
+    `model` is compared with `against`, unit by unit, and with its own null. From fewer than `FEWEST` units there is no
+    verdict: an interval of the bootstrap would be too narrow.
     """
     statistic: Callable[..., Any] = np.mean if mean else np.median
     intervals = {name: bootstrap(values, statistic, seed=SEED) for name, values in of.items()}
     nulls = {name: bootstrap(values, statistic, seed=SEED) for name, values in (null or {}).items()}
-    difference = None
-    if "model" in of and "baseline" in of and len(of["model"]) == len(of["baseline"]):
-        difference = paired_difference(of["model"], of["baseline"], statistic, seed=SEED)
-    holds = None
-    if better and difference:
-        holds = difference.low > 0 if better == "higher" else difference.high < 0
+    difference, holds = None, None
+    if "model" in of and against in of and len(of["model"]) == len(of[against]):
+        difference = paired_difference(of["model"], of[against], statistic, seed=SEED)
+        if better and len(of["model"]) >= FEWEST:
+            holds = _better(difference, better)
+            if null and "model" in null:
+                holds = holds and _better(paired_difference(of["model"], null["model"], statistic, seed=SEED), better)
     name = "mean" if mean else "median"
     return Claim(quantity, name, better, intervals, nulls, difference, holds, max(map(len, of.values())))
+
+
+def _better(difference: Interval, better: str) -> bool:
+    return difference.low > 0 if better == "higher" else difference.high < 0

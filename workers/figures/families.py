@@ -9,13 +9,12 @@ import torch
 from matplotlib.figure import Figure
 
 from workers.engine import metrics
-from workers.engine.statistics import derangement, mean_gap, straightness
+from workers.engine.statistics import mean_gap, straightness
 from workers.figures import layout
 from workers.figures.claims import Claim, Values, claim
 from workers.figures.layout import Block, Curve, Row
-from workers.figures.parts import Array, Part, Parts, Result, independent, variants
+from workers.figures.parts import Array, Part, Parts, Result, independent, strangers, variants
 
-DIFFERENCE = "model minus baseline"
 MOST_COLUMNS = 10
 """Pictures across a figure; its numbers count every item."""
 
@@ -31,7 +30,7 @@ class Drawn:
 Family = Callable[[str, Parts], Drawn]
 
 
-def _pictures(title: str, blocks: Sequence[Block], claims: list[Claim]) -> Drawn:
+def drawn(title: str, blocks: Sequence[Block], claims: list[Claim]) -> Drawn:
     return Drawn(lambda notes: layout.pictures(title, blocks, notes), claims)
 
 
@@ -43,35 +42,43 @@ def _distance(r: Array, t: Array) -> Values:
     return metrics.relative_distance(torch.from_numpy(r), torch.from_numpy(t)).double().numpy()
 
 
+def _seen_before(r: Result, other: Result) -> bool:
+    """Whether the other's target is this one's, or the image that this one started from."""
+    return other.target in (r.target, r.start)
+
+
 def inversion_claims(parts: Mapping[str, Part], where: str) -> list[Claim]:
     """Distance, SSIM and the judge's agreement for each network, against results paired with other items' targets."""
     names = {"relative distance": "relative_distance", "SSIM": "ssim", "pixel L2": "pixel_l2"}
     of = {quantity: {label: part.metric(key) for label, part in parts.items()} for quantity, key in names.items()}
-    null: dict[str, dict[str, Values]] = {quantity: {} for quantity in names}
-    agreement: dict[str, Values] = {}
-    by_chance: dict[str, Values] = {}
+    null: dict[str, dict[str, Values]] = {quantity: {} for quantity in (*names, "judge")}
     for label, part in parts.items():
-        images, targets = part.tensor("image"), part.tensor("target")
-        other = derangement(len(images), seed=0) if len(images) > 1 else None
-        if other is not None:
-            null["SSIM"][label] = _ssim(images, targets[other])
-            null["pixel L2"][label] = np.sqrt(((images - targets[other]) ** 2).sum(axis=(1, 2, 3))).astype(float)
-            goals = part.tensor("target_representation")
-            null["relative distance"][label] = _distance(part.tensor("representation"), goals[other])
-        if part.judged:
-            agreement[label] = part.metric("judge_agrees")
-            if other is not None:
-                classes = [r.metrics["target_class"] for r in part.results]
-                seen = [r.metrics["judge_prediction"] for r in part.results]
-                by_chance[label] = np.array([float(seen[i] == classes[j]) for i, j in enumerate(other)])
+        if (other := strangers(part.results, _seen_before)) is not None:
+            for quantity, values in _by_chance(part, other).items():
+                null[quantity][label] = values
     claims = [
         claim(f"relative distance{where}", of["relative distance"], null=null["relative distance"]),
         claim(f"SSIM with the target{where}", of["SSIM"], "higher", null["SSIM"]),
         claim(f"pixel L2 to the target{where}", of["pixel L2"], "lower", null["pixel L2"]),
     ]
-    if agreement:
-        claims.append(claim(f"judge sees the target's class{where}", agreement, "higher", by_chance, mean=True))
+    if agreement := {label: part.metric("judge_agrees") for label, part in parts.items() if part.judged}:
+        claims.append(claim(f"judge sees the target's class{where}", agreement, "higher", null["judge"], mean=True))
     return claims
+
+
+def _by_chance(part: Part, other: Array) -> dict[str, Values]:
+    """The same quantities of each result with another item's target."""
+    images, targets = part.tensor("image"), part.tensor("target")[other]
+    found = {
+        "SSIM": _ssim(images, targets),
+        "pixel L2": np.sqrt(((images - targets) ** 2).sum(axis=(1, 2, 3))).astype(float),
+        "relative distance": _distance(part.tensor("representation"), part.tensor("target_representation")[other]),
+    }
+    if part.judged:
+        classes = [part.results[i].metrics["target_class"] for i in other]
+        seen = [r.metrics["judge_prediction"] for r in part.results]
+        found["judge"] = np.array([float(a == b) for a, b in zip(seen, classes, strict=True)])
+    return found
 
 
 def inversions(show: Sequence[str], source: bool = True, most: int = MOST_COLUMNS) -> Family:
@@ -86,7 +93,7 @@ def inversions(show: Sequence[str], source: bool = True, most: int = MOST_COLUMN
                 shown = slice(begin, min(begin + width, count))
                 blocks.append(_inverses("" if begin else variant, of, show, source, shown))
             claims += inversion_claims(of, f", {variant}" if variant else "")
-        return _pictures(title, blocks, claims)
+        return drawn(title, blocks, claims)
 
     return draw
 
@@ -98,12 +105,8 @@ def _inverses(title: str, of: Mapping[str, Part], show: Sequence[str], source: b
     rows += [Row("start", [r.tensors["start"] for r in first])] if source else []
     for part in (part for name, part in of.items() if name in show):
         seen = [str(r.metrics.get("judge_prediction", "")) for r in part.results[shown]]
-        rows.append(Row(_wrap(part.network), [r.image for r in part.results[shown]], seen))
+        rows.append(Row(layout.two_lines(part.network), [r.image for r in part.results[shown]], seen))
     return Block(title, rows, [str(r.target["label"] or r.target.get("pattern", "")) for r in first])
-
-
-def _wrap(network: str) -> str:
-    return network.replace(" (", "\n(")
 
 
 def sweep_curves(title: str, parts: Parts) -> Drawn:
@@ -115,13 +118,12 @@ def sweep_curves(title: str, parts: Parts) -> Drawn:
         for label, table in tables.items()
     ]
     claims = []
-    if len(radii) > 1 and {"model", "baseline"} <= tables.keys():
-        gap = mean_gap(radii, tables["model"], tables["baseline"])
-        area = claim("area between the curves over log radius, per unit", {DIFFERENCE: gap})
-        claims.append(Claim(**{**area.__dict__, "better": "higher", "holds": area.of[DIFFERENCE].low > 0}))
+    if len(radii) > 1:
+        under = {label: mean_gap(radii, table, np.zeros_like(table)) for label, table in tables.items()}
+        claims.append(claim("area under the curve, a unit of log radius", under, "higher", mean=True))
     for i in range(len(radii)):
         at = {label: table[:, i] for label, table in tables.items()}
-        claims.append(claim(f"relative distance within radius {radii[i]:g}", at, "higher" if radii[i] <= 4 else None))
+        claims.append(claim(f"relative distance within radius {radii[i]:g}", at, "higher"))
     words = {"x": "L2 radius around the start, pixels in [0, 1]", "y": "||R(x) - R(target)|| / ||R(target)||"}
     return Drawn(lambda notes: layout.curves(title, radii, lines, notes, words), claims)
 
@@ -149,7 +151,7 @@ def sweep_images(title: str, parts: Parts) -> Drawn:
             distances = [f"{r.metrics['relative_distance']:.2f}" for r in of]
             rows.append(Row("", images, ["", *distances, ""]))
         blocks.append(Block(part.network, rows, ["start", *(f"radius {r:g}" for r in radii), "target"]))
-    return _pictures(title, blocks, sweep_curves(title, parts).claims)
+    return drawn(title, blocks, sweep_curves(title, parts).claims)
 
 
 def interpolations(show: Sequence[str]) -> Family:
@@ -159,17 +161,19 @@ def interpolations(show: Sequence[str]) -> Family:
         first = next(iter(parts.values()))
         blocks = []
         for pair in sorted({r.settings["pair"] for r in first.results})[:4]:
-            rows = [Row("pixels", [r.tensors["target"] for r in _path(first, pair)])]
-            rows += [
-                Row(_wrap(part.network), [r.image for r in _path(part, pair)])
-                for label, part in parts.items()
-                if label in show
-            ]
-            heads = [f"{r.settings['lambda']:.2f}" for r in _path(first, pair)]
-            blocks.append(Block("", rows, heads))
-        return _pictures(title, blocks, path_claims(parts))
+            shown = _spread(_path(first, pair))
+            rows = [Row("pixels", [r.tensors["target"] for r in shown])]
+            for part in (part for label, part in parts.items() if label in show):
+                rows.append(Row(layout.two_lines(part.network), [r.image for r in _spread(_path(part, pair))]))
+            blocks.append(Block("", rows, [f"{r.settings['lambda']:.2f}" for r in shown]))
+        return drawn(title, blocks, path_claims(parts))
 
     return draw
+
+
+def _spread(path: list[Result]) -> list[Result]:
+    """At most 11 of a path, both ends among them."""
+    return [path[i] for i in np.unique(np.linspace(0, len(path) - 1, 11).round().astype(int))]
 
 
 def _path(part: Part, pair: int) -> list[Result]:
@@ -189,19 +193,23 @@ def path_claims(parts: Parts) -> list[Claim]:
         found = {label: independent(rs, np.array([float(r.metrics[key]) for r in rs])) for label, rs in inside.items()}
         return found | {"pixels": independent(mine, np.array([float(r.metrics[blend]) for r in mine]))}
 
-    claims = [claim("ghosting inside the path", within("ghosting", "blend_ghosting"), "lower")]
+    quantities = [("ghosting inside the path", within("ghosting", "blend_ghosting"), "lower")]
     if all(part.judged for part in parts.values()):
-        claims.append(
-            claim(
-                "the judge's confidence inside the path", within("judge_confidence", "blend_judge_confidence"), "higher"
-            )
-        )
+        sure = within("judge_confidence", "blend_judge_confidence")
         pairs = sorted({r.settings["pair"] for r in first.results})
         lines = {label: [_path(part, pair) for pair in pairs] for label, part in parts.items()}
         smooth = {label: _straight(paths, "judge_image") for label, paths in lines.items()}
         smooth["pixels"] = _straight(lines[first.label], "judge_blend")
-        claims.append(claim("smoothness of the path in the judge's representation", smooth, "higher"))
-    return claims
+        quantities.append(("the judge's confidence inside the path", sure, "higher"))
+        quantities.append(("smoothness of the path in the judge's representation", smooth, "higher"))
+    return [c for quantity in quantities for c in _against_both(*quantity)]
+
+
+def _against_both(quantity: str, of: dict[str, Values], better: Any) -> list[Claim]:
+    """Against the other network, and against the pixel path."""
+    pixels = {name: of[name] for name in ("model", "pixels")}
+    networks = {name: values for name, values in of.items() if name != "pixels"}
+    return [claim(quantity, networks, better), claim(f"{quantity}, against pixels", pixels, better, against="pixels")]
 
 
 def _straight(paths: list[list[Result]], name: str) -> Values:

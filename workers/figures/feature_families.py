@@ -1,15 +1,16 @@
 """Figures of maximised coordinates: visualisations, maximisers beside data, regularised ones, and manipulations."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.engine.statistics import derangement
+from workers.figures import layout
 from workers.figures.claims import Claim, Values, claim
-from workers.figures.families import Drawn, Family, _pictures, _wrap
+from workers.figures.families import Drawn, Family, drawn
 from workers.figures.layout import Block, Row
-from workers.figures.parts import Array, Part, Parts, Result, independent, variants
+from workers.figures.parts import Array, Part, Parts, Result, independent, strangers, variants
 
 
 def _cells(part: Part) -> dict[tuple[int, int], Result]:
@@ -31,11 +32,11 @@ def recognition(parts: Mapping[str, Part], where: str = "") -> list[Claim]:
     agreed = {label: independent(part.results, part.metric("judge_agrees")) for label, part in parts.items()}
     null = {}
     for label, part in parts.items():
-        if len(part.results) > 1:
+        if (other := strangers(part.results, lambda r, s: r.target == s.target)) is not None:
             seen = [r.metrics["judge_prediction"] for r in part.results]
-            predicted = [r.metrics["prediction"] for r in part.results]
-            pairs = enumerate(derangement(len(seen), seed=0))
-            null[label] = independent(part.results, np.array([float(seen[i] == predicted[j]) for i, j in pairs]))
+            predicted = [part.results[i].metrics["prediction"] for i in other]
+            chance = np.array([float(a == b) for a, b in zip(seen, predicted, strict=True)])
+            null[label] = independent(part.results, chance)
     return [claim(f"judge sees the network's own prediction{where}", agreed, "higher", null, mean=True)]
 
 
@@ -48,22 +49,22 @@ def consistency(parts: Mapping[str, Part]) -> list[Claim]:
         rows, columns = ({key[axis] for key in cells} for axis in (0, 1))
         if len(rows) < 2 or len(columns) < 2 or not part.judged:
             continue
-        change = {key: r.tensors["judge_image"] - r.tensors["judge_start"] for key, r in cells.items()}
-        values[label] = np.array([_own_minus_other(change, column) for column in sorted(columns)])
+        change = np.stack([r.tensors["judge_image"] - r.tensors["judge_start"] for r in cells.values()])
+        change /= np.maximum(np.linalg.norm(change, axis=1, keepdims=True), 1e-12)
+        at = np.array(list(cells))
+        elsewhere = at[:, None, 0] != at[None, :, 0]
+        same = at[:, None, 1] == at[None, :, 1]
+        cosine = change @ change.T
+        own, other = (_means(cosine, elsewhere & mask, at[:, 1]) for mask in (same, ~same))
+        values[label] = own - other
     quantity = "consistency across starts, same coordinate minus others (cosine)"
     return [claim(quantity, values, "higher", mean=True)] if values else []
 
 
-def _own_minus_other(change: Mapping[tuple[int, int], Array], column: int) -> float:
-    own: list[float] = []
-    other: list[float] = []
-    for (row, at), mine in change.items():
-        if at != column:
-            continue
-        for (row_2, at_2), theirs in change.items():
-            if row_2 != row:
-                (own if at_2 == column else other).append(_cosines(mine[None], theirs[None])[0])
-    return float(np.mean(own) - np.mean(other)) if own and other else 0.0
+def _means(values_NN: Array, mask_NN: NDArray[np.bool_], column_N: Array) -> Values:
+    """The mean of the marked values in the rows of each column, [columns]."""
+    rows = [column_N == column for column in np.unique(column_N)]
+    return np.array([values_NN[row][mask_NN[row]].mean() if mask_NN[row].any() else 0.0 for row in rows])
 
 
 def visualizations(show: Sequence[str]) -> Family:
@@ -84,7 +85,7 @@ def visualizations(show: Sequence[str]) -> Family:
                 rows.append(Row("", [start, *(r.image if r else None for r in of)], ["", *captions]))
             heads = [next(r.target["label"] for (_, c), r in cells.items() if c == column) for column in columns]
             blocks.append(Block(part.network, rows, ["start", *heads]))
-        return _pictures(title, blocks, [*recognition(parts), *consistency(parts), *_moved(parts)])
+        return drawn(title, blocks, [*recognition(parts), *consistency(parts), *_moved(parts)])
 
     return draw
 
@@ -121,7 +122,7 @@ def maximizers(title: str, parts: Parts) -> Drawn:
         gaps = {label: near[label] - far[label] for label in near}
         title_of = "likeness to most minus least activating images (cosine in the judge's representation)"
         claims.append(claim(title_of, gaps, "higher"))
-    return _pictures(title, blocks, claims)
+    return drawn(title, blocks, claims)
 
 
 def _against(r: Result, name: str) -> tuple[Array, Array]:
@@ -129,22 +130,29 @@ def _against(r: Result, name: str) -> tuple[Array, Array]:
     return np.broadcast_to(r.tensors["judge_image"], others.shape), others
 
 
-NAMES = {
-    "plain": "no regularization",
-    "regularized": "jitter, rotation",
-    "fourier": "jitter, rotation,\nFourier, decorrelated",
-}
+ORDER = ("plain", "regularized", "fourier")
+
+
+def _ways(part: Part) -> str:
+    """How a part's search was regularised, in words."""
+    rule = part.parameters.get("regularization")
+    if rule is None:
+        return "no regularization"
+    lengths = {"jitter": max(rule["jitter"], rule["final_jitter"]), "scale": rule["scale"], "rotation": rule["rotate"]}
+    words = [name for name, size in lengths.items() if size]
+    words += ["Fourier"] if rule["parametrization"] == "fourier" else []
+    return ", ".join([*words, *(["decorrelated"] if rule["decorrelate"] else [])]) or "Adam alone"
 
 
 def regularized(title: str, parts: Parts) -> Drawn:
     """Figure 10: each coordinate under each way of maximising it."""
     blocks = []
-    ordered = sorted(parts.values(), key=lambda part: (part.of != "baseline", list(NAMES).index(part.variant)))
+    ordered = sorted(parts.values(), key=lambda part: (part.of != "baseline", ORDER.index(part.variant)))
     for of in ("baseline", "model"):
         mine = [part for part in ordered if part.of == of]
         rows = [
             Row(
-                NAMES[part.variant],
+                textwrap.fill(_ways(part), 22),
                 [r.image for r in part.results[:9]],
                 [r.metrics["prediction"] for r in part.results[:9]],
             )
@@ -152,10 +160,11 @@ def regularized(title: str, parts: Parts) -> Drawn:
         ]
         blocks.append(Block(mine[0].network, rows, [r.target["label"] for r in mine[0].results[:9]]))
     claims = recognition(variants(parts)["plain"], ", no regularization")
-    for variant in ("regularized", "fourier"):
-        compared = {"model": parts["model/plain"], "baseline": parts[f"baseline/{variant}"]}
-        claims += recognition(compared, f", robust without against standard with {NAMES[variant]}".replace("\n", " "))
-    return _pictures(title, blocks, claims)
+    for variant in ORDER[1:]:
+        if (part := parts.get(f"baseline/{variant}")) is not None:
+            compared = {"model": parts["model/plain"], "baseline": part}
+            claims += recognition(compared, f", robust without against standard with {_ways(part)}")
+    return drawn(title, blocks, claims)
 
 
 def manipulations(title: str, parts: Parts) -> Drawn:
@@ -168,20 +177,20 @@ def manipulations(title: str, parts: Parts) -> Drawn:
             of = [r for (_, c), r in sorted(cells.items()) if c == column][:10]
             rows.append(Row("", [r.tensors["start"] for r in of]))
             rows.append(Row(f"+ {of[0].target['label']}", [r.image for r in of], [_steps(r) for r in of]))
-        blocks.append(Block(_wrap(part.network).replace("\n", " "), rows))
+        blocks.append(Block(layout.two_lines(part.network).replace("\n", " "), rows))
     reached = {label: _reached(part) for label, part in parts.items()}
     both = np.logical_and.reduce(list(reached.values()))
     claims = []
     for quantity, name in {"steps until the feature shows": "steps_taken", "pixel L2 moved": "pixel_l2_moved"}.items():
         if both.any():
             of_both = {label: _where(both, part, part.metric(name)) for label, part in parts.items()}
-            claims.append(claim(f"{quantity}, where both networks reached it", of_both, "higher"))
+            claims.append(claim(f"{quantity}, where both reached it", of_both, "higher"))
     shares = {label: independent(part.results, reached[label].astype(float)) for label, part in parts.items()}
     claims.append(claim("feature reached", shares, mean=True))
-    if all(part.judged for part in parts.values()):
-        seen = {label: independent(part.results, _judged_change(part)) for label, part in parts.items()}
-        claims.append(claim("change in the judge's representation, relative", seen, "higher"))
-    return _pictures(title, blocks, claims)
+    if both.any() and all(part.judged for part in parts.values()):
+        seen = {label: _where(both, part, _judged_change(part)) for label, part in parts.items()}
+        claims.append(claim("relative change in the judge's representation, where both reached it", seen, "higher"))
+    return drawn(title, blocks, claims)
 
 
 def _where(mask_N: NDArray[np.bool_], part: Part, values_N: Values) -> Values:

@@ -48,6 +48,11 @@ class Curve:
     high: NDArray[Any]
 
 
+def two_lines(network: str) -> str:
+    """A network's name above what it was trained for."""
+    return network.replace(" (", "\n(")
+
+
 def _row_height(row: Row) -> float:
     return CELL + (LINE if any(row.captions) else 0) + 0.05
 

@@ -1,6 +1,7 @@
 """What a figure is drawn from: the finished studies of a recipe."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 TRACE = {"loss", "grad_norm", "relative_distance", "activation", "frames", "frame_steps"}
 """Tensors of an item that no figure needs."""
+PLAN = ("targets", "start", "starts", "images", "first", "second", "radii", "lambdas", "coordinates",
+        "random_coordinates", "combinations", "seed")  # fmt: skip
+"""Parameters that say which item is which."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +95,31 @@ def _unit(results: Sequence[Result], r: Result) -> int:
     return int(r.settings["column" if len(columns) >= len(rows) else "row"])
 
 
+def strangers(results: Sequence[Result], related: Callable[[Result, Result], bool]) -> NDArray[np.int64] | None:
+    """For each result another one that is not `related` to it, at random: the pairs of a null. None if one has none."""
+    random = np.random.default_rng(0)
+    found = []
+    for r in results:
+        others = [i for i, other in enumerate(results) if other is not r and not related(r, other)]
+        if not others:
+            return None
+        found.append(int(random.choice(others)))
+    return np.array(found)
+
+
 def aligned(parts: Parts) -> Parts:
     """The parts with only those items that every part of the same plan has: networks are compared on the same items.
 
     Raises ValueError naming a part with nothing left.
     """
-    planned = {label: len(part.results) + part.missing for label, part in parts.items()}
+    plans = {label: json.dumps([part.parameters.get(name) for name in PLAN]) for label, part in parts.items()}
     found = {}
     for label, part in parts.items():
-        alike = [{r.index for r in other.results} for name, other in parts.items() if planned[name] == planned[label]]
+        alike = [{r.index for r in other.results} for name, other in parts.items() if plans[name] == plans[label]]
         kept = [r for r in part.results if all(r.index in indices for indices in alike)]
         if not kept:
             raise ValueError(f"the study {label} has no result to draw that its like have too")
-        found[label] = replace(part, results=kept, missing=planned[label] - len(kept))
+        found[label] = replace(part, results=kept, missing=len(part.results) + part.missing - len(kept))
     return found
 
 

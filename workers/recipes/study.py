@@ -111,7 +111,11 @@ def run(prepare: Prepare, ctx: ShardContext) -> None:
     if len(found.frames):
         tensors |= {"frames": found.frames.transpose(0, 1), "frame_steps": found.frame_steps.expand(len(moved), -1)}
     provenance = describe(study, len(batch.items))
+    finite = torch.isfinite(found.x.flatten(1)).all(dim=1) & torch.isfinite(found.loss).all(dim=0)
     for i, item in enumerate(batch.items):
+        if not finite[i]:
+            ctx.fail(item.index, "Result is not finite", "the search met a number that is infinite or not a number")
+            continue
         own = {name: tensor[i].cpu().contiguous() for name, tensor in tensors.items()}
         files = results.files(own, study.p.curve, provenance)
         ctx.save(item.index, measures[i] | {"steps_taken": moved[i]}, provenance, files)
@@ -209,6 +213,8 @@ class Watch:
             return False
         self._report(i, loss)
         self.stopped = self.study.ctx.should_stop()
+        if self.study.p.regularization:  # whose steps are random: a gradient that is gone may come back
+            return self.stopped
         return self.stopped or not bool(grad_norm.any())  # where no gradient is left, no step would move anything
 
     def _frame(self, i: int, x: Tensor) -> None:
@@ -234,7 +240,7 @@ class Watch:
 
 def describe(study: Study, batch_size: int) -> dict[str, Any]:
     """Everything that the result depends on, beside its target and start."""
-    named = {"targets", "start", "starts", "images", "first", "second"}
+    named = {"targets", "start", "starts", "images", "first", "second", "coordinates", "combinations"}
     return {
         "parameters": study.p.model_dump(mode="json", exclude=named),
         "code_version": version("robustreps"),
