@@ -40,7 +40,7 @@ lint: install ## ruff and mypy, strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-gallery: install ## every figure on the shipped networks, into deploy/gallery and the README (about GALLERY_MINUTES minutes)
+gallery: install ## every figure on the shipped networks, into deploy/gallery and the README (20 minutes on 2 cores)
 	@$(BIN)/python -m workers.gallery
 
 bench: install ## time per image-step against a plain PyTorch loop, in one run

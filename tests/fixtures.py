@@ -1,11 +1,14 @@
 """Fixtures: databases, storages and running services, embedded or on real servers."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -35,11 +38,23 @@ def inversion(**changes: Any) -> dict[str, Any]:
     return INVERSION | changes
 
 
+@cache
+def migrated() -> bytes:
+    """An SQLite file that all migrations have run on; they take longer than most tests."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.db"
+        migrate(f"sqlite:///{path}")
+        with sqlite3.connect(path) as connection:
+            connection.execute("PRAGMA journal_mode=DELETE")
+        connection.close()
+        return path.read_bytes()
+
+
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
-    url = f"sqlite:///{tmp_path / 'test.db'}"
-    migrate(url)
-    return url
+    path = tmp_path / "test.db"
+    path.write_bytes(migrated())
+    return f"sqlite:///{path}"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -77,7 +92,8 @@ def settings(tmp_path: Path) -> Settings:
 @contextmanager
 def workerless(settings: Settings) -> Iterator[TestClient]:
     """The API without a worker: what it accepts stays queued."""
-    migrate(settings.database)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    (settings.data_dir / "robustreps.db").write_bytes(migrated())
     context = open_context(settings)
     with TestClient(create_app(settings, context), raise_server_exceptions=False) as client:
         yield client

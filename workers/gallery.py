@@ -35,8 +35,8 @@ def cifar(first: int, last: int) -> dict[str, Any]:
 
 
 NATURAL = {"source": "dataset", "dataset": "natural-sample", "indices": list(range(8))}
-PATTERNS = {"source": "patterns", "patterns": ["stripes", "checkerboard", "gradient", "circles", "polygons", "blobs",
-                                               "scribbles", "text"]}  # fmt: skip
+KINDS = ["stripes", "checkerboard", "gradient", "circles", "polygons", "blobs", "scribbles", "text"]
+PATTERNS = {"source": "patterns", "patterns": KINDS}
 OTHERS = {"source": "mixed", "parts": [NATURAL, PATTERNS]}
 BODIES: dict[str, dict[str, Any]] = {
     "figure-2": {"images": cifar(0, 15)},
@@ -52,7 +52,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "figure-13": {"images": cifar(32, 47)},
     "figure-14": {
         "images": cifar(64, 71),
-        "out_of_distribution": {**PATTERNS, "patterns": PATTERNS["patterns"] * 2, "seed": 1},
+        "out_of_distribution": PATTERNS | {"patterns": KINDS * 2, "seed": 1},
     },
     "figure-15": {"images": cifar(40, 63)},
     "figure-16": {"images": cifar(100, 123)},
