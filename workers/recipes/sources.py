@@ -54,7 +54,5 @@ def fitted(pixels_HWC: Any, size: int, p: StudyParameters) -> Tensor:
 
 
 def stack(images_CHW: list[Tensor], device: torch.device) -> Tensor:
-    """[N, 3, S, S] on the device; no images give an empty tensor."""
-    if not images_CHW:
-        return torch.empty(0)
+    """[N, 3, S, S] on the device."""
     return torch.stack(images_CHW).to(device, memory_format=torch.channels_last)
