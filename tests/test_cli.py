@@ -106,7 +106,7 @@ def test_a_second_process_on_the_same_data_is_refused(tmp_path: Path) -> None:
         assert "another process serves" in second.stderr
     finally:
         first.send_signal(signal.SIGINT)
-        _, said = first.communicate(timeout=30)
+        _, said = first.communicate(timeout=120)
     assert first.returncode == 130  # ended by SIGINT, in order
     assert b"Traceback" not in said
 

@@ -97,7 +97,8 @@ def assert_ended_once(stack: Stack, job_id: str, items: int) -> None:
         states = session.scalars(select(Item.state).where(Item.job_id == job_id)).all()
         assert list(states) == ["succeeded"] * items
         rows = session.scalars(select(Artifact).where(Artifact.job_id == job_id)).all()
-        leased = session.scalar(select(func.count()).select_from(Shard).where(Shard.lease_expires_at.is_not(None)))
+        held = (Shard.job_id == job_id) & Shard.lease_expires_at.is_not(None)
+        leased = session.scalar(select(func.count()).select_from(Shard).where(held))
     assert len(rows) == items * 5
     assert leased == 0
     for row in rows:
