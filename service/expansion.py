@@ -20,6 +20,9 @@ KINDS: Mapping[str, type[Study]] = {
     for kind in (Inversion, RadiusSweep, Interpolation, FeatureVisualization, FeatureManipulation)
 }
 
+FLOATS = 3
+"""Images that a figure holds for each item: target, start and result."""
+
 
 class Part(NamedTuple):
     """One study of a recipe: its network, and `own`, what its request has beside the recipe's."""
@@ -77,6 +80,10 @@ def plan(parts: Mapping[str, Part], catalog: Catalog, session: Session, settings
                 errors.setdefault(part.field(error.field), error.message)
     if errors:
         raise InvalidInput(*map(FieldError, errors.keys(), errors.values()))
+    items, side = sum(len(each.items) for each in plans.values()), catalog.models[part.network].input_size
+    if items > (most := settings.max_drawing_bytes // (FLOATS * 4 * 3 * side**2)):
+        message = f"asks for {items} searches in all; a figure of {side} x {side} pixels is drawn from at most {most}"
+        raise InvalidInput(FieldError("body", message))
     return plans
 
 

@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(20_000_000, gt=0, description="Largest request body")
     max_image_pixels: int = Field(16_000_000, gt=0, description="Largest uploaded image, width times height")
     max_items: int = Field(4096, gt=0, description="Most items in one job")
+    max_drawing_bytes: int = Field(
+        4_000_000_000, gt=0, description="Most memory for the images that one figure draws on"
+    )
     max_steps: int = Field(100_000, gt=0, description="Most PGD steps for one item")
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")

@@ -107,6 +107,13 @@ def test_networks_of_different_sizes_are_not_compared(varied: TestClient) -> Non
     assert_problem(post_recipe(varied, "figure-21", request), 422, "other")
 
 
+def test_a_figure_that_no_worker_could_hold_is_refused(settings: Settings) -> None:
+    with workerless(settings.model_copy(update={"max_drawing_bytes": 4 * 3 * 3 * 32 * 32 * 3})) as api:
+        problem = assert_problem(post_recipe(api, "figure-15", figure("figure-15", images=cifar(0, 1))), 422, "body")
+        assert "asks for 4 searches in all; a figure of 32 x 32 pixels is drawn from at most 3" in problem["detail"]
+        assert api.get("/v1/jobs").json()["jobs"] == []
+
+
 def test_a_judge_of_another_size_is_refused(varied: TestClient) -> None:
     request = figure("figure-3", model="small", judge="large")
     problem = assert_problem(post_recipe(varied, "figure-3", request), 422, "judge")

@@ -18,7 +18,7 @@ from workers.gallery import BODIES, COMMON, cifar
 SMALL: dict[str, Any] = {
     "images": cifar(0, 2), "first": cifar(0, 1), "second": cifar(2, 3), "out_of_distribution": {
         "source": "patterns", "patterns": ["circles", "text"]}, "coordinates": [5, 9], "random_coordinates": 0,
-    "radii": [0.5, 2.0], "lambdas": [0.0, 0.5, 1.0],
+    "radii": [0.5, 2.0], "lambdas": [0.0, 0.5, 1.0], "until": "steps",
 }  # fmt: skip
 
 
