@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 ROBUSTREPS = Path(sys.executable).with_name("robustreps")
+pytestmark = pytest.mark.slow  # each starts Python anew
 
 
 def run(tmp_path: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -93,7 +94,6 @@ def test_a_recipe_that_the_service_refuses_ends_in_one_line(tmp_path: Path, argu
     assert said in done.stderr
 
 
-@pytest.mark.slow
 def test_a_second_process_on_the_same_data_is_refused(tmp_path: Path) -> None:
     environment = os.environ | {"ROBUSTREPS_PORT": "0"}
     first = subprocess.Popen([ROBUSTREPS, "serve"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
@@ -111,7 +111,6 @@ def test_a_second_process_on_the_same_data_is_refused(tmp_path: Path) -> None:
     assert b"Traceback" not in said
 
 
-@pytest.mark.slow
 def test_the_demo_draws_its_contact_sheet_and_prints_its_numbers(tmp_path: Path) -> None:
     done = run(tmp_path, "demo", "--images", "2", "--steps", "10")
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,8 @@ from tests.service.test_images import encode, noise
 from workers.figures.registry import FIGURES
 from workers.gallery import BODIES, COMMON, cifar
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {
     "images": cifar(0, 2), "first": cifar(0, 1), "second": cifar(2, 3), "out_of_distribution": {
         "source": "patterns", "patterns": ["circles", "text"]}, "coordinates": [5, 9], "random_coordinates": 0,
