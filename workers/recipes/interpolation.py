@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from workers.engine import metrics
-from workers.recipes.inversion import distance_problem
+from workers.recipes.inversion import distance_problem, nearness
 from workers.recipes.judging import columns, judged
 from workers.recipes.study import Batch, Measures, Problem, Study
 
@@ -18,16 +18,9 @@ def prepare(study: Study, batch: Batch) -> Problem:
 
     @torch.no_grad()
     def measure(x: Tensor, start: Tensor) -> Measures:
-        r = study.function(x)
-        rows = columns(
-            relative_distance=metrics.relative_distance(r, t),
-            start_relative_distance=metrics.relative_distance(study.function(start), t),
-            pixel_l2=metrics.pixel_l2(x, blend),
-            pixel_l2_moved=metrics.pixel_l2(x, start),
-            ssim=metrics.ssim(x, blend),
-            ghosting=metrics.ghosting(x, *ends),
-            blend_ghosting=metrics.ghosting(blend, *ends),
-        )
+        r, near = nearness(study, x, start, t, blend)
+        ghosting, blend_ghosting = metrics.ghosting(x, *ends), metrics.ghosting(blend, *ends)
+        rows = columns(**near, ghosting=ghosting, blend_ghosting=blend_ghosting)
         if judge := study.judge:
             for row, seen, confidence, of_blend in zip(rows, *judge.sees(x), judge.sees(blend)[1], strict=True):
                 row |= {"judge": judge.name, "judge_prediction": seen, "judge_confidence": confidence,

@@ -18,19 +18,25 @@ def prepare(study: Study, batch: Batch) -> Problem:
 
     @torch.no_grad()
     def measure(x: Tensor, start: Tensor) -> Measures:
-        r = study.function(x)
-        rows = columns(
-            relative_distance=metrics.relative_distance(r, t),
-            start_relative_distance=metrics.relative_distance(study.function(start), t),
-            pixel_l2=metrics.pixel_l2(x, image),
-            pixel_l2_moved=metrics.pixel_l2(x, start),
-            ssim=metrics.ssim(x, image),
-        )
+        r, near = nearness(study, x, start, t, image)
+        rows = columns(**near)
         tensors = {"image": x, "start": start, "target": image, "representation": r, "target_representation": t}
         seen = verdicts(study.judge, x, image, [item.target["label"] for item in batch.items])
         return [row | verdict for row, verdict in zip(rows, seen, strict=True)], tensors | judged(study.judge, image=x)
 
     return distance_problem(t, study.p.loss == "relative_distance", study.p.restarts, measure)
+
+
+def nearness(study: Study, x: Tensor, start: Tensor, t: Tensor, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """R(x), and how near x and `start` come to `t` in representation and to `image` in pixels, [N] by metric."""
+    r = study.function(x)
+    return r, {
+        "relative_distance": metrics.relative_distance(r, t),
+        "start_relative_distance": metrics.relative_distance(study.function(start), t),
+        "pixel_l2": metrics.pixel_l2(x, image),
+        "pixel_l2_moved": metrics.pixel_l2(x, start),
+        "ssim": metrics.ssim(x, image),
+    }
 
 
 def distance_problem(t_NK: Tensor, relative: bool, restarts: int, measure: Measure) -> Problem:
