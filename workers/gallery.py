@@ -108,10 +108,10 @@ def pages(readme: str) -> tuple[str, str]:
     return own, pattern.sub(lambda m: f"{m[1]}\n\n{body}\n{m[2]}", readme)
 
 
-def run(client: Client, console: Console, names: Sequence[str], changes: dict[str, Any], folder: Path) -> None:
+def run(client: Client, console: Console, names: Sequence[str], folder: Path) -> None:
     """One recipe after the other, so that each one's time is its own."""
     for name in names:
-        job = client.recipe(name, **COMMON, **BODIES[name], **changes)
+        job = client.recipe(name, **COMMON, **BODIES[name])
         paths = download(client, follow(client, job, console), name, folder)
         record = json.loads(paths["numbers.json"].read_text())
         del record["items"]  # every item's numbers: in the service, too long for the gallery
@@ -130,7 +130,7 @@ def gallery(
         with tempfile.TemporaryDirectory() as data:
             settings = Settings(data_dir=Path(data), port=0, heartbeat_seconds=1)
             with connected(None, settings) as client:
-                run(client, Console(), names or list(BODIES), {}, FOLDER)
+                run(client, Console(), names or list(BODIES), FOLDER)
     readme = ROOT / "README.md"
     own, whole = pages(readme.read_text())
     (FOLDER / "README.md").write_text(own)

@@ -83,6 +83,15 @@ def _directions(request: Features) -> int:
     return len(request.coordinates) + request.random_coordinates + len(request.combinations)
 
 
+def _grid(starts: list[Source], directions: list[Source]) -> list[ItemPlan]:
+    """An item for every start, down the rows, and direction, across the columns."""
+    return [
+        ItemPlan(direction, start, {"row": row, "column": direction["direction"]})
+        for row, start in enumerate(starts)
+        for direction in directions
+    ]
+
+
 def feature_visualization(request: FeatureVisualization, planner: Planner) -> Plan:
     planner.bound("body", sum(map(count, request.starts)) * _directions(request))
     directions = planner.directions(request)
@@ -90,12 +99,7 @@ def feature_visualization(request: FeatureVisualization, planner: Planner) -> Pl
     starts = [start for i, source in enumerate(request.starts) for start in (planner.starts(f"starts.{i}", source, 1))]
     planner.raise_errors()
     starts = [start | {"draw": row} if "mean" in start else start for row, start in enumerate(starts)]
-    items = [
-        ItemPlan(direction, start, {"row": row, "column": direction["direction"]})
-        for row, start in enumerate(starts)
-        for direction in directions
-    ]
-    return planner.plan(planner.resolve(), items)
+    return planner.plan(planner.resolve(), _grid(starts, directions))
 
 
 def feature_manipulation(request: FeatureManipulation, planner: Planner) -> Plan:
@@ -106,12 +110,7 @@ def feature_manipulation(request: FeatureManipulation, planner: Planner) -> Plan
     directions = planner.directions(request)
     starts = planner.images("images", request.images)
     planner.raise_errors()
-    items = [
-        ItemPlan(direction, start, {"row": row, "column": direction["direction"]})
-        for row, start in enumerate(starts)
-        for direction in directions
-    ]
-    return planner.plan(chosen, items)
+    return planner.plan(chosen, _grid(starts, directions))
 
 
 PLANS: dict[type[Study], Callable[[Any, Planner], Plan]] = {

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.figures import layout
 from workers.figures.claims import Claim, Values, claim
 from workers.figures.families import Drawn, Family, drawn
 from workers.figures.layout import Block, Row
@@ -177,7 +176,7 @@ def manipulations(title: str, parts: Parts) -> Drawn:
             of = [r for (_, c), r in sorted(cells.items()) if c == column][:10]
             rows.append(Row("", [r.tensors["start"] for r in of]))
             rows.append(Row(f"+ {of[0].target['label']}", [r.image for r in of], [_steps(r) for r in of]))
-        blocks.append(Block(layout.two_lines(part.network).replace("\n", " "), rows))
+        blocks.append(Block(part.network, rows))
     reached = {label: _reached(part) for label, part in parts.items()}
     both = np.logical_and.reduce(list(reached.values()))
     claims = []

@@ -80,19 +80,20 @@ Parts = Mapping[str, Part]
 def independent(results: Sequence[Result], values_N: Array) -> Array:
     """One number for each independent unit: items that share a pair of images are averaged, and of a grid of starts and
     directions those that share the one of which there are more. An interval over items would be too narrow."""
-    keys = [_unit(results, r) for r in results]
-    return np.array(
-        [np.mean([v for k, v in zip(keys, values_N, strict=True) if k == key]) for key in dict.fromkeys(keys)]
-    )
+    shared, units = _shared(results), dict[int, list[Any]]()
+    for r, value in zip(results, values_N, strict=True):
+        units.setdefault(r.settings[shared] if shared else r.index, []).append(value)
+    return np.array([np.mean(values) for values in units.values()])
 
 
-def _unit(results: Sequence[Result], r: Result) -> int:
-    if "pair" in r.settings:
-        return int(r.settings["pair"])
-    if "row" not in r.settings:
-        return r.index
-    rows, columns = ({other.settings[name] for other in results} for name in ("row", "column"))
-    return int(r.settings["column" if len(columns) >= len(rows) else "row"])
+def _shared(results: Sequence[Result]) -> str | None:
+    """The setting that items of one unit share, if they share any."""
+    if "pair" in results[0].settings:
+        return "pair"
+    if "row" not in results[0].settings:
+        return None
+    rows, columns = ({r.settings[name] for r in results} for name in ("row", "column"))
+    return "column" if len(columns) >= len(rows) else "row"
 
 
 def strangers(results: Sequence[Result], related: Callable[[Result, Result], bool]) -> NDArray[np.int64] | None:

@@ -240,9 +240,9 @@ class Watch:
 
 def describe(study: Study, batch_size: int) -> dict[str, Any]:
     """Everything that the result depends on, beside its target and start."""
-    named = {"targets", "start", "starts", "images", "first", "second", "coordinates", "combinations"}
+    in_items = {"targets", "start", "starts", "images", "first", "second", "coordinates", "combinations"}
     return {
-        "parameters": study.p.model_dump(mode="json", exclude=named),
+        "parameters": study.p.model_dump(mode="json", exclude=in_items),
         "code_version": version("robustreps"),
         "torch_version": torch.__version__,
         "device": study.ctx.runtime.device_name,
