@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from tests.engine.networks import small
+from workers.engine.attacks import attack
 from workers.engine.datasets import Images, to_float
-from workers.engine.evaluate import attack, correct
+from workers.engine.evaluate import correct
 from workers.engine.pgd import Function
 
 Array = npt.NDArray[np.float64]

@@ -10,18 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from workers.engine import datasets, models, objectives
-from workers.engine.constraints import random_start
-from workers.engine.pgd import Function, pgd
+from workers.engine import datasets, models
+from workers.engine.attacks import attack
+from workers.engine.pgd import Function
 from workers.engine.progress import Progress
-
-
-def attack(
-    f: Function, x: Tensor, label: Tensor, eps: float, steps: int, step_size: float, noise: Tensor, best: bool = True
-) -> Tensor:
-    """Untargeted L2 PGD on the logits from a random start: images within `eps` of `x` (paper, equation 3)."""
-    start = random_start(x, eps, noise)
-    return pgd(f, objectives.misclassification(label), start, x, eps, step_size, steps, best=best)
 
 
 def correct(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from workers.engine.constraints import norm, per_example, project, unit
+from workers.engine.constraints import L2, Constraint, norm, per_example
 from workers.engine.objectives import Objective
 
 Function = Callable[[Tensor], Tensor]
@@ -22,7 +22,7 @@ Observer = Callable[[int, Tensor, Tensor, Tensor], bool | None]
 
 
 class Step(NamedTuple):
-    """x after the step [N, C, H, W]; loss and gradient norm before it, [N]."""
+    """x after the step [N, C, H, W]; loss and L2 norm of the gradient before it, [N]."""
 
     x: Tensor
     loss: Tensor
@@ -30,7 +30,13 @@ class Step(NamedTuple):
 
 
 def step(
-    f: Function, objective: Objective, x: Tensor, x0: Tensor, eps: Tensor | float, step_size: Tensor | float
+    f: Function,
+    objective: Objective,
+    x: Tensor,
+    x0: Tensor,
+    eps: Tensor | float,
+    step_size: Tensor | float,
+    constraint: Constraint = L2,
 ) -> Step:
     """One forward, one vector-Jacobian product, one normalised step of `step_size` (pixel units), one projection."""
     with torch.enable_grad():
@@ -39,7 +45,8 @@ def step(
     loss, v = objective(r.detach())
     (g,) = torch.autograd.grad(r, x, v)
     x = x.detach()
-    return Step(project(x - per_example(step_size, x) * unit(g), x0, eps), loss, norm(g))
+    after = constraint.project(x - per_example(step_size, x) * constraint.direction(g), x0, eps)
+    return Step(after, loss, norm(g))
 
 
 def pgd(
@@ -52,6 +59,7 @@ def pgd(
     steps: int,
     best: bool = False,
     observe: Observer | None = None,
+    constraint: Constraint = L2,
 ) -> Tensor:
     """`steps` steps from `x`, which must be within `eps` of `x0`; returns the last iterate, or each example's best.
 
@@ -59,7 +67,7 @@ def pgd(
     """
     best_x, best_loss = x, torch.full_like(x.flatten(1)[:, 0], torch.inf)
     for i in range(steps):
-        after, loss, grad_norm = step(f, objective, x, x0, eps, step_size)
+        after, loss, grad_norm = step(f, objective, x, x0, eps, step_size, constraint)
         best_x, best_loss = _better(best_x, best_loss, x, loss) if best else (best_x, best_loss)
         if observe is not None and observe(i, x, loss, grad_norm):
             break

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workers.engine import datasets, models
-from workers.engine.evaluate import attack, correct
+from workers.engine.attacks import attack
+from workers.engine.evaluate import correct
 from workers.engine.progress import Progress
 from workers.engine.seeding import generator
 
