@@ -14,12 +14,11 @@ from sqlalchemy.orm import Session
 
 from service.db import now
 from service.errors import Conflict, NotFound
-from service.models import Artifact, Item, Job, Shard, Transition
+from service.models import Artifact, Epoch, Item, Job, Shard, Transition
 from service.states import TERMINAL_ITEM, TERMINAL_JOB, ItemState, JobState, ShardState, sources
 from service.storage import Stored
 
 CLAIMABLE = (JobState.QUEUED, JobState.RUNNING)
-OPEN_SHARDS = (ShardState.WAITING, ShardState.QUEUED, ShardState.RUNNING)
 UNSYNCHRONIZED = {"synchronize_session": False}  # no object of the session is read again after such an update
 
 
@@ -126,6 +125,21 @@ def save_item(
     )
 
 
+def save_checkpoint(session: Session, lease: Lease, index: int, stored: Stored, step: int) -> str | None:
+    """Point to where a later claim goes on with an item; answers the key of the checkpoint that this one replaces."""
+    _fence(session, lease)
+    item = session.get_one(Item, (lease.job_id, index))
+    before = item.checkpoint
+    item.checkpoint = {**stored._asdict(), "step": step}
+    return str(before["key"]) if before else None
+
+
+def record_epoch(session: Session, lease: Lease, epoch: int, metrics: Mapping[str, Any]) -> None:
+    """What training measured after an epoch; an epoch that is trained again after a crash is recorded anew."""
+    _fence(session, lease)
+    session.merge(Epoch(job_id=lease.job_id, epoch=epoch, metrics=dict(metrics), at=session.scalar(select(now()))))
+
+
 def fail_item(session: Session, lease: Lease, index: int, title: str, detail: str) -> None:
     """An item cannot be computed; its neighbours go on."""
     _end_item(session, lease, index, ItemState.FAILED, error={"title": title, "detail": detail})
@@ -180,32 +194,47 @@ def settle(session: Session, job_id: str) -> None:
             ended = {"state": ItemState.CANCELLED, "finished_at": now()}
             session.execute(update(Item).where(left).values(ended), execution_options=UNSYNCHRONIZED)
             move(session, job_id, JobState.CANCELLED)
-            _release_parent(session, job_id)
-    elif state in CLAIMABLE and not _shards(session, job_id, *OPEN_SHARDS):
+            _settle_parent(session, job_id)
+    elif state in CLAIMABLE and not _shards(session, job_id, ShardState.QUEUED, ShardState.RUNNING):
+        if _shards(session, job_id, ShardState.WAITING):
+            _release(session, job_id)
+            return
         move(session, job_id, JobState.FINALIZING)
         succeeded = _count(session, Item.job_id == job_id, Item.state == ItemState.SUCCEEDED)
         failed = _count(session, Item.job_id == job_id, Item.state == ItemState.FAILED)
         whole = JobState.SUCCEEDED if not failed else JobState.PARTIALLY_SUCCEEDED
         move(session, job_id, whole if succeeded else JobState.FAILED)
-        _release_parent(session, job_id)
+        _settle_parent(session, job_id)
 
 
-def _release_parent(session: Session, job_id: str) -> None:
+def _settle_parent(session: Session, job_id: str) -> None:
     """Once the last part of a recipe is over, its drawing may begin."""
-    parent = session.scalar(select(Job.parent_id).where(Job.id == job_id))
-    if parent is None:
-        return
-    _lock(session, parent)
-    going = select(Job.id).where(Job.parent_id == parent, Job.state.not_in(TERMINAL_JOB))
-    waiting = (Shard.job_id == parent) & (Shard.state == ShardState.WAITING)
-    released = {"state": ShardState.QUEUED, "sent_at": now()}
+    if parent := session.scalar(select(Job.parent_id).where(Job.id == job_id)):
+        settle(session, parent)
+
+
+def _release(session: Session, job_id: str) -> None:
+    """Queue what waits for the rest of its job, once no part of the job is going on either."""
+    going = select(Job.id).where(Job.parent_id == job_id, Job.state.not_in(TERMINAL_JOB))
+    waiting = (Shard.job_id == job_id) & (Shard.state == ShardState.WAITING)
+    released = {"state": ShardState.QUEUED, "sent_at": None}
     session.execute(update(Shard).where(waiting, ~going.exists()).values(released), execution_options=UNSYNCHRONIZED)
 
 
 def to_send(session: Session, job_id: str) -> Sequence[str]:
-    """Shards of the job's recipe that now wait for a worker; whoever ends a job enqueues them after the commit."""
+    """Shards of the job, or of its recipe, that waited and now may begin; enqueue them after the commit.
+
+    They are answered once; should they be lost after that, the reconciler sends them again.
+    """
     parent = select(Job.parent_id).where(Job.id == job_id).scalar_subquery()
-    return session.scalars(select(Shard.id).where(Shard.job_id == parent, Shard.state == ShardState.QUEUED)).all()
+    unsent = (Shard.state == ShardState.QUEUED) & Shard.sent_at.is_(None)
+    return session.scalars(
+        update(Shard)
+        .where(or_(Shard.job_id == job_id, Shard.job_id == parent), unsent)
+        .values(sent_at=now())
+        .returning(Shard.id),
+        execution_options=UNSYNCHRONIZED,
+    ).all()
 
 
 def _end_item(session: Session, lease: Lease, index: int, state: ItemState, **values: Any) -> None:

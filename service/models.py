@@ -112,6 +112,7 @@ class Item(Base):
     metrics: Mapped[dict[str, Any] | None]
     provenance: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
+    checkpoint: Mapped[dict[str, Any] | None]  # where a later claim goes on: `key`, `sha256`, `size`, `step`
     finished_at: Mapped[float | None]
 
 
@@ -144,3 +145,64 @@ class Image(Base):
     height: Mapped[int]
     size: Mapped[int]
     created_at: Mapped[float]
+
+
+class Upload(Base):
+    """A checkpoint that a client uploaded; its id is the digest of its bytes."""
+
+    __tablename__ = "uploads"
+
+    id: Mapped[str] = mapped_column(String(71), primary_key=True)
+    key: Mapped[str] = mapped_column(Text)
+    size: Mapped[int]
+    created_at: Mapped[float]
+
+
+class RegisteredModel(Base):
+    """A network that jobs can name, beside the shipped ones. `key` holds its weights as safetensors."""
+
+    __tablename__ = "models"
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), index=True)
+    key: Mapped[str] = mapped_column(Text)
+    card: Mapped[dict[str, Any]]
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))
+    created_at: Mapped[float]
+
+
+class RegisteredDataset(Base):
+    """A data set that jobs can name, beside the shipped ones. `location` says where its index and its images lie."""
+
+    __tablename__ = "datasets"
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    location: Mapped[dict[str, Any]]
+    card: Mapped[dict[str, Any]]
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))
+    created_at: Mapped[float]
+
+
+class Epoch(Base):
+    """What a training job measured after an epoch, counted from 1."""
+
+    __tablename__ = "epochs"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)
+    metrics: Mapped[dict[str, Any]]
+    at: Mapped[float]
+
+
+class Evaluation(Base):
+    """What an evaluation job, or the end of a training job, found of a network; shipped networks have them too."""
+
+    __tablename__ = "evaluations"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    model: Mapped[str] = mapped_column(String(100))
+    model_digest: Mapped[str] = mapped_column(String(64), index=True)
+    dataset: Mapped[str] = mapped_column(String(100))
+    summary: Mapped[dict[str, Any]]
+    at: Mapped[float]

@@ -4,7 +4,7 @@ import threading
 
 import structlog
 from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.exc import OperationalError as DatabaseError
 
 from service import jobs
@@ -80,7 +80,8 @@ class Reconciler:
         """If fewer messages wait than shards, the difference was lost: send for those that have waited longest."""
         waiting = (Shard.state == ShardState.QUEUED) & Job.state.in_(jobs.CLAIMABLE)
         # A message just sent may already be with a worker that has not claimed yet.
-        overdue = waiting & (Shard.sent_at < now() - self.settings.reconcile_seconds)
+        unsent = Shard.sent_at.is_(None)  # released by a worker that died before it sent
+        overdue = waiting & or_(unsent, Shard.sent_at < now() - self.settings.reconcile_seconds)
         with self.db.reading() as session:
             joined = select(func.count()).select_from(Shard).join(Job)
             queued, late = session.scalar(joined.where(waiting)) or 0, session.scalar(joined.where(overdue)) or 0

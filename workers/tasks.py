@@ -30,8 +30,9 @@ def run_shard(runtime: Runtime, shard_id: str) -> None:
         log.warning("let go of a lost lease", reason=str(e))
         return
     log.info("released", state=state)
-    with runtime.db.reading() as session:
-        runtime.broker.enqueue(jobs.to_send(session, work.lease.job_id))
+    with runtime.db.transaction() as session:
+        released = jobs.to_send(session, work.lease.job_id)
+    runtime.broker.enqueue(released)
     if state is ShardState.QUEUED and runtime.draining.is_set():
         runtime.broker.enqueue([shard_id])
 

@@ -52,7 +52,6 @@ def cancel_job(job_id: Id, ctx: Ctx) -> schemas.Job:
     """Stop a job, and a recipe with all its parts. Items that have finished keep their results."""
     with ctx.db.transaction() as session:
         jobs.cancel(session, job_id)
-    with ctx.db.reading() as session:
         waiting = jobs.to_send(session, job_id)
     ctx.broker.enqueue(waiting)
     with ctx.db.reading() as session:

@@ -15,7 +15,7 @@ from service.reconciler import Reconciler
 from service.settings import Settings
 from service.states import JobState, ShardState
 from tests.service.test_jobs import cancel, claimed, expire, item_states, save, state_of, submit
-from tests.service.test_recipe_parts import begin, complete, end, shard_state, submit_recipe
+from tests.service.test_recipe_parts import begin, complete, end, shard_state, submit_recipe, to_send
 
 pytestmark = pytest.mark.e2e
 
@@ -137,11 +137,23 @@ def test_a_released_drawing_whose_message_was_lost_is_sent_again(
     recipe = submit_recipe(database)
     overdue(database)
     end(database, recipe)
+    assert to_send(database, recipe.parts["model"]) == [recipe.drawing]
     reconciler.reconcile()
     assert broker.depth() == 0  # just released: its first message may be on its way
     overdue(database)
     reconciler.reconcile()
     assert messages(broker) == [recipe.drawing]
+
+
+def test_a_drawing_whose_releasing_worker_died_before_it_sent_is_sent_at_once(
+    database: Database, reconciler: Reconciler, broker: Broker
+) -> None:
+    recipe = submit_recipe(database)
+    end(database, recipe)
+    reconciler.reconcile()
+    assert messages(broker) == [recipe.drawing]
+    reconciler.reconcile()
+    assert broker.depth() == 0
 
 
 def test_a_part_that_is_ended_here_releases_its_drawing(database: Database, reconciler: Reconciler) -> None:
