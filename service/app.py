@@ -2,9 +2,10 @@
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -13,10 +14,12 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
-from service.api import catalog, health, images, jobs, recipes
+from service.api import catalog, checkpoints, health, images, jobs, recipes
 from service.api.context import Context
 from service.broker import Broker, celery_app
-from service.catalog import Catalog
+from service.cards import DatasetCard
+from service.catalog import Catalog, Dataset
+from service.data.opening import open_dataset
 from service.db import Database
 from service.settings import Settings
 from service.storage import open_storage
@@ -27,13 +30,16 @@ log = structlog.get_logger()
 
 
 class BodyLimit:
-    """Refuses a body over `limit` bytes with 413, before it is read where its length is declared."""
+    """Refuses a body over `limit` bytes with 413, before it is read where its length is declared.
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app, self.limit = app, limit
+    The routes at `streamed` count for themselves: their bodies are too large to be held.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, streamed: Collection[str]) -> None:
+        self.app, self.limit, self.streamed = app, limit, streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in self.streamed:
             return await self.app(scope, receive, send)
         too_large = errors.render(
             413,
@@ -63,9 +69,14 @@ class BodyLimit:
 
 def open_context(settings: Settings) -> Context:
     """Connect to nothing yet, but know where everything is."""
+    storage = open_storage(settings)
+
+    def opener(card: DatasetCard, location: Mapping[str, Any]) -> Dataset:
+        return open_dataset(card, location, settings, storage)
+
     return Context(
-        settings, Database(settings.database), open_storage(settings), Broker(celery_app(settings)),
-        Catalog(settings.assets_dir),
+        settings, Database(settings.database), storage, Broker(celery_app(settings)),
+        Catalog(settings.assets_dir, opener),
     )  # fmt: skip
 
 
@@ -84,10 +95,10 @@ def create_app(settings: Settings, context: Context | None = None) -> FastAPI:
         title="robustreps", version="1", lifespan=lifespan, docs_url="/docs", redoc_url=None,
         description="Inverts, interpolates, visualises and edits representations of robust networks, as queued jobs.",
     )  # fmt: skip
-    for module in (jobs, recipes, images, catalog, health):
+    for module in (jobs, recipes, images, checkpoints, catalog, health):
         app.include_router(module.router)
     errors.install(app)
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed={checkpoints.PATH})
     app.middleware("http")(_log_request)
     _add_dashboard(app)
     return app

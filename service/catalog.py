@@ -1,21 +1,45 @@
-"""The models and data sets that jobs can name, read from the cards under `assets_dir`."""
+"""The models and data sets that jobs can name: the shipped ones, from cards under `assets_dir`, and the registered."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
-from service.schemas import DatasetCard, ModelCard
+from service.cards import Architecture, DatasetCard, ModelCard
+from service.models import RegisteredDataset, RegisteredModel
 
 
-class Dataset:
+class Dataset(Protocol):
     """A data set's card and, when asked for, its images and labels."""
+
+    @property
+    def card(self) -> DatasetCard: ...
+
+    @property
+    def location(self) -> Mapping[str, Any]:
+        """Where it lies; with the card, all that another process needs to open it."""
+
+    @property
+    def labels(self) -> Any:
+        """Integers [N], places in the card's classes; -1 where there is no label."""
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """uint8 [H, W, 3]. Raises OSError, ValueError, ObjectNotFound or StorageError."""
+
+
+class ShippedDataset:
+    """A folder with card.json and images.npz."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.card = DatasetCard.model_validate_json((folder / "card.json").read_text())
+        self.location = {"root": "assets"}
 
     @cached_property
     def images(self) -> NDArray[np.uint8]:
@@ -29,20 +53,61 @@ class Dataset:
         with np.load(self.folder / "images.npz", allow_pickle=False) as f:
             return [int(label) for label in f["labels"]]
 
+    def image(self, index: int) -> NDArray[np.uint8]:
+        pixels: NDArray[np.uint8] = self.images[index]
+        return pixels
+
+
+Open = Callable[[DatasetCard, Mapping[str, Any]], Dataset]
+"""A registered data set's card and location to the data set itself."""
+
+
+def _architectures() -> dict[str, Architecture]:
+    """What workers can build, which the service knows from a file that they write: it imports none of their code."""
+    table = json.loads(Path(__file__).with_name("architectures.json").read_text())
+    return {name: Architecture.model_validate(each) for name, each in table.items()}
+
 
 class Catalog:
-    """Cards by name; read once."""
+    """Cards by name. `refresh` takes in what has been registered since."""
 
-    def __init__(self, assets: Path) -> None:
-        self.assets = assets
-        self.models: Mapping[str, ModelCard] = {
+    def __init__(self, assets: Path, opener: Open | None = None) -> None:
+        self.assets, self._open = assets, opener
+        self.architectures: Mapping[str, Architecture] = _architectures()
+        self._shipped_models = {
             path.parent.name: ModelCard.model_validate_json(path.read_text())
             for path in sorted(assets.glob("models/*/card.json"))
         }
-        self.datasets: Mapping[str, Dataset] = {
-            path.parent.name: Dataset(path.parent) for path in sorted(assets.glob("datasets/*/card.json"))
+        self._shipped_datasets: dict[str, Dataset] = {
+            path.parent.name: ShippedDataset(path.parent) for path in sorted(assets.glob("datasets/*/card.json"))
         }
+        self.models: Mapping[str, ModelCard] = self._shipped_models
+        self.datasets: Mapping[str, Dataset] = self._shipped_datasets
+        self.stored: Mapping[str, str] = {}
+        """The keys of registered models' weights, by digest."""
+        self._seen: Any = None
+
+    def refresh(self, session: Session) -> "Catalog":
+        """Itself, with everything that is registered by now. A name means the same for ever."""
+        counts = (select(func.count(), func.max(table.created_at)) for table in (RegisteredModel, RegisteredDataset))
+        seen = tuple(tuple(session.execute(count).one()) for count in counts)
+        if seen == self._seen:
+            return self
+        rows = session.scalars(select(RegisteredModel).order_by(RegisteredModel.name)).all()
+        self.stored = {row.digest: row.key for row in rows}
+        self.models = self._shipped_models | {row.name: ModelCard.model_validate(row.card) for row in rows}
+        datasets = session.scalars(select(RegisteredDataset).order_by(RegisteredDataset.name)).all()
+        self.datasets = self._shipped_datasets | {row.name: self._dataset(row) for row in datasets}
+        self._seen = seen
+        return self
+
+    def _dataset(self, row: RegisteredDataset) -> Dataset:
+        if row.name in self.datasets:  # it may hold images by now
+            return self.datasets[row.name]
+        if self._open is None:
+            raise ValueError("this catalog cannot open registered data sets")
+        return self._open(DatasetCard.model_validate(row.card), row.location)
 
     def weights(self, model: str) -> Path:
-        """The safetensors file of a model's weights."""
+        """The safetensors file of a shipped model's weights."""
         return self.assets / "models" / model / "model.safetensors"

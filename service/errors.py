@@ -59,6 +59,13 @@ class Conflict(Problem):
     type = "conflict"
 
 
+class TooLarge(Problem):
+    """The body is larger than the service takes."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    type = "too-large"
+
+
 class IdempotencyKeyReused(Problem):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     type = "idempotency-key-reused"

@@ -1,4 +1,4 @@
-"""A recipe's request into studies: which networks, which parts, and what is wrong in the recipe's own words."""
+"""A recipe's request into jobs: which networks, which parts, and what is wrong in the recipe's own words."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args
@@ -8,16 +8,17 @@ from sqlalchemy.orm import Session
 
 from service.catalog import Catalog
 from service.errors import FieldError, InvalidInput, field_errors
-from service.kinds import studies
+from service.evaluation import Evaluated, Evaluation
+from service.kinds import dispatch
 from service.kinds.planning import Plan
-from service.recipes import RECIPES, Comparison, InversionFigure
+from service.recipes import RECIPES, Comparison, InversionFigure, Networks
 from service.schemas import OtherTargetStart, Request, count
 from service.settings import Settings
 from service.studies import FeatureManipulation, FeatureVisualization, Interpolation, Inversion, RadiusSweep, Study
 
-KINDS: Mapping[str, type[Study]] = {
+KINDS: Mapping[str, type[Study] | type[Evaluation]] = {
     get_args(kind.model_fields["kind"].annotation)[0]: kind
-    for kind in (Inversion, RadiusSweep, Interpolation, FeatureVisualization, FeatureManipulation)
+    for kind in (Inversion, RadiusSweep, Interpolation, FeatureVisualization, FeatureManipulation, Evaluation)
 }
 
 FLOATS = 3
@@ -25,17 +26,20 @@ FLOATS = 3
 
 
 class Part(NamedTuple):
-    """One study of a recipe: its network, and `own`, what its request has beside the recipe's."""
+    """One job of a recipe: its network, and `own`, what its request has beside the recipe's."""
 
-    request: Comparison
+    request: Networks
     network: str
     own: dict[str, Any]
 
-    def study(self) -> Study:
+    def job(self) -> Study | Evaluation:
         """Raises InvalidInput."""
-        common = {name: getattr(self.request, name) for name in Study.model_fields}
+        kind = KINDS[self.own["kind"]]
+        common = {
+            name: getattr(self.request, name) for name in (Evaluated if kind is Evaluation else Study).model_fields
+        }
         try:
-            return KINDS[self.own["kind"]].model_validate(common | {"model": self.network} | self.own)
+            return kind.model_validate(common | {"model": self.network} | self.own)
         except ValidationError as e:
             raise InvalidInput(*field_errors(e)) from e
 
@@ -55,11 +59,12 @@ class Part(NamedTuple):
         return f"{name}.{rest}" if rest else name
 
 
-def expand(name: str, request: Comparison, catalog: Catalog) -> tuple[dict[str, str], dict[str, Part]]:
+def expand(name: str, request: Networks, catalog: Catalog) -> tuple[dict[str, str], dict[str, Part]]:
     """The networks by label, and the parts by theirs. Raises InvalidInput."""
     networks = _networks(request, catalog)
-    judge = request.judge or catalog.models[request.model].judge  # one for all: networks are compared, not judges
-    request = request.model_copy(update={"judge": judge if judge in catalog.models else request.judge})
+    if isinstance(request, Comparison):  # one judge for all: networks are compared, not judges
+        judge = request.judge or catalog.models[request.model].judge
+        request = request.model_copy(update={"judge": judge if judge in catalog.models else request.judge})
     parts = {
         label.replace("*", network): Part(request, networks[network], own)
         for label, own in RECIPES[name].expand(request).items()
@@ -74,7 +79,7 @@ def plan(parts: Mapping[str, Part], catalog: Catalog, session: Session, settings
     errors: dict[str, str] = {}
     for label, part in parts.items():
         try:
-            plans[label] = studies.plan(part.study(), catalog, session, settings)
+            plans[label] = dispatch.plan(part.job(), catalog, session, settings)
         except InvalidInput as e:
             for error in e.errors:
                 errors.setdefault(part.field(error.field), error.message)
@@ -87,7 +92,7 @@ def plan(parts: Mapping[str, Part], catalog: Catalog, session: Session, settings
     return plans
 
 
-def _networks(request: Comparison, catalog: Catalog) -> dict[str, str]:
+def _networks(request: Networks, catalog: Catalog) -> dict[str, str]:
     named = request.networks()
     if named["baseline"] is None and request.model in catalog.models:
         named["baseline"] = catalog.models[request.model].twin

@@ -16,7 +16,7 @@ MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 TENSOR = "application/x-npy"
 NPY = b"\x93NUMPY"
 MODES = {"RGB", "L", "1", "P"}
-Resize = Literal["center-crop", "stretch", "refuse"]
+Resize = Literal["center-crop", "stretch", "refuse", "imagenet"]
 
 
 class Checked(NamedTuple):
@@ -111,13 +111,21 @@ def decode(data: bytes) -> Image.Image:
 
 
 def fit(image: Image.Image, size: int, how: Resize) -> Image.Image:
-    """RGB of `size` x `size`, by bicubic resampling. Raises ValueError if `how` is "refuse" and the size differs."""
+    """RGB of `size` x `size`, by bicubic resampling. Raises ValueError if `how` is "refuse" and the size differs.
+
+    "imagenet" is how networks are evaluated there: for 224 pixels the shorter side to 256, bilinear, and the centre.
+    """
     if image.size == (size, size):
         return image
     if how == "refuse":
         raise ValueError(f"is {image.width} x {image.height}, not {size} x {size}")
     if how == "stretch":
         return image.resize((size, size), Image.Resampling.BICUBIC)
+    if how == "imagenet":
+        scale = size * 256 / 224 / min(image.size)
+        wide, high = (max(size, round(side * scale)) for side in image.size)
+        left, top = round((wide - size) / 2), round((high - size) / 2)
+        return image.resize((wide, high), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
     return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
 
 
@@ -125,5 +133,7 @@ def describe_resize(width: int, height: int, size: int, how: Resize) -> str | No
     """What `fit` will do, in words, or None if nothing."""
     if (width, height) == (size, size):
         return None
+    if how == "imagenet":
+        return f"{width} x {height}: shorter side to {round(size * 256 / 224)}, bilinear, {size} x {size} of its centre"
     how_square = {"center-crop": "centre crop to a square, ", "stretch": "stretched, "}.get(how, "")
     return f"{width} x {height} to {size} x {size}: {'' if width == height else how_square}bicubic"

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from service import schemas
 from service.errors import FieldError, InvalidInput, NotFound
-from service.models import Artifact, Item, Job, Shard, Transition
+from service.models import Artifact, Epoch, Evaluation, Item, Job, Shard, Transition
 from service.states import TERMINAL_ITEM, JobState, ShardState
 from service.submissions import RECIPE
 
@@ -117,6 +117,30 @@ def artifacts(session: Session, job_id: str, limit: int, cursor: str | None) -> 
     following = encode_cursor(page[-1].item_index, page[-1].name) if len(rows) > limit else None
     listed = [schemas.JobArtifact(item=row.item_index, **_artifact(row).model_dump()) for row in page]
     return schemas.ArtifactList(artifacts=listed, next_cursor=following)
+
+
+def epochs(session: Session, job_id: str) -> schemas.EpochList:
+    """In order. Raises NotFound."""
+    _require(session, job_id)
+    rows = session.scalars(select(Epoch).where(Epoch.job_id == job_id).order_by(Epoch.epoch))
+    return schemas.EpochList(
+        epochs=[
+            schemas.Epoch(epoch=row.epoch, metrics=row.metrics, at=datetime.fromtimestamp(row.at, UTC)) for row in rows
+        ]
+    )
+
+
+def evaluations(session: Session, model_digest: str) -> schemas.EvaluationList:
+    """Of the network with these weights, newest first."""
+    found = select(Evaluation).where(Evaluation.model_digest == model_digest).order_by(Evaluation.at.desc())
+    return schemas.EvaluationList(
+        evaluations=[
+            schemas.Evaluation(
+                job=row.job_id, dataset=row.dataset, summary=row.summary, at=datetime.fromtimestamp(row.at, UTC)
+            )
+            for row in session.scalars(found.limit(100))
+        ]
+    )
 
 
 def artifact(session: Session, job_id: str, index: int, name: str) -> Artifact:

@@ -1,4 +1,4 @@
-"""The paper's figures by name: each is expanded into studies, whose results one more job then draws and measures.
+"""The paper's figures and tables by name: each becomes jobs, whose results one more job then draws and measures.
 
 A part's label is `model` or `baseline`, and after a slash what sets it apart from other parts of that network.
 """
@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic import Field, model_validator
 
+from service.evaluation import Evaluated
 from service.schemas import (
     BlendStart,
     Finite,
@@ -22,6 +23,7 @@ from service.schemas import (
     PatternImages,
     Radii,
     Regularization,
+    Request,
     Start,
     Until,
 )
@@ -31,17 +33,22 @@ ALL_PATTERNS = PatternImages(source="patterns", patterns=list(get_args(Pattern))
 Parts = dict[str, dict[str, Any]]
 
 
-class Comparison(Study):
-    """What every recipe takes: a network, another to compare it with, and the parameters of the studies."""
+class Networks(Request):
+    """What every recipe takes: a network, and another to compare it with."""
 
+    model: Name = Field(description="The network, usually the robust one")
     baseline: Name | None = Field(None, description="The network to compare with; left out: the model's twin")
-
-    def starts_differ(self) -> bool:
-        return True  # each study judges its own
 
     def networks(self) -> dict[str, str | None]:
         """Networks by the label of their parts."""
         return {"model": self.model, "baseline": self.baseline}
+
+
+class Comparison(Networks, Study):
+    """What every figure takes beside that: the parameters of its studies."""
+
+    def starts_differ(self) -> bool:
+        return True  # each study judges its own
 
 
 class InversionFigure(Comparison):
@@ -77,15 +84,20 @@ class CoordinatesFigure(Comparison, Features):
     random_coordinates: int = Field(0, ge=0, le=65_536, description="So many more, drawn from the seed")
 
 
-class VisualizationFigure(CoordinatesFigure):
-    """Coordinates maximised from noise and from images."""
+class Third(Networks):
+    """Up to three networks."""
 
     other: Name | None = Field(None, description="A third network, such as a VGG16")
-    images: Images | None = Field(None, description="Images to start from")
-    noise_starts: int = Field(2, ge=0, le=100, description="How many draws of noise to start from")
 
     def networks(self) -> dict[str, str | None]:
         return super().networks() | ({"other": self.other} if self.other else {})
+
+
+class VisualizationFigure(Third, CoordinatesFigure):
+    """Coordinates maximised from noise and from images."""
+
+    images: Images | None = Field(None, description="Images to start from")
+    noise_starts: int = Field(2, ge=0, le=100, description="How many draws of noise to start from")
 
     @model_validator(mode="after")
     def _starts(self) -> "VisualizationFigure":
@@ -125,6 +137,10 @@ class InterpolationFigure(Comparison):
     first: Images
     second: Images
     lambdas: Lambdas = None
+
+
+class AccuracyTable(Third, Evaluated):
+    """Accuracies of the networks, clean and under attack."""
 
 
 Expand = Callable[[Any], Parts]
@@ -190,12 +206,16 @@ def _interpolations(r: InterpolationFigure) -> Parts:
     return {"*": {"kind": "interpolation", **ends}}
 
 
+def _evaluations(_: AccuracyTable) -> Parts:
+    return {"*": {"kind": "evaluation"}}
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """A figure: what it shows, what it takes, and the studies behind it."""
+    """A figure or table: what it shows, what it takes, and the jobs behind it."""
 
     title: str
-    request: type[Comparison]
+    request: type[Networks]
     expand: Expand
 
 
@@ -226,4 +246,6 @@ RECIPES: Mapping[str, Recipe] = {
     "figure-21": Recipe("Coordinates of robust, standard and a third network", VisualizationFigure, _visualizations),
     "figure-22": Recipe("The same, another data set", VisualizationFigure, _visualizations),
     "figure-23": Recipe("Many features added to images", ManipulationFigure, _manipulations),
+    "table-4": Recipe("Test accuracy, standard and adversarial, Restricted ImageNet", AccuracyTable, _evaluations),
+    "table-5": Recipe("Test accuracy, standard and adversarial, ImageNet", AccuracyTable, _evaluations),
 }

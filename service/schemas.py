@@ -19,6 +19,15 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class JobParameters(BaseModel):
+    """A job's parameters with nothing left open: what the worker reads and every result records."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    steps: int = Field(description="Most steps that an item takes, in which progress is counted")
+
+
 def _increasing(values: list[float] | None) -> list[float] | None:
     if values is not None and sorted(set(values)) != values:
         raise ValueError("must increase")
@@ -242,51 +251,39 @@ class ItemList(BaseModel):
     next_cursor: str | None
 
 
+class Epoch(BaseModel):
+    """What a training job measured after an epoch; accuracies are of validation images, where there are any."""
+
+    epoch: int
+    metrics: dict[str, Any]
+    at: datetime
+
+
+class EpochList(BaseModel):
+    epochs: list[Epoch]
+
+
+class Evaluation(BaseModel):
+    """What an evaluation found of a network."""
+
+    job: str
+    dataset: str
+    summary: dict[str, Any]
+    at: datetime
+
+
+class EvaluationList(BaseModel):
+    evaluations: list[Evaluation]
+
+
+class Checkpoint(BaseModel):
+    id: str
+    size: int = Field(description="Bytes")
+
+
 class Image(BaseModel):
     id: str
     media_type: str
     width: int
     height: int
     size: int = Field(description="Bytes")
-
-
-class RecipeCard(BaseModel):
-    """One of the paper's figures, as a recipe."""
-
-    name: str
-    title: str
-    request: str = Field(description="The schema of its request, in /openapi.json")
-
-
-class ModelCard(BaseModel):
-    """A shipped or registered network. Accuracies are fractions of the whole test set."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-    title: str
-    architecture: str
-    input_size: int
-    features: int
-    classes: list[str]
-    digest: str
-    twin: str | None
-    judge: str | None = Field(None, description="The network that judges its results, unless a job names one")
-    epsilon: float
-    clean_accuracy: float
-    pgd20_accuracy: float
-    layers: dict[str, list[int]] = Field({}, description="Shape of one image's activations by layer name")
-
-
-class DatasetCard(BaseModel):
-    """A data set that jobs can name."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-    title: str
-    size: int
-    image_size: int
-    classes: list[str]
-    digest: str
-    licence: str

@@ -42,6 +42,16 @@ class Settings(BaseSettings):
     max_drawing_bytes: int = Field(
         4_000_000_000, gt=0, description="Most memory for the images that one figure draws on"
     )
+    max_upload_bytes: int = Field(8_000_000_000, gt=0, description="Largest uploaded checkpoint")
+    datasets_dir: Path | None = Field(
+        None, description="Folder under which data sets may be registered from files, the same on every machine"
+    )
+    weights_dir: Path | None = Field(
+        None, description="Folder with torchvision's weight files under their own names; empty: PyTorch's own cache"
+    )
+    cache_dir: Path | None = Field(None, description="Where copies of remote objects are kept; empty: in data_dir")
+    cache_bytes: int = Field(20_000_000_000, gt=0, description="Most bytes of such copies")
+    evaluation_images: int = Field(512, ge=1, le=65_536, description="Images that a worker evaluates under one lease")
     max_steps: int = Field(100_000, gt=0, description="Most PGD steps for one item")
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -65,6 +75,11 @@ class Settings(BaseSettings):
             raise ValueError("broker_url memory:// serves one process: use redis:// beside a database server")
         return self
 
+    def environment(self) -> dict[str, str]:
+        """The variables that give another process the same settings."""
+        plain = {n: v.get_secret_value() if isinstance(v, SecretStr) else v for n, v in self if v is not None}
+        return {PREFIX + name.upper(): str(value) for name, value in plain.items()}
+
     @property
     def embedded(self) -> bool:
         """One process does everything: the API, the worker and the reconciler."""
@@ -73,6 +88,10 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         return self.database_url or f"sqlite:///{(self.data_dir / 'robustreps.db').absolute()}"
+
+    @property
+    def cache(self) -> Path:
+        return self.cache_dir or self.data_dir / "cache"
 
     @property
     def storage(self) -> str:

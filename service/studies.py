@@ -6,8 +6,9 @@ code released with it; `cifar` is ours for 32 x 32 pixels, where radius and step
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from service.images import Resize
 from service.schemas import (
     BlendStart,
     Coordinate,
@@ -15,6 +16,7 @@ from service.schemas import (
     Finite,
     GrayStart,
     Images,
+    JobParameters,
     Lambdas,
     LoneStart,
     Name,
@@ -40,21 +42,28 @@ _WHOLE_BOX = {"eps": 1000.0, "best": False, "identity_relu": True}
 _SMALL = {"step_size": 0.1, "identity_relu": False}
 
 
-class Study(Request):
-    """What every study of an image by PGD on a representation has in common."""
-
-    PRESETS: ClassVar[Presets] = {}
-    CURVE: ClassVar[str] = "relative_distance"
+class Layer(Request):
+    """A layer of a network, and how images are brought to it."""
 
     model: Name = Field(description="The network whose representation is studied")
-    judge: Name | None = Field(
-        None, description="An independent network that classifies the results; left out: the one on the model's card"
-    )
     layer: str = Field(
         "penultimate", min_length=1, max_length=200, description="penultimate, logits, or a layer on the model's card"
     )
     pool: Literal["mean", "flatten"] = Field(
         "mean", description="Coordinates of a layer with height and width: a mean for each channel, or every unit"
+    )
+    resize: Resize = Field("center-crop", description="What to do with images of another size than the model's")
+    seed: Seed = 0
+
+
+class Study(Layer):
+    """What every study of an image by PGD on a representation has in common."""
+
+    PRESETS: ClassVar[Presets] = {}
+    CURVE: ClassVar[str] = "relative_distance"
+
+    judge: Name | None = Field(
+        None, description="An independent network that classifies the results; left out: the one on the model's card"
     )
     preset: Literal["paper", "notebook", "cifar"] = "paper"
     eps: Finite | None = Field(None, ge=0, le=1e6, description="L2 radius around the start, pixels in [0, 1]")
@@ -66,11 +75,7 @@ class Study(Request):
     identity_relu: bool | None = Field(
         None, description="Gradients pass the last ReLU unchanged, as in all of the released notebooks"
     )
-    resize: Literal["center-crop", "stretch", "refuse"] = Field(
-        "center-crop", description="What to do with images of another size than the model's"
-    )
     frames: int = Field(0, ge=0, le=256, description="Frames of an animation from start to result, path.gif; 0: none")
-    seed: Seed = 0
 
     def starts_differ(self) -> bool:
         """Whether two restarts of an item begin at different points."""
@@ -167,17 +172,15 @@ class Interpolation(Study):
         return self
 
 
-class Features(Study):
-    """Maximise coordinates of the layer, or linear combinations of them."""
-
-    CURVE: ClassVar[str] = "activation"
+class Directions(Request):
+    """Coordinates of the layer, and linear combinations of them."""
 
     coordinates: list[Coordinate] = Field([], max_length=65_536)
     random_coordinates: int = Field(0, ge=0, le=65_536, description="So many more, drawn from the seed")
     combinations: list[Annotated[list[Term], Field(min_length=1, max_length=4096)]] = Field([], max_length=4096)
 
     @model_validator(mode="after")
-    def _something(self) -> "Features":
+    def _something(self) -> "Directions":
         if not (self.coordinates or self.random_coordinates or self.combinations):
             raise ValueError("names nothing to maximise; allowed: coordinates, random_coordinates or combinations")
         if not all(any(term.weight for term in terms) for terms in self.combinations):
@@ -185,6 +188,12 @@ class Features(Study):
         if any(len({term.coordinate for term in terms}) < len(terms) for terms in self.combinations):
             raise ValueError("combinations has one that names a coordinate twice")
         return self
+
+
+class Features(Study, Directions):
+    """Maximise each direction."""
+
+    CURVE: ClassVar[str] = "activation"
 
 
 class FeatureVisualization(Features):
@@ -247,21 +256,11 @@ class FeatureManipulation(Features):
         return self
 
 
-StudyRequest = Annotated[
-    Inversion | RadiusSweep | Interpolation | FeatureVisualization | FeatureManipulation, Field(discriminator="kind")
-]
-"""The union of all kinds, tagged by `kind`."""
+class StudyParameters(JobParameters):
+    """A study's parameters. What names the images is kept beside them, as it was sent; the items have it resolved."""
 
+    model_config = ConfigDict(extra="allow")
 
-class StudyParameters(BaseModel):
-    """A job's parameters with nothing left open: what the worker reads and every result records.
-
-    What names the images is kept beside them, as it was sent; the items have it resolved.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    kind: str
     model: str
     model_digest: str
     judge: str | None
@@ -269,10 +268,9 @@ class StudyParameters(BaseModel):
     preset: str
     eps: float
     step_size: float
-    steps: int
     best: bool
     identity_relu: bool
-    resize: Literal["center-crop", "stretch", "refuse"]
+    resize: Resize
     seed: int
     # Jobs from before these existed may still wait.
     layer: str = "penultimate"

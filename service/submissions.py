@@ -36,9 +36,14 @@ def find_by_key(session: Session, key: str, digest: str) -> str | None:
 
 def submit(session: Session, plan: Plan, digest: str, key: str | None, shard_items: int) -> tuple[str, list[str]]:
     """Insert a planned job with its shards and items; answers the job's id and the ids to enqueue after the commit."""
+    last = [plan.last] if plan.last else []
     job_id = _insert(session, plan.parameters.kind, plan.parameters.model_dump(mode="json"), plan.warnings,
-                     len(plan.items), request_digest=digest, idempotency_key=key)  # fmt: skip
-    return job_id, _fill(session, job_id, plan.items, max(1, shard_items // plan.weight))
+                     len(plan.items) + len(last), request_digest=digest, idempotency_key=key)  # fmt: skip
+    shard_ids = _fill(session, job_id, plan.items, max(1, shard_items // plan.weight))
+    if last:
+        _fill(session, job_id, last, 1, ShardState.WAITING, first=len(plan.items), shard=len(shard_ids))
+    jobs.move(session, job_id, JobState.QUEUED)
+    return job_id, shard_ids
 
 
 def submit_recipe(
@@ -59,6 +64,7 @@ def submit_recipe(
         ids += shard_ids
     drawing = ItemPlan({"source": "recipe", "label": parameters["title"]}, {"source": "recipe"})
     _fill(session, job_id, [drawing], 1, ShardState.WAITING)
+    jobs.move(session, job_id, JobState.QUEUED)
     return job_id, ids
 
 
@@ -78,22 +84,22 @@ def _insert(
 
 
 def _fill(
-    session: Session, job_id: str, items: Sequence[ItemPlan], shard_items: int, state: ShardState = ShardState.QUEUED
-) -> list[str]:
-    """Insert a job's shards and items, and queue it; answers the shards' ids."""
+    session: Session, job_id: str, items: Sequence[ItemPlan], shard_items: int, state: ShardState = ShardState.QUEUED,
+    first: int = 0, shard: int = 0,
+) -> list[str]:  # fmt: skip
+    """Insert shards and items of a job, numbered from `shard` and `first`; answers the shards' ids."""
     at = session.scalar(select(now()))
     shards = [
-        Shard(id=f"{job_id}.{n}", job_id=job_id, state=state, first_item=first, sent_at=at,
-              item_count=min(shard_items, len(items) - first))
-        for n, first in enumerate(range(0, len(items), shard_items))
+        Shard(id=f"{job_id}.{shard + n}", job_id=job_id, state=state, first_item=first + begin, sent_at=at,
+              item_count=min(shard_items, len(items) - begin))
+        for n, begin in enumerate(range(0, len(items), shard_items))
     ]  # fmt: skip
     session.add_all(shards)
     session.flush()
     rows = [
-        {"job_id": job_id, "index": i, "shard_id": shards[i // shard_items].id, "state": ItemState.QUEUED,
+        {"job_id": job_id, "index": first + i, "shard_id": shards[i // shard_items].id, "state": ItemState.QUEUED,
          **item._asdict()}
         for i, item in enumerate(items)
     ]  # fmt: skip
     session.execute(insert(Item), rows)
-    jobs.move(session, job_id, JobState.QUEUED)
     return [shard.id for shard in shards]

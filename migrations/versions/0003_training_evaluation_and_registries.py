@@ -4,6 +4,8 @@ Revision ID: 0003
 Revises: 0002
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -13,7 +15,7 @@ branch_labels = None
 depends_on = None
 
 
-def registered(table: str, *columns: sa.Column) -> None:
+def registered(table: str, *columns: sa.Column[Any]) -> None:
     op.create_table(
         table,
         sa.Column("name", sa.String(length=100), nullable=False),

@@ -1,33 +1,106 @@
-"""/v1/models and /v1/datasets: what jobs can name."""
+"""/v1/models, /v1/datasets, /v1/architectures: what jobs can name, and how to register more."""
 
-from fastapi import APIRouter
+import io
+from typing import Any
 
-from service import schemas
-from service.api.context import Ctx
+from fastapi import APIRouter, Response
+from PIL import Image
+
+from service import cards, queries, schemas
+from service.api.context import Context, Ctx, Index, Key, submit
+from service.catalog import Dataset
 from service.errors import NotFound
+from service.kinds import registration
+from service.registration import DatasetRegistration, ModelRegistration
 
 router = APIRouter(prefix="/v1", tags=["catalog"])
 
 
+def _refreshed(ctx: Context) -> Any:
+    with ctx.db.reading() as session:
+        return ctx.catalog.refresh(session)
+
+
+def _model(ctx: Context, name: str) -> cards.ModelCard:
+    models = _refreshed(ctx).models
+    if name not in models:
+        raise NotFound(f"no model {name}")
+    card: cards.ModelCard = models[name]
+    return card
+
+
+def _dataset(ctx: Context, name: str) -> Dataset:
+    datasets = _refreshed(ctx).datasets
+    if name not in datasets:
+        raise NotFound(f"no data set {name}")
+    dataset: Dataset = datasets[name]
+    return dataset
+
+
+@router.post("/models", status_code=202)
+def register_model(body: ModelRegistration, response: Response, ctx: Ctx, idempotency_key: Key = None) -> schemas.Job:
+    """Register a network: a worker loads and checks it, and once the job has succeeded other jobs can name it."""
+    return submit(ctx, response, body, idempotency_key, registration.MODEL)
+
+
 @router.get("/models")
-def list_models(ctx: Ctx) -> list[schemas.ModelCard]:
-    return list(ctx.catalog.models.values())
+def list_models(ctx: Ctx) -> list[cards.ModelCard]:
+    return list(_refreshed(ctx).models.values())
 
 
 @router.get("/models/{name}")
-def get_model(name: str, ctx: Ctx) -> schemas.ModelCard:
-    if name not in ctx.catalog.models:
-        raise NotFound(f"no model {name}")
-    return ctx.catalog.models[name]
+def get_model(name: str, ctx: Ctx) -> cards.ModelCard:
+    return _model(ctx, name)
+
+
+@router.get("/models/{name}/evaluations")
+def list_evaluations(name: str, ctx: Ctx) -> schemas.EvaluationList:
+    """What evaluation jobs, and the end of its training, measured of it; newest first, at most 100."""
+    card = _model(ctx, name)
+    with ctx.db.reading() as session:
+        return queries.evaluations(session, card.digest)
+
+
+@router.get("/models/{name}/weights", response_class=Response)
+def get_weights(name: str, ctx: Ctx) -> Response:
+    """The weights as safetensors."""
+    card = _model(ctx, name)
+    key = ctx.catalog.stored.get(card.digest)
+    data = ctx.storage.get(key) if key else ctx.catalog.weights(name).read_bytes()
+    headers = {"Content-Disposition": f'attachment; filename="{name}.safetensors"'}
+    return Response(data, media_type="application/octet-stream", headers=headers)
+
+
+@router.post("/datasets", status_code=202)
+def register_dataset(
+    body: DatasetRegistration, response: Response, ctx: Ctx, idempotency_key: Key = None
+) -> schemas.Job:
+    """Register a data set: a worker counts and checks it, and once the job has succeeded other jobs can name it."""
+    return submit(ctx, response, body, idempotency_key, registration.DATASET)
 
 
 @router.get("/datasets")
-def list_datasets(ctx: Ctx) -> list[schemas.DatasetCard]:
-    return [dataset.card for dataset in ctx.catalog.datasets.values()]
+def list_datasets(ctx: Ctx) -> list[cards.DatasetCard]:
+    return [dataset.card for dataset in _refreshed(ctx).datasets.values()]
 
 
 @router.get("/datasets/{name}")
-def get_dataset(name: str, ctx: Ctx) -> schemas.DatasetCard:
-    if name not in ctx.catalog.datasets:
-        raise NotFound(f"no data set {name}")
-    return ctx.catalog.datasets[name].card
+def get_dataset(name: str, ctx: Ctx) -> cards.DatasetCard:
+    return _dataset(ctx, name).card
+
+
+@router.get("/datasets/{name}/images/{index}", response_class=Response)
+def get_dataset_image(name: str, index: Index, ctx: Ctx) -> Response:
+    """An image of the data set as PNG."""
+    dataset = _dataset(ctx, name)
+    if index >= dataset.card.size:
+        raise NotFound(f"no image {index} in {name}, which has {dataset.card.size}")
+    file = io.BytesIO()
+    Image.fromarray(dataset.image(index)).save(file, "PNG")
+    return Response(file.getvalue(), media_type="image/png", headers={"Cache-Control": "max-age=86400"})
+
+
+@router.get("/architectures")
+def list_architectures(ctx: Ctx) -> dict[str, cards.Architecture]:
+    """What can be trained, and what checkpoints can be loaded into, by name."""
+    return dict(ctx.catalog.architectures)

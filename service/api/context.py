@@ -12,6 +12,7 @@ from service import queries, schemas, submissions
 from service.broker import Broker
 from service.catalog import Catalog
 from service.db import Database
+from service.kinds import dispatch
 from service.settings import Settings
 from service.storage import Storage
 
@@ -62,6 +63,17 @@ def accept(ctx: Context, response: Response, submit: Submit, digest: str, key: s
     response.headers.update({"Location": f"/v1/jobs/{job_id}", "Retry-After": RETRY_AFTER})
     with ctx.db.reading() as session:
         return queries.job(session, job_id)
+
+
+def submit(ctx: Context, response: Response, body: schemas.Request, key: str | None, kind: str = "") -> schemas.Job:
+    """Plan a request of any kind and insert its job. Raises InvalidInput."""
+    digest = submissions.request_digest(body, kind)
+
+    def insert(session: Session) -> tuple[str, list[str]]:
+        plan = dispatch.plan(body, ctx.catalog.refresh(session), session, ctx.settings)
+        return submissions.submit(session, plan, digest, key, ctx.settings.shard_items)
+
+    return accept(ctx, response, insert, digest, key)
 
 
 def _insert(ctx: Context, submit: Submit, digest: str, key: str | None) -> tuple[str, list[str]]:

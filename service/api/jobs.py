@@ -3,27 +3,19 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
-from sqlalchemy.orm import Session
 
-from service import jobs, queries, schemas, submissions
-from service.api.context import ID, RETRY_AFTER, Ctx, Cursor, Id, Index, Key, Limit, Reading, accept
-from service.kinds import studies
+from service import jobs, queries, schemas
+from service.api.context import ID, RETRY_AFTER, Ctx, Cursor, Id, Index, Key, Limit, Reading, submit
+from service.kinds.dispatch import JobRequest
 from service.states import JobState
-from service.studies import StudyRequest
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
 @router.post("", status_code=202)
-def submit_job(body: StudyRequest, response: Response, ctx: Ctx, idempotency_key: Key = None) -> schemas.Job:
+def submit_job(body: JobRequest, response: Response, ctx: Ctx, idempotency_key: Key = None) -> schemas.Job:
     """Accept a job. The same Idempotency-Key with the same body answers the job that the first call made."""
-    digest = submissions.request_digest(body)
-
-    def submit(session: Session) -> tuple[str, list[str]]:
-        plan = studies.plan(body, ctx.catalog, session, ctx.settings)
-        return submissions.submit(session, plan, digest, idempotency_key, ctx.settings.shard_items)
-
-    return accept(ctx, response, submit, digest, idempotency_key)
+    return submit(ctx, response, body, idempotency_key)
 
 
 @router.get("")
@@ -66,6 +58,12 @@ def list_items(job_id: Id, session: Reading, limit: Limit = 100, cursor: Cursor 
 @router.get("/{job_id}/items/{index}")
 def get_item(job_id: Id, index: Index, session: Reading) -> schemas.Item:
     return queries.item(session, job_id, index)
+
+
+@router.get("/{job_id}/epochs")
+def list_epochs(job_id: Id, session: Reading) -> schemas.EpochList:
+    """What a training job measured after each epoch so far; empty for other kinds."""
+    return queries.epochs(session, job_id)
 
 
 @router.get("/{job_id}/artifacts")

@@ -1,38 +1,40 @@
-"""/v1/recipes: the paper's figures by name."""
+"""/v1/recipes: the paper's figures and tables by name."""
 
 from collections.abc import Callable
 
 from fastapi import APIRouter, Response
 from sqlalchemy.orm import Session
 
-from service import schemas, submissions
+from service import cards, schemas, submissions
 from service.api.context import Context, Ctx, Key, accept
 from service.errors import NotFound
 from service.expansion import expand, plan
-from service.recipes import RECIPES, Comparison
+from service.recipes import RECIPES, Networks
 
 router = APIRouter(prefix="/v1/recipes", tags=["recipes"])
 
 
 @router.get("")
-def list_recipes() -> list[schemas.RecipeCard]:
+def list_recipes() -> list[cards.RecipeCard]:
     """Every figure, and where its request is described."""
     return [
-        schemas.RecipeCard(name=name, title=recipe.title, request=recipe.request.__name__)
+        cards.RecipeCard(name=name, title=recipe.title, request=recipe.request.__name__)
         for name, recipe in RECIPES.items()
     ]
 
 
-def _route(name: str, request: type[Comparison]) -> Callable[..., schemas.Job]:
-    def submit_recipe(body: Comparison, response: Response, ctx: Ctx, idempotency_key: Key = None) -> schemas.Job:
+def _route(name: str, request: type[Networks]) -> Callable[..., schemas.Job]:
+    def submit_recipe(body: Networks, response: Response, ctx: Ctx, idempotency_key: Key = None) -> schemas.Job:
         return _submit(name, body, response, ctx, idempotency_key)
 
     submit_recipe.__annotations__["body"] = request
     return submit_recipe
 
 
-def _submit(name: str, body: Comparison, response: Response, ctx: Context, key: str | None) -> schemas.Job:
-    networks, parts = expand(name, body, ctx.catalog)
+def _submit(name: str, body: Networks, response: Response, ctx: Context, key: str | None) -> schemas.Job:
+    with ctx.db.reading() as session:
+        catalog = ctx.catalog.refresh(session)
+    networks, parts = expand(name, body, catalog)
     digest = submissions.request_digest(body, name)
     parameters = {
         "recipe": name, "title": RECIPES[name].title, "networks": networks, "parts": list(parts),
@@ -40,7 +42,7 @@ def _submit(name: str, body: Comparison, response: Response, ctx: Context, key: 
     }  # fmt: skip
 
     def submit(session: Session) -> tuple[str, list[str]]:
-        plans = plan(parts, ctx.catalog, session, ctx.settings)
+        plans = plan(parts, catalog, session, ctx.settings)
         return submissions.submit_recipe(session, parameters, plans, digest, key, ctx.settings.shard_items)
 
     return accept(ctx, response, submit, digest, key)

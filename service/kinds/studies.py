@@ -6,7 +6,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service.catalog import Catalog
-from service.kinds.planning import ItemPlan, Plan, Planner, Source
+from service.kinds.planning import ItemPlan, Plan, Source
+from service.kinds.study_planning import Planner
 from service.schemas import BlendStart, OtherTargetStart, count
 from service.settings import Settings
 from service.studies import (
@@ -94,7 +95,7 @@ def _grid(starts: list[Source], directions: list[Source]) -> list[ItemPlan]:
 
 def feature_visualization(request: FeatureVisualization, planner: Planner) -> Plan:
     planner.bound("body", sum(map(count, request.starts)) * _directions(request))
-    directions = planner.directions(request)
+    directions = planner.directions(request, request.seed)
     planner.visible(request)
     starts = [start for i, source in enumerate(request.starts) for start in (planner.starts(f"starts.{i}", source, 1))]
     planner.raise_errors()
@@ -107,7 +108,7 @@ def feature_manipulation(request: FeatureManipulation, planner: Planner) -> Plan
     if chosen["until"] != "threshold":
         chosen["threshold"] = None  # the preset's has no place
     planner.bound("body", count(request.images) * _directions(request))
-    directions = planner.directions(request)
+    directions = planner.directions(request, request.seed)
     starts = planner.images("images", request.images)
     planner.raise_errors()
     return planner.plan(chosen, _grid(starts, directions))

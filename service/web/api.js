@@ -51,6 +51,8 @@ function query(parameters) {
   return new URLSearchParams(pairs).toString();
 }
 
+const modelPath = (name) => `/v1/models/${encodeURIComponent(name)}`;
+const datasetPath = (name) => `/v1/datasets/${encodeURIComponent(name)}`;
 const jobPath = (id) => `/v1/jobs/${encodeURIComponent(id)}`;
 const fresh = { cache: "no-cache" };
 
@@ -59,6 +61,16 @@ export const listJobs = (filters, signal) => request(`/v1/jobs?${query(filters)}
 export const getJob = (id, signal) => request(jobPath(id), fresh, signal);
 export const listItems = (id, { limit, cursor }, signal) =>
   request(`${jobPath(id)}/items?${query({ limit, cursor })}`, fresh, signal);
+export const getItem = (id, index, signal) => request(`${jobPath(id)}/items/${index}`, fresh, signal);
+export const listEpochs = (id, signal) => request(`${jobPath(id)}/epochs`, fresh, signal);
 export const cancelJob = (id) => request(`${jobPath(id)}/cancel`, { method: "POST" });
 /** An artifact never changes once written, so the browser's cache may answer. */
 export const getArtifact = (url, signal) => request(url, {}, signal);
+
+export const listModels = (signal) => request("/v1/models", fresh, signal);
+export const getModel = (name, signal) => request(modelPath(name), fresh, signal);
+export const listEvaluations = (name, signal) => request(`${modelPath(name)}/evaluations`, fresh, signal);
+export const weightsUrl = (name) => `${modelPath(name)}/weights`;
+export const listDatasets = (signal) => request("/v1/datasets", fresh, signal);
+export const getDataset = (name, signal) => request(datasetPath(name), fresh, signal);
+export const imageUrl = (name, index) => `${datasetPath(name)}/images/${index}`;

@@ -1,12 +1,18 @@
 // Entry: choose the view by the path. Links are ordinary ones; only the state filter changes the URL in place.
 
+import { datasetList, datasetView, modelList, modelView } from "./catalog.js";
 import { jobView } from "./job.js";
 import { listView } from "./list.js";
 import { messagePage } from "./ui.js";
 
 const main = document.getElementById("main");
 const path = window.location.pathname.replace(/\/+$/, "");
-const job = /^\/ui\/jobs\/([^/]+)$/.exec(path);
+const [, kind, name] = /^\/ui\/(jobs|models|datasets)(?:\/([^/]+))?$/.exec(path) ?? [];
+const VIEWS = {
+  jobs: [listView, jobView],
+  models: [modelList, modelView],
+  datasets: [datasetList, datasetView],
+};
 
 function decoded(text) {
   try {
@@ -16,6 +22,9 @@ function decoded(text) {
   }
 }
 
-if (path === "/ui" || path === "/ui/jobs") listView(main);
-else if (job) jobView(main, decoded(job[1]));
+const section = path === "/ui" ? "jobs" : kind;
+const [list, one] = VIEWS[section] ?? [];
+document.querySelector(`[data-section="${section}"]`)?.setAttribute("aria-current", name ? "true" : "page");
+if (name) one(main, decoded(name));
+else if (list) list(main);
 else messagePage(main, "Page not found", `There is nothing at ${decoded(path)}.`);

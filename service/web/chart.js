@@ -1,4 +1,4 @@
-// A line chart in plain SVG: linear steps across, linear or logarithmic values up, a read-out for pointer and keys.
+// Lines in plain SVG: linear steps across, linear or logarithmic values up, a read-out for pointer and keys.
 
 import { h, setText, svg } from "./dom.js";
 import { count, measure } from "./format.js";
@@ -43,14 +43,14 @@ function scales(points, width, log) {
   return {
     x: (v) => MARGIN.left + (inner.width * (v - x0)) / (x1 - x0),
     y: (v) => MARGIN.top + inner.height * (1 - ((log ? Math.log10(v) : v) - bottom) / (top - bottom)),
-    xTicks: linearTicks(x0, x1, Math.max(2, inner.width / 65)),
+    xTicks: linearTicks(x0, x1, Math.min(Math.ceil(x1 - x0), Math.max(2, inner.width / 65))), // steps are whole
     yTicks: log ? logTicks(10 ** bottom, 10 ** top) : linearTicks(bottom, top, 4),
     floor: HEIGHT - MARGIN.bottom,
     right: width - MARGIN.right,
   };
 }
 
-function axes(at) {
+function axes(at, name) {
   const across = at.yTicks.map((v) =>
     svg(
       "g",
@@ -74,14 +74,17 @@ function axes(at) {
     ...across,
     ...along,
     line,
-    svg("text", { class: "axis-name", x: at.right, y: HEIGHT - 4 }, "step"),
+    svg("text", { class: "axis-name", x: at.right, y: HEIGHT - 4 }, name),
   );
 }
 
 class LineChart {
-  constructor(title, controls, log) {
+  constructor(title, { controls, log, along, names }) {
     this.title = title;
-    this.points = [];
+    this.along = along;
+    this.names = names;
+    this.lines = names.map(() => []);
+    this.keys = names.map((name, i) => h("span", { class: "key", "data-line": i, hidden: true }, name));
     this.chosen = null;
     this.marker = svg("g", { class: "marker" });
     this.frame = svg("svg", { height: HEIGHT, tabindex: 0, role: "slider", "aria-orientation": "horizontal" });
@@ -96,8 +99,9 @@ class LineChart {
         "figcaption",
         {},
         heading,
+        ...(names.length > 1 ? this.keys : []),
         ...controls,
-        h("label", { class: "check", title: "Logarithmic axis" }, this.log, "Log"),
+        h("label", { class: "check", title: "Logarithmic axis", hidden: log === null }, this.log, "Log"),
       ),
       this.plot,
     );
@@ -108,67 +112,83 @@ class LineChart {
     new ResizeObserver(() => this.draw()).observe(this.plot);
   }
 
-  /** Show `points`, pairs of a step and a value in the order of the steps; screen readers call them `title`. */
-  update(points, title = this.title) {
+  /** Show `lines`, each of pairs of a step and a value in the order of the steps; screen readers call them `title`. */
+  update(lines, title = this.title) {
     if (title !== this.title) this.chosen = null;
     this.title = title;
-    this.points = points;
+    this.lines = lines;
+    this.keys.forEach((key, i) => {
+      key.hidden = lines[i].length === 0;
+    });
     this.draw();
+  }
+
+  get empty() {
+    return this.lines.every((points) => points.length === 0);
   }
 
   draw() {
     const width = this.plot.clientWidth;
     if (!width) return;
     // A logarithm shows nothing below zero and nothing of zeros alone: there the axis is linear, whatever is chosen.
-    this.log.disabled = this.points.some(([, y]) => y < 0) || this.points.every(([, y]) => y === 0);
+    const values = this.lines.flat().map(([, y]) => y);
+    this.log.disabled = values.some((y) => y < 0) || values.every((y) => y === 0);
     const log = this.log.checked && !this.log.disabled;
-    this.shown = this.points.filter(([x, y]) => Number.isFinite(x) && Number.isFinite(y) && (!log || y > 0));
+    const visible = ([x, y]) => Number.isFinite(x) && Number.isFinite(y) && (!log || y > 0);
+    this.shown = this.lines.map((points) => points.filter(visible));
+    const all = this.shown.flat();
+    this.steps = [...new Set(all.map(([x]) => x))].sort((a, b) => a - b);
     this.frame.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-    if (this.shown.length === 0) {
+    if (all.length === 0) {
       const text = svg("text", { class: "empty", x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "No points");
       this.frame.replaceChildren(text);
     } else {
-      this.at = scales(this.shown, width, log);
-      this.readout.classList.toggle("left", this.shown.at(-1)[1] > this.shown[0][1]); // off the end of a rising line
-      const path = this.shown
-        .map(([x, y], i) => `${i ? "L" : "M"}${this.at.x(x).toFixed(1)} ${this.at.y(y).toFixed(1)}`)
-        .join("");
-      this.frame.replaceChildren(axes(this.at), svg("path", { class: "line", d: path }), this.marker);
+      this.at = scales(all, width, log);
+      const [first] = this.shown.filter((points) => points.length > 0);
+      this.readout.classList.toggle("left", first.at(-1)[1] > first[0][1]); // off the end of a rising line
+      this.frame.replaceChildren(axes(this.at, this.along), ...this.shown.map((p, i) => this.path(p, i)), this.marker);
     }
     this.choose(this.chosen);
   }
 
-  /** Mark point `index`, or the last one when null, and read it out. */
+  path(points, line) {
+    const d = points.map(([x, y], i) => `${i ? "L" : "M"}${this.at.x(x).toFixed(1)} ${this.at.y(y).toFixed(1)}`);
+    return svg("path", { class: "line", "data-line": line, d: d.join("") });
+  }
+
+  /** Mark step number `index`, or the last one when null, and read it out. */
   choose(index) {
-    const last = this.shown ? this.shown.length - 1 : -1;
+    const last = (this.steps?.length ?? 0) - 1;
     this.chosen = index === null ? null : Math.max(0, Math.min(last, index));
     const shownIndex = this.chosen ?? last;
-    const point = this.shown?.[shownIndex];
-    const text = point ? `step ${count(point[0])}: ${measure(point[1])}` : "";
+    const step = this.steps?.[shownIndex];
+    const found = (this.shown ?? []).map((points) => points.find(([x]) => x === step));
+    const said = found.map((point, i) => point && `${this.names[i]} ${measure(point[1])}`.trim());
+    const text = last < 0 ? "" : `${this.along} ${count(step)}: ${said.filter(Boolean).join(", ")}`;
     setText(this.readout, text);
     const slider = { "aria-label": this.title, "aria-valuemin": 0, "aria-valuemax": Math.max(0, last) };
     slider["aria-valuenow"] = Math.max(0, shownIndex);
     slider["aria-valuetext"] = text || "no points";
     for (const [name, value] of Object.entries(slider)) this.frame.setAttribute(name, value);
-    this.mark(point);
+    if (last >= 0) this.mark(step, found);
   }
 
-  mark(point) {
-    if (!point) return;
-    const [x, y] = [this.at.x(point[0]), this.at.y(point[1])];
+  mark(step, found) {
+    const x = this.at.x(step);
     const hair = svg("line", { x1: x, x2: x, y1: MARGIN.top, y2: this.at.floor });
-    this.marker.replaceChildren(...(this.chosen === null ? [] : [hair]), svg("circle", { cx: x, cy: y, r: 3.5 }));
+    const dots = found.map((point, i) => point && svg("circle", { "data-line": i, cx: x, cy: this.at.y(point[1]), r: 3.5 }));
+    this.marker.replaceChildren(...(this.chosen === null ? [] : [hair]), ...dots.filter(Boolean));
   }
 
   point(event) {
-    if (!this.shown?.length) return;
+    if (!this.steps?.length) return;
     const x = event.clientX - this.frame.getBoundingClientRect().left;
-    const distances = this.shown.map(([step]) => Math.abs(this.at.x(step) - x));
+    const distances = this.steps.map((step) => Math.abs(this.at.x(step) - x));
     this.choose(distances.indexOf(Math.min(...distances)));
   }
 
   key(event) {
-    const last = (this.shown?.length ?? 0) - 1;
+    const last = (this.steps?.length ?? 0) - 1;
     const from = this.chosen ?? last;
     const page = Math.max(1, Math.round(last / 10));
     const to = {
@@ -187,5 +207,9 @@ class LineChart {
   }
 }
 
-/** @param {string} title @param {Node[]} controls shown beside the title @param {boolean} log begin with a log axis */
-export const lineChart = (title, controls = [], log = true) => new LineChart(title, controls, log);
+/**
+ * `controls` are shown beside the title. `log`: begin with a logarithmic axis; null: never offer one. `along` is what a
+ * step is called. `names` are of the lines, where there are several.
+ */
+export const lineChart = (title, { controls = [], log = true, along = "step", names = [""] } = {}) =>
+  new LineChart(title, { controls, log, along, names });

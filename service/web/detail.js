@@ -4,7 +4,7 @@ import { getArtifact } from "./api.js";
 import { lineChart } from "./chart.js";
 import { changes, h, setText } from "./dom.js";
 import { metricRows, parameterRows } from "./facts.js";
-import { bytes } from "./format.js";
+import { files } from "./files.js";
 import { animation, artifact, extremes, itemName, Pictures, sourceName, views } from "./picture.js";
 import { note } from "./ui.js";
 
@@ -14,18 +14,6 @@ const QUANTITIES = {
   loss: "Loss",
   grad_norm: "Gradient norm",
 };
-
-function files(item) {
-  return item.artifacts.map(({ name, media_type: type, size, sha256, url }) =>
-    h(
-      "li",
-      {},
-      h("a", { href: url, download: `item-${item.index}-${name}` }, name),
-      h("span", { class: "muted" }, ` ${type}, ${bytes(size)}`),
-      sha256 ? h("code", { class: "muted", title: `sha256 ${sha256}` }, String(sha256).slice(0, 12)) : null,
-    ),
-  );
-}
 
 export class Detail {
   constructor(close) {
@@ -40,7 +28,7 @@ export class Detail {
     this.origin = h("details", {}, h("summary", {}, "Provenance"), this.provenance);
     this.quantity = h("select", { "aria-label": "Quantity", onchange: () => this.plot() });
     this.quantities = changes();
-    this.chart = lineChart("Curve", [this.quantity]);
+    this.chart = lineChart("Curve", { controls: [this.quantity] });
     this.node = h(
       "li",
       { class: "detail panel", "aria-label": "Selected item" },
@@ -73,7 +61,7 @@ export class Detail {
     this.pictures.show(item, [...views(item), ...animation(item)]);
     for (const [end, pictures] of Object.entries(this.ends)) pictures.show(item, extremes(item, end));
     this.metrics.replaceChildren(...(item.metrics ? metricRows(item.metrics) : []));
-    this.files.replaceChildren(...files(item));
+    this.files.replaceChildren(...files(item, `item-${item.index}-`));
     this.origin.hidden = !item.provenance;
     const { parameters: _, ...origin } = item.provenance ?? {}; // the parameters stand beside, once for the job
     this.provenance.replaceChildren(...parameterRows(origin));
@@ -118,7 +106,7 @@ export class Detail {
     const name = this.quantity.value;
     const values = this.trace?.[name] ?? [];
     this.chart.update(
-      values.map((value, i) => [this.trace.step[i], value]),
+      [values.map((value, i) => [this.trace.step[i], value])],
       QUANTITIES[name],
     );
   }

@@ -8,13 +8,13 @@ const LONGEST_LIST = 12;
 const LONGEST_ENTRY = 200;
 const COUNTED = ["succeeded", "partially_succeeded", "failed", "cancelled", "cancelling", "running", "queued"];
 
-/** `counts` is of what the job is made of: how many `word`s in each state, and in all. */
-export function showProgress(ref, job, counts = job.items, word = "item") {
+/** `unit` is what the job's steps are called; `counts`, how many `word`s it is made of in each state, and in all. */
+export function showProgress(ref, job, unit, counts = job.items, word = "item") {
   const { fraction, steps_done: done, steps_total: total, rate, eta_seconds: eta } = job.progress;
   setAttribute(ref.bar, "value", String(fraction ?? 0));
   setAttribute(ref.bar, "data-state", job.state);
-  const parts = [percent(fraction ?? 0), `${count(done)} of ${plural(total, "image-step")}`];
-  if (!isFinal(job.state) && rate) parts.push(`${count(rate)} image-steps/s`);
+  const parts = [percent(fraction ?? 0), `${count(done)} of ${plural(total, unit)}`];
+  if (!isFinal(job.state) && rate) parts.push(`${measure(rate)} ${unit}s/s`);
   if (!isFinal(job.state) && eta !== null && eta !== undefined) parts.push(`about ${duration(eta)} left`);
   if (isFinal(job.state) && job.finished_at)
     parts.push(`took ${duration((Date.parse(job.finished_at) - Date.parse(job.created_at)) / 1000)}`);
@@ -63,8 +63,21 @@ function shown(value) {
   return typeof value === "boolean" ? measure(value) : String(value);
 }
 
+/** Parameters that name something which has a page. */
+const PAGES = {
+  model: "models",
+  baseline: "models",
+  twin: "models",
+  judge: "models",
+  dataset: "datasets",
+  validation: "datasets",
+};
+
+export const pageLink = (kind, name) => h("a", { href: `/ui/${kind}/${encodeURIComponent(name)}` }, name);
+
 /** A digest shows its first characters, and the whole of it on hovering. */
-function cell(value) {
+function cell(name, value) {
+  if (PAGES[name] && typeof value === "string") return h("td", {}, pageLink(PAGES[name], value));
   if (!/^[0-9a-f]{64}$/.test(value)) return h("td", {}, shown(value));
   return h("td", { title: value }, h("code", {}, `${value.slice(0, 16)}…`));
 }
@@ -74,16 +87,18 @@ export function parameterRows(parameters, prefix = "") {
   return Object.entries(parameters).flatMap(([name, value]) =>
     value !== null && typeof value === "object" && !Array.isArray(value)
       ? parameterRows(value, `${prefix}${name}.`)
-      : [h("tr", {}, h("th", { scope: "row" }, prefix + name), cell(value))],
+      : [h("tr", {}, h("th", { scope: "row" }, prefix + name), cell(name, value))],
   );
 }
 
-/** A recipe's request as it was meant: fields that it left open say nothing, and its networks stand once. */
+const given = (request) => Object.fromEntries(Object.entries(request).filter(([, value]) => value !== null));
+
+/** A request as it was meant: fields that it left open say nothing, and a recipe's networks stand once. */
 export function parametersOf({ kind, parameters }) {
+  if (kind.endsWith("_registration")) return given(parameters.request);
   if (kind !== "recipe") return parameters;
   const { recipe, networks, request } = parameters;
-  const named = Object.entries(request).filter(([name, value]) => value !== null && !(name in networks));
-  return { recipe, ...networks, ...Object.fromEntries(named) };
+  return { recipe, ...networks, ...given(request) };
 }
 
 /** In this order; a kind of job has those that its items have. `AIM` is what the kind's target picture shows. */

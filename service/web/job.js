@@ -3,13 +3,36 @@
 import { cancelJob, getJob } from "./api.js";
 import { lineChart } from "./chart.js";
 import { changes, h, mount, setText } from "./dom.js";
+import { drawEvaluation } from "./evaluation.js";
+import { drawExtremes } from "./extremes.js";
 import { notices, parameterRows, parametersOf, showProgress, timeline } from "./facts.js";
 import { canCancel, exactTime, isFinal, percent, stateLabel } from "./format.js";
 import { ItemGrid } from "./items.js";
 import { poll } from "./poll.js";
 import { Recipe } from "./recipe.js";
+import { Registration } from "./registration.js";
 import { isRecipe, kindOf } from "./rows.js";
+import { Runs } from "./runs.js";
+import { Training } from "./training.js";
 import { announce, Badge, hideBanner, messagePage, refusal, showBanner } from "./ui.js";
+
+/** What the page of a kind of job holds, what its steps are called, and whether what runs now has a curve to show. */
+const registration = { content: (ref) => new Registration(ref.content), unit: "step" };
+const KINDS = {
+  recipe: { content: (ref) => new Recipe(ref.content), unit: "step" },
+  training: { content: (ref) => new Training(ref.content), unit: "optimiser step", curve: true },
+  evaluation: { content: (ref) => new Runs(ref.content, drawEvaluation), unit: "step" },
+  activating_images: { content: (ref) => new Runs(ref.content, drawExtremes), unit: "run" },
+  model_registration: registration,
+  dataset_registration: registration,
+};
+const STUDY = { content: (ref, id) => new ItemGrid(ref, id), unit: "image-step", curve: true };
+/** What a curve is of: its title, and whether it begins with a logarithmic axis. */
+const CURVES = {
+  activation: ["Median activation", false],
+  loss: ["Loss, mean of the epoch so far", true],
+  relative_distance: ["Median relative distance", true],
+};
 
 class JobPage {
   constructor(main, id) {
@@ -40,17 +63,18 @@ class JobPage {
     this.show(job);
     if (job.parent && !this.parent) this.showParent(await getJob(job.parent, signal));
     const counts = await this.content.refresh(job, signal);
-    if (isRecipe(job)) showProgress(this.ref, job, counts, "part");
+    if (isRecipe(job)) showProgress(this.ref, job, this.kind.unit, counts, "part");
     return !isFinal(job.state) || this.content.moves === true;
   }
 
   /** What the page holds depends on the job's kind, which is known with its first answer. */
   begin(job) {
     const { ref } = this;
-    const activation = job.progress.curve_of === "activation";
-    this.chart = lineChart(`Median ${activation ? "activation" : "relative distance"}`, [], !activation);
+    this.kind = KINDS[job.kind] ?? STUDY;
+    const [title, log] = CURVES[job.progress.curve_of] ?? CURVES.relative_distance;
+    this.chart = lineChart(title, { log });
     ref.curve.append(this.chart.node);
-    this.content = isRecipe(job) ? new Recipe(ref.content) : new ItemGrid(ref, this.id);
+    this.content = this.kind.content(ref, this.id);
     setText(ref.id, isRecipe(job) ? kindOf(job) : job.id);
     ref.id.classList.toggle("mono", !isRecipe(job));
     setText(ref.kind, isRecipe(job) ? `recipe ${job.id}` : kindOf(job));
@@ -75,16 +99,16 @@ class JobPage {
     this.badge.set(job.state);
     ref.cancel.hidden = !canCancel(job.state);
     if (ref.cancel.hidden && ref.dialog.open) ref.dialog.close("keep");
-    if (!isRecipe(job)) showProgress(ref, job);
+    if (!isRecipe(job)) showProgress(ref, job, this.kind.unit);
     const { curve = [], fraction } = job.progress;
     const headline = isFinal(job.state) ? stateLabel(job.state) : percent(fraction ?? 0);
     document.title = `${headline} · ${ref.id.textContent} · robustreps`;
     // The API has a curve only of what runs now; the last one seen stays, between shards and after the end.
-    if (curve.length > 0 && news.curve(curve)) this.chart.update(curve);
+    if (curve.length > 0 && news.curve(curve)) this.chart.update([curve]);
     if (news.notices([job.warnings, job.error])) ref.notices.replaceChildren(...notices(job));
     if (news.timeline(job.transitions)) ref.timeline.replaceChildren(...timeline(job));
     setText(ref.day, `${exactTime(job.created_at).slice(0, 10)}, UTC`);
-    ref.curve.hidden = isRecipe(job) || (isFinal(job.state) && this.chart.points.length === 0);
+    ref.curve.hidden = !this.kind.curve || (isFinal(job.state) && this.chart.empty);
     if (news.parameters(job.parameters)) ref.parameters.replaceChildren(...parameterRows(parametersOf(job)));
   }
 

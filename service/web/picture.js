@@ -50,6 +50,20 @@ export function extremes(item, end) {
   return pairs.filter(([file]) => artifact(item, file));
 }
 
+/** An image in its frame. Whole pixels of a small one stay sharp; one larger than its frame is scaled down smoothly. */
+function imageIn(box, url, alt) {
+  const image = h("img", { alt, loading: "lazy", decoding: "async", src: url });
+  image.addEventListener("load", () => image.classList.toggle("smooth", image.naturalWidth > box.clientWidth));
+  return image;
+}
+
+/** A picture that is of no item. */
+export function plainPicture(url, caption, alt) {
+  const box = h("span", { class: "frame" });
+  box.append(imageIn(box, url, alt));
+  return h("span", { class: "picture" }, box, h("span", { class: "caption" }, caption));
+}
+
 /** A picture or, until there is one, a place of the same size that says why not. The image stays while its URL does. */
 export class Picture {
   constructor([file, caption]) {
@@ -66,16 +80,10 @@ export class Picture {
     this.url = url;
     this.place = url ? null : place;
     this.box.replaceChildren(
-      url ? this.image(item, url) : h("span", { class: "no-picture", "data-state": item.state }, place),
+      url
+        ? imageIn(this.box, url, `${this.caption} of item ${item.index} ${itemName(item)}`.trim())
+        : h("span", { class: "no-picture", "data-state": item.state }, place),
     );
-  }
-
-  image(item, url) {
-    const alt = `${this.caption} of item ${item.index} ${itemName(item)}`.trim();
-    const image = h("img", { alt, loading: "lazy", decoding: "async", src: url });
-    // Whole pixels of a small image stay sharp; one that is larger than its place is scaled down smoothly.
-    image.addEventListener("load", () => image.classList.toggle("smooth", image.naturalWidth > this.box.clientWidth));
-    return image;
   }
 }
 

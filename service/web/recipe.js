@@ -15,7 +15,7 @@ export class Recipe {
   constructor(place) {
     this.figure = h("section", { class: "panel figure", "aria-label": "Figure", hidden: true });
     this.held = h("small");
-    this.claims = h("table", { class: "claims", role: "table", "aria-labelledby": "claims-title" });
+    this.claims = h("table", { class: "claims data", role: "table", "aria-labelledby": "claims-title" });
     this.claimed = h(
       "section",
       { "aria-labelledby": "claims-title", hidden: true },

@@ -10,8 +10,12 @@ export const isRecipe = (job) => job.kind === "recipe";
 export const kindOf = (job) =>
   isRecipe(job) ? `${job.parameters.recipe}: ${job.parameters.title}` : String(job.kind).replaceAll("_", " ");
 
-const networksOf = ({ parameters }) =>
-  Object.values(parameters?.networks ?? { of: parameters?.model ?? "–" }).join(",\n");
+/** What the job computes with, trains or registers. */
+function networksOf({ kind, parameters }) {
+  if (parameters?.networks) return Object.values(parameters.networks).join(",\n");
+  if (kind === "dataset_registration") return "–";
+  return String(parameters?.model ?? parameters?.name ?? parameters?.request?.name ?? parameters?.architecture ?? "–");
+}
 
 const workOf = (job) =>
   isRecipe(job)

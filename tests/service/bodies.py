@@ -54,6 +54,8 @@ RECIPE_BODIES: dict[str, dict[str, Any]] = {
     "figure-21": {"coordinates": [3], "other": STANDARD},
     "figure-22": {"coordinates": [3]},
     "figure-23": {"images": cifar(0, 1), "random_coordinates": 2},
+    "table-4": {"dataset": "cifar10-sample", "images": 40, "eps": 1.0, "attacks": [{"steps": 2}]},
+    "table-5": {"dataset": "cifar10-sample", "images": 40, "eps": 1.0, "attacks": [{"steps": 2}, {"steps": 3}]},
 }
 
 

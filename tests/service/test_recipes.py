@@ -22,6 +22,7 @@ KINDS = {
     **dict.fromkeys(("figure-4", "figure-5"), "radius_sweep"),
     **dict.fromkeys(("figure-11", "figure-23"), "feature_manipulation"),
     **dict.fromkeys(("figure-12", "figure-17", "figure-18"), "interpolation"),
+    **dict.fromkeys(("table-4", "table-5"), "evaluation"),
     **dict.fromkeys((f"figure-{n}" for n in (7, 8, 10, 19, 20, 21, 22)), "feature_visualization"),
 }
 

@@ -1,15 +1,29 @@
 """One contract for every storage: local files and a real S3 server."""
 
 import hashlib
+import pickle
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from service.objects import PIECE
 from service.settings import Settings
-from service.storage import LocalStorage, ObjectNotFound, S3Storage, Storage, StorageError, artifact_key, open_storage
+from service.storage import (
+    LocalFolder,
+    LocalStorage,
+    ObjectNotFound,
+    S3Storage,
+    Storage,
+    StorageError,
+    artifact_key,
+    open_storage,
+)
 from tests.fixtures import s3_settings
 from tests.servers import Bucket
+from tests.service.datafiles import fill
 
 BINARY = bytes(range(256)) * 1000
 
@@ -93,3 +107,132 @@ def test_an_s3_bucket_that_does_not_exist_fails_its_check(s3_bucket: Bucket) -> 
     storage = S3Storage("no-such-bucket", Settings(**s3_settings(s3_bucket)))
     with pytest.raises(StorageError):
         storage.check()
+
+
+def test_a_range_is_that_part_of_the_object(storage: Storage) -> None:
+    storage.put("k", BINARY, "text/plain")
+    assert storage.get_range("k", 1000, 77) == BINARY[1000:1077]
+    assert storage.get_range("k", len(BINARY) - 1, 1) == BINARY[-1:]
+    assert storage.get_range("k", 5, 0) == b""
+
+
+@pytest.mark.parametrize("start", [len(BINARY) - 9, len(BINARY) + 9])
+def test_a_range_beyond_the_end_is_an_error(storage: Storage, start: int) -> None:
+    storage.put("k", BINARY, "text/plain")
+    with pytest.raises(StorageError, match="cannot read k"):
+        storage.get_range("k", start, 10)
+
+
+def test_entries_and_stat_tell_sizes(storage: Storage) -> None:
+    sizes = {"a/1": 0, "a/2": 5, "a/b/3": 70_000, "ab": 1}
+    for key, size in sizes.items():
+        storage.put(key, bytes(size), "text/plain")
+    assert dict(storage.entries("")) == sizes
+    assert dict(storage.entries("a/")) == {k: n for k, n in sizes.items() if k.startswith("a/")}
+    assert dict(storage.entries("a/b")) == {"a/b/3": 70_000}
+    assert dict(storage.entries("none/such")) == {}
+    assert storage.stat("a/b/3") == 70_000
+
+
+def test_large_files_go_up_in_parts_and_come_down_in_pieces(storage: Storage, tmp_path: Path) -> None:
+    data = np.random.default_rng(0).bytes(2 * PIECE + 12_345)
+    (tmp_path / "up").write_bytes(data)
+    stored = ("big/file", len(data), hashlib.sha256(data).hexdigest())
+    assert storage.put_file("big/file", tmp_path / "up", "application/octet-stream") == stored
+    assert [len(piece) for piece in storage.stream("big/file")] == [PIECE, PIECE, 12_345]
+    assert storage.download("big/file", tmp_path / "down") == stored
+    assert (tmp_path / "down").read_bytes() == data
+
+
+def test_small_and_empty_files_go_up_too(storage: Storage, tmp_path: Path) -> None:
+    for data in (b"", BINARY):
+        (tmp_path / "up").write_bytes(data)
+        assert storage.put_file("k", tmp_path / "up", "text/plain") == storage.put("same", data, "")._replace(key="k")
+        assert storage.get("k") == data
+
+
+def test_a_file_that_is_not_there_cannot_go_up(storage: Storage, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot write k"):
+        storage.put_file("k", tmp_path / "none", "text/plain")
+    assert list(storage.keys("")) == []
+
+
+def test_nothing_is_found_under_a_missing_key(storage: Storage, tmp_path: Path) -> None:
+    asks: list[Callable[[], object]] = [
+        lambda: storage.get_range("a/none", 0, 1),
+        lambda: storage.stat("a/none"),
+        lambda: list(storage.stream("a/none")),
+        lambda: storage.download("a/none", tmp_path / "down"),
+    ]
+    for ask in asks:
+        with pytest.raises(ObjectNotFound):
+            ask()
+    assert not [path for path in tmp_path.iterdir() if "down" in path.name]
+
+
+def test_a_pickled_storage_is_the_same_storage(storage: Storage) -> None:
+    storage.put("k", BINARY, "text/plain")
+    again = pickle.loads(pickle.dumps(storage))
+    assert again.get("k") == BINARY
+    assert again.url == storage.url
+
+
+def test_an_upload_that_breaks_off_leaves_nothing_on_s3(s3_bucket: Bucket) -> None:
+    storage = S3Storage(s3_bucket.name, Settings(**s3_settings(s3_bucket)))
+
+    def breaks_off() -> Iterator[bytes]:
+        yield bytes(5 << 20)
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        storage._put_parts("k", breaks_off(), "text/plain")
+    assert list(storage.keys("")) == []
+    assert not storage.client.list_multipart_uploads(Bucket=s3_bucket.name).get("Uploads")
+
+
+def test_a_folder_that_is_only_read_stays_as_it_was(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot be read"):
+        LocalFolder(tmp_path / "none").check()
+    assert not (tmp_path / "none").exists()
+    fill(tmp_path, ["a/b.png", "a/.hidden", "c.png"])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    folder = LocalFolder(tmp_path)
+    folder.check()
+    assert sorted(folder.entries("")) == [("a/b.png", 1), ("c.png", 1)]
+    assert (folder.get("a/b.png"), folder.get_range("c.png", 0, 1), folder.stat("c.png")) == (b"x", b"x", 1)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert not hasattr(folder, "put")
+
+
+def test_a_folder_is_no_object(tmp_path: Path) -> None:
+    fill(tmp_path, ["a/b.png"])
+    for ask in (LocalFolder(tmp_path).get, LocalFolder(tmp_path).stat):
+        with pytest.raises(ObjectNotFound):
+            ask("a")
+
+
+def test_links_are_followed_only_inside_the_folder(tmp_path: Path) -> None:
+    fill(tmp_path, ["in/real/b.png", "out/secret.png"])
+    folder = LocalFolder(tmp_path / "in")
+    (tmp_path / "in/file.png").symlink_to("real/b.png")
+    (tmp_path / "in/linked").symlink_to(tmp_path / "in/real")
+    assert sorted(folder.keys("")) == ["file.png", "linked/b.png", "real/b.png"]
+    assert folder.get("linked/b.png") == b"x"
+    (tmp_path / "in/away").symlink_to(tmp_path / "out")
+    for ask in (lambda: folder.get("away/secret.png"), lambda: list(folder.keys("")), lambda: folder.stat("away")):
+        with pytest.raises(StorageError, match="leaves the folder"):
+            ask()
+
+
+def test_links_in_a_circle_are_an_error_and_no_endless_listing(tmp_path: Path) -> None:
+    fill(tmp_path, ["x/1", "y/2"])
+    (tmp_path / "x/to").symlink_to(tmp_path / "y")
+    (tmp_path / "y/fro").symlink_to(tmp_path / "x")
+    with pytest.raises(StorageError, match="a folder that it lies in"):
+        list(LocalFolder(tmp_path).keys(""))
+
+
+@pytest.mark.parametrize("prefix", ["../", "a/../../", "/etc/"])
+def test_no_listing_begins_outside_the_folder(tmp_path: Path, prefix: str) -> None:
+    with pytest.raises(StorageError, match="not a key"):
+        list(LocalFolder(tmp_path).keys(prefix))

@@ -1,0 +1,63 @@
+"""A data set opened from its card and location, in the API, a worker, or a process that trains."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.cards import DatasetCard
+from service.catalog import Dataset, ShippedDataset
+from service.data.arrays import parse_npz
+from service.data.cache import Cache
+from service.data.index import Arrays, Index, Ints
+from service.data.reader import Reader
+from service.settings import Settings
+from service.storage import LocalFolder, Storage
+
+
+class OpenedDataset:
+    """A registered data set. Its index, or its pixels where they were copied, are read when they are first needed."""
+
+    def __init__(self, card: DatasetCard, location: Mapping[str, Any], settings: Settings, storage: Storage) -> None:
+        self.card, self.location, self.settings, self.storage = card, location, settings, storage
+
+    @cached_property
+    def content(self) -> Reader | Arrays:
+        """Raises ObjectNotFound, StorageError, or ValueError if it is not what was registered."""
+        if key := self.location.get("arrays"):
+            found: Index | Arrays = parse_npz(self.storage.get(key), self.card.classes)
+        else:
+            found = Index.load(self.storage.get(self.location["index"]))
+        if found.digest != self.card.digest:
+            raise ValueError(f"the data set {self.card.name} is not the one that was registered")
+        return found if isinstance(found, Arrays) else self._reader(found)
+
+    def _reader(self, index: Index) -> Reader:
+        if self.location["root"] == "bucket":
+            remote = self.settings.storage.startswith("s3://")
+            cache = Cache(self.settings.cache, self.settings.cache_bytes) if remote else None
+            return Reader(self.storage, index, cache)
+        if self.settings.datasets_dir is None:
+            raise ValueError(f"the data set {self.card.name} lies in a folder, and there is no datasets_dir here")
+        return Reader(LocalFolder(self.settings.datasets_dir), index)
+
+    @property
+    def labels(self) -> Ints:
+        return self.content.labels
+
+    @property
+    def images(self) -> NDArray[np.uint8] | None:
+        """uint8 [N, H, W, 3], if they are in memory."""
+        return self.content.images if isinstance(self.content, Arrays) else None
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        return self.content.image(index)
+
+
+def open_dataset(card: DatasetCard, location: Mapping[str, Any], settings: Settings, storage: Storage) -> Dataset:
+    """The data set that another process, or a row of the database, knows as `card` and `location`."""
+    if location["root"] == "assets":
+        return ShippedDataset(settings.assets_dir / "datasets" / card.name)
+    return OpenedDataset(card, location, settings, storage)

@@ -1,0 +1,20 @@
+"""The name of every object in the storage. Keys that a worker writes carry its epoch: a late one overwrites nothing."""
+
+
+def checkpoint_upload_key(upload_id: str) -> str:
+    return f"checkpoints/{upload_id.removeprefix('sha256:')}"
+
+
+def weights_key(job_id: str, epoch: int) -> str:
+    """A registered network's weights, kept apart from its job's files."""
+    return f"models/{job_id}/{epoch}/model.safetensors"
+
+
+def dataset_key(job_id: str, epoch: int, name: str) -> str:
+    """A registered data set's index, and its images where they do not stay where they were found."""
+    return f"datasets/{job_id}/{epoch}/{name}"
+
+
+def checkpoint_key(job_id: str, index: int, epoch: int, step: int) -> str:
+    """Where a later claim goes on with an item."""
+    return f"jobs/{job_id}/items/{index}/{epoch}/checkpoint-{step}.pt"

@@ -1,0 +1,32 @@
+// What a ranking of a data set's images found: those that activate each direction most and least.
+
+import { getArtifact, imageUrl } from "./api.js";
+import { h } from "./dom.js";
+import { measure } from "./format.js";
+import { artifact, plainPicture } from "./picture.js";
+
+const ENDS = { top: "most", bottom: "least" };
+
+function row(job, ranked, end) {
+  const pictures = ranked
+    .filter((each) => each.end === end)
+    .map(({ index, class: label, activation }) => {
+      const caption = [measure(activation), label].filter(Boolean).join(" · ");
+      return plainPicture(imageUrl(job.parameters.dataset, index), caption, `#${index}`);
+    });
+  return h("div", { class: "extreme" }, h("h4", {}, ENDS[end]), h("div", { class: "pictures" }, ...pictures));
+}
+
+/** The nodes that show a ranking: a panel for each direction. */
+export async function drawExtremes(job, item, signal) {
+  const ranked = await getArtifact(artifact(item, "extremes.json").url, signal);
+  return job.parameters.directions.map(({ label }) => {
+    const mine = ranked.filter(({ direction }) => direction === label);
+    return h(
+      "section",
+      { class: "panel extremes" },
+      h("h2", {}, String(label)),
+      ...Object.keys(ENDS).map((end) => row(job, mine, end)),
+    );
+  });
+}

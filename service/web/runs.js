@@ -1,0 +1,46 @@
+// What a job over a data set's images has in place of items: its runs of images and, at the end, what they come to.
+
+import { getItem, listItems } from "./api.js";
+import { changes, h, setText } from "./dom.js";
+import { files } from "./files.js";
+import { count, isFinal, plural } from "./format.js";
+import { note } from "./ui.js";
+
+const MOST = 500;
+const NAMED = 5;
+
+export class Runs {
+  /** `draw(job, item, signal)` makes the nodes that show the job's last item, which puts the runs together. */
+  constructor(place, draw) {
+    this.draw = draw;
+    this.failed = changes();
+    this.failures = h("div");
+    this.waiting = h("p", { class: "loading" });
+    this.found = h("div", { class: "items" });
+    place.replaceChildren(this.failures, this.waiting, this.found);
+  }
+
+  async refresh(job, signal) {
+    const { total, succeeded, failed } = job.items;
+    const over = isFinal(job.state);
+    setText(this.waiting, over ? "" : `${count(succeeded + failed)} of ${plural(total - 1, "run")} of images done.`);
+    if (failed > 0 && this.failed(failed)) await this.showFailures(job, signal);
+    if (over) await this.show(job, await getItem(job.id, total - 1, signal), signal);
+  }
+
+  async showFailures(job, signal) {
+    const { items } = await listItems(job.id, { limit: MOST }, signal);
+    const failed = items.filter(({ error, target }) => error && target.source === "run");
+    if (failed.length === 0) return;
+    const lines = failed.slice(0, NAMED).map(({ target, error }) => `${target.label}: ${error.title}. ${error.detail ?? ""}`);
+    if (failed.length > NAMED) lines.push("…");
+    this.failures.replaceChildren(note("bad", `${plural(failed.length, "run")} failed`, ...lines));
+  }
+
+  async show(job, item, signal) {
+    if (item.error) this.found.replaceChildren(note("bad", String(item.error.title), item.error.detail ?? ""));
+    if (item.state !== "succeeded") return;
+    const downloads = h("section", { "aria-label": "Files" }, h("h2", {}, "Files"), h("ul", { class: "files" }, ...files(item)));
+    this.found.replaceChildren(...(await this.draw(job, item, signal)), downloads);
+  }
+}

@@ -1,0 +1,85 @@
+// What a training job's page has in place of items: curves of its epochs and, at the end, the network that it made.
+
+import { getItem, listEpochs } from "./api.js";
+import { lineChart } from "./chart.js";
+import { h, setText } from "./dom.js";
+import { pageLink } from "./facts.js";
+import { files } from "./files.js";
+import { accuracy, count, duration, isFinal, measure } from "./format.js";
+import { note } from "./ui.js";
+
+const ACCURACIES = {
+  train_accuracy: "images trained on",
+  clean_accuracy: "validation, clean",
+  pgd10_accuracy: "validation, PGD-10",
+};
+const RESULTS = {
+  clean_accuracy: ["Accuracy on clean validation images", accuracy],
+  pgd20_accuracy: ["Accuracy under PGD-20", accuracy],
+  train_accuracy: ["Accuracy on the images trained on", accuracy],
+  train_loss: ["Loss in the last epoch", measure],
+};
+
+const along = (epochs, name) =>
+  epochs.filter(({ metrics }) => name in metrics).map(({ epoch, metrics }) => [epoch, metrics[name]]);
+
+/** How fast the last epoch went, and how much of it went by in wait for images. */
+function paceOf({ epoch, metrics }) {
+  const { images_per_second: rate, data_wait: wait, seconds, lr } = metrics;
+  const words = [`${count(rate)} images/s`, `${accuracy(wait)} of it waiting for data`, duration(seconds)];
+  return `Epoch ${count(epoch)}: ${words.join(" · ")} · learning rate ${measure(lr)}`;
+}
+
+export class Training {
+  constructor(place) {
+    this.epochs = [];
+    this.problem = h("div");
+    this.result = h("section", { class: "panel", "aria-labelledby": "result-title", hidden: true });
+    this.loss = lineChart("Loss", { along: "epoch" });
+    this.accuracy = lineChart("Accuracy", { along: "epoch", log: null, names: Object.values(ACCURACIES) });
+    this.pace = h("p", { class: "muted" }, "The first epoch is not over yet.");
+    this.charts = h(
+      "section",
+      { "aria-labelledby": "epochs-title" },
+      h("h2", { id: "epochs-title" }, "Epochs"),
+      h("div", { class: "charts" }, h("div", { class: "panel" }, this.loss.node), h("div", { class: "panel" }, this.accuracy.node)),
+      this.pace,
+    );
+    place.replaceChildren(this.problem, this.result, this.charts);
+  }
+
+  /** Ask for the epochs when one more should be over, and once more at the end. */
+  async refresh(job, signal) {
+    const { progress, parameters } = job;
+    const due = Math.floor((progress.steps_done * parameters.epochs) / progress.steps_total);
+    if (this.epochs.length < due || isFinal(job.state)) await this.load(job, signal);
+    if (isFinal(job.state)) this.show(job, await getItem(job.id, 0, signal));
+  }
+
+  async load(job, signal) {
+    this.epochs = (await listEpochs(job.id, signal)).epochs;
+    if (this.epochs.length === 0) return;
+    this.loss.update([along(this.epochs, "train_loss")]);
+    this.accuracy.update(Object.keys(ACCURACIES).map((name) => along(this.epochs, name)));
+    setText(this.pace, paceOf(this.epochs.at(-1)));
+  }
+
+  show(job, item) {
+    if (this.epochs.length === 0) setText(this.pace, "No epoch came to its end.");
+    if (item.error) this.problem.replaceChildren(note("bad", String(item.error.title), item.error.detail ?? ""));
+    if (!item.metrics) return;
+    const found = Object.entries(RESULTS).filter(([name]) => name in item.metrics);
+    const rows = found.map(([name, [label, shown]]) => [label, shown(item.metrics[name])]);
+    rows.unshift(["Network", pageLink("models", item.metrics.model)]);
+    this.result.replaceChildren(
+      h("h2", { id: "result-title" }, "Result"),
+      h(
+        "table",
+        { class: "pairs", "aria-labelledby": "result-title" },
+        ...rows.map(([label, value]) => h("tr", {}, h("th", { scope: "row" }, label), h("td", {}, value))),
+      ),
+      h("ul", { class: "files" }, ...files(item)),
+    );
+    this.result.hidden = false;
+  }
+}
