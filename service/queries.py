@@ -246,10 +246,17 @@ def _items(session: Session, job_id: str, rows: Sequence[Item]) -> list[schemas.
         schemas.Item(
             index=row.index, state=row.state, target=row.target, start=row.start, settings=row.settings,
             metrics=row.metrics, provenance=row.provenance, error=row.error, finished_at=timestamp(row.finished_at),
-            artifacts=stored[row.index],
+            artifacts=stored[row.index], checkpoint=_checkpoint(row),
         )
         for row in rows
     ]  # fmt: skip
+
+
+def _checkpoint(row: Item) -> schemas.ItemCheckpoint | None:
+    if row.checkpoint is None:
+        return None
+    kept = {name: row.checkpoint[name] for name in ("step", "size", "sha256")}
+    return schemas.ItemCheckpoint(url=f"/v1/jobs/{row.job_id}/items/{row.index}/checkpoint", **kept)
 
 
 def _artifact(row: Artifact) -> schemas.Artifact:

@@ -233,6 +233,13 @@ class ArtifactList(BaseModel):
     next_cursor: str | None
 
 
+class ItemCheckpoint(BaseModel):
+    step: int
+    size: int = Field(description="Bytes")
+    sha256: str
+    url: str
+
+
 class Item(BaseModel):
     index: int
     state: str
@@ -242,6 +249,7 @@ class Item(BaseModel):
     metrics: dict[str, Any] | None
     provenance: dict[str, Any] | None
     error: dict[str, Any] | None
+    checkpoint: ItemCheckpoint | None = Field(description="Where a later claim goes on with it")
     finished_at: datetime | None
     artifacts: list[Artifact]
 

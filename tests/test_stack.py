@@ -145,6 +145,41 @@ def test_a_worker_that_was_frozen_past_its_lease_writes_nothing(stack: Stack) ->
     assert {key.split("/")[4] for key in keys} == {"2"}
 
 
+TRAINING: dict[str, Any] = {
+    "kind": "training", "architecture": "cifar-resnet-slim", "dataset": "cifar10-sample", "preset": "cifar-small",
+    "eps": 0.0, "epochs": 12, "batch_size": 100, "lr": 0.1, "checkpoint_seconds": 1,
+}  # fmt: skip
+
+
+def trained(stack: Stack, job_id: str) -> str:
+    """The digest of the weights that a training job ended with."""
+    job = stack.client.wait(job_id, timeout=200)
+    item = next(stack.client.items(job_id))
+    assert job["state"] == "succeeded", item["error"]
+    digest: str = stack.client.request("GET", f"/v1/models/{item['metrics']['model']}").json()["digest"]
+    return digest
+
+
+def test_a_training_run_survives_its_worker_and_ends_with_the_weights_of_an_unbroken_one(stack: Stack) -> None:
+    victim = stack.start("worker")
+    broken = stack.client.submit(**TRAINING)["id"]
+    stack.wait_until(lambda: next(stack.client.items(broken))["checkpoint"])
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    second = stack.start("worker")
+    stack.wait_running(broken)
+    second.terminate()
+    assert second.wait(30) == 0
+    with stack.db.reading() as session:
+        shard = session.scalars(select(Shard)).one()
+    assert (shard.epoch, shard.attempts, shard.crashes) == (2, 0, 1)
+    stack.start("worker")
+    unbroken = stack.client.submit(**TRAINING)["id"]
+    assert trained(stack, broken) == trained(stack, unbroken)
+    kept = [key for key in stack.storage.keys(f"jobs/{broken}/") if "checkpoint" in key]
+    assert len(kept) == 1, "an older checkpoint goes when its successor is in place"
+
+
 def test_redis_wiped_in_mid_job_loses_nothing(stack: Stack) -> None:
     worker = stack.start("worker")
     running = stack.client.submit(**inversion(steps=600))["id"]

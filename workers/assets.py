@@ -18,11 +18,14 @@ import typer
 from PIL import Image
 from safetensors.torch import save_file
 
+from service import catalog
 from service.settings import Settings
 from workers.engine import datasets, layers, models
+from workers.engine.ema import final_weights
 from workers.engine.evaluate import correct
 
 app = typer.Typer(help=__doc__)
+CATALOG = Path(catalog.__file__).with_name("architectures.json")
 ASSETS: Path = Settings.model_fields["assets_dir"].default
 CIFAR10 = "CIFAR-10 (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009)"
 Data = Annotated[Path, typer.Option(help="Folder with CIFAR-10")]
@@ -39,7 +42,8 @@ def card(
     """What a user of the model needs to know; the accuracies are measured here."""
     config = saved["config"]
     architecture = models.ARCHITECTURES[config["architecture"]]
-    model = models.load(config["architecture"], saved["model"])
+    weights = final_weights(saved)
+    model = models.load(config["architecture"], weights)
     test = datasets.load_cifar10(data, train=False)
     robust = config["epsilon"] > 0
     how = (
@@ -67,7 +71,7 @@ def card(
         "pgd20_accuracy": accuracy(model, test, epsilon),
         "pgd20_epsilon": epsilon,
         "pgd20_attack": "L2 PGD, 20 steps of 2.5 epsilon / 20, one random start, cross-entropy, best iterate, fp32",
-        "digest": models.digest(saved["model"]),
+        "digest": models.digest(weights),
         "licence": "Apache-2.0",
     }
 
@@ -93,7 +97,7 @@ def export_model(
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     folder = assets / "models" / name
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({key: tensor.contiguous() for key, tensor in saved["model"].items()}, folder / "model.safetensors")
+    save_file({key: tensor.contiguous() for key, tensor in final_weights(saved).items()}, folder / "model.safetensors")
     text = to_json(card(saved, name, command, data, epsilon, twin=twin, judge=judge))
     (folder / "card.json").write_text(text + "\n")
     typer.echo(text)
@@ -124,6 +128,19 @@ def export_dataset(data: Data, name: str = "cifar10-sample", per_class: int = 40
     }
     (folder / "card.json").write_text(json.dumps(about, indent=2) + "\n")
     typer.echo(json.dumps(about, indent=2))
+
+
+@app.command("architectures")
+def export_architectures(file: Path = CATALOG) -> None:
+    """Write what the service, which imports no torch, knows of the architectures."""
+    lines = [f"  {json.dumps(name)}: {json.dumps(described(name))}" for name in models.architectures()]
+    file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def described(name: str) -> dict[str, Any]:
+    """An architecture as the service lists it."""
+    a = models.find(name)
+    return {"input_size": a.size, "features": a.features, "identity_relu": a.has_last_relu}
 
 
 @app.command("natural")

@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service import jobs
 from service.jobs import Directive, LeaseLost, Work
-from service.storage import artifact_key
+from service.keys import checkpoint_key
+from service.registry import Also
+from service.storage import StorageError, Stored, artifact_key
 from workers.runtime import Runtime
 
 log = structlog.get_logger()
@@ -24,7 +27,7 @@ class ShardContext:
 
     def __init__(self, runtime: Runtime, work: Work) -> None:
         self.runtime, self.work = runtime, work
-        self._moves = self._image_steps = 0
+        self._moves = self._image_steps = self._resumed = 0
         self._began: float | None = None
         self._curve: list[tuple[int, float]] = []
         self._stop, self._over = threading.Event(), threading.Event()
@@ -41,13 +44,15 @@ class ShardContext:
             with suppress(LeaseLost, SQLAlchemyError):  # the whole curve; whoever finishes the shard meets the error
                 self._send()
 
-    def report(self, step: int, rows: int, distance: float) -> None:
-        """`rows` optimisations have each made `step` steps, and their median relative distance is now `distance`."""
-        self._began = self._began or time.monotonic()
+    def report(self, step: int, rows: int, value: float | None = None) -> None:
+        """`rows` optimisations have each made `step` steps, and what the job's curve shows is now at `value`."""
+        if self._began is None:
+            self._began, self._resumed = time.monotonic(), step * rows
         self._moves += 1
         self._image_steps = step * rows
-        curve = [*self._curve, (step, distance)]
-        self._curve = curve if len(curve) <= CURVE_POINTS else curve[::2]
+        if value is not None:
+            curve = [*self._curve, (step, value)]
+            self._curve = curve if len(curve) <= CURVE_POINTS else curve[::2]
 
     def alive(self) -> None:
         """Work that is no search has moved on; until a search begins, a shard has `loading_seconds` without this."""
@@ -62,20 +67,50 @@ class ShardContext:
         index: int,
         metrics: Mapping[str, Any],
         provenance: Mapping[str, Any],
-        files: Mapping[str, tuple[bytes, str]],
+        files: Mapping[str, tuple[bytes | Path | Stored, str]],
+        also: Sequence[Also] = (),
     ) -> None:
-        """Store an item's files (bytes and media type by name), then commit the rows that point to them.
+        """Store an item's files (with media types, by name), then commit the rows that point to them.
 
-        Raises LeaseLost, or StorageError.
+        A file is bytes, a path, or what `put` has stored already. `also` is written in the same transaction. Raises
+        LeaseLost, StorageError, or what `also` raises.
         """
         lease = self.work.lease
         stored = {}
         for name, (data, media_type) in files.items():
-            key = artifact_key(lease.job_id, index, lease.epoch, name)
-            stored[name] = (self.runtime.storage.put(key, data, media_type), media_type)
-            self._moves += 1
+            if not isinstance(data, Stored):
+                data = self.put(artifact_key(lease.job_id, index, lease.epoch, name), data, media_type)
+            stored[name] = (data, media_type)
         with self.runtime.db.transaction() as session:
             jobs.save_item(session, lease, index, metrics, provenance, stored)
+            for write in also:
+                write(session)
+        self._moves += 1
+
+    def put(self, key: str, data: bytes | Path, media_type: str = "application/octet-stream") -> Stored:
+        """Store an object; the row that points to it comes later. Raises StorageError."""
+        storage = self.runtime.storage
+        if isinstance(data, Path):
+            stored = storage.put_file(key, data, media_type)
+        else:
+            stored = storage.put(key, data, media_type)
+        self._moves += 1
+        return stored
+
+    def checkpoint(self, index: int, path: Path, step: int) -> None:
+        """Keep the file at `path` as where a later claim goes on with an item. Raises LeaseLost or StorageError."""
+        lease = self.work.lease
+        stored = self.put(checkpoint_key(lease.job_id, index, lease.epoch, step), path)
+        with self.runtime.db.transaction() as session:
+            before = jobs.save_checkpoint(session, lease, index, stored, step)
+        if before is not None and before != stored.key:
+            with suppress(StorageError):  # an orphan, which nothing points to
+                self.runtime.storage.delete(before)
+
+    def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
+        """What training measured after an epoch, counted from 1. Raises LeaseLost."""
+        with self.runtime.db.transaction() as session:
+            jobs.record_epoch(session, self.work.lease, epoch, metrics)
         self._moves += 1
 
     def fail(self, index: int, title: str, detail: str) -> None:
@@ -102,7 +137,7 @@ class ShardContext:
 
     def _send(self) -> None:
         elapsed = time.monotonic() - self._began if self._began else 0
-        rate = self._image_steps / elapsed if elapsed else 0
+        rate = (self._image_steps - self._resumed) / elapsed if elapsed else 0
         progress = {"image_steps": self._image_steps, "rate": rate, "curve": self._curve}
         with self.runtime.db.transaction() as session:
             lease_seconds = self.runtime.settings.lease_seconds

@@ -20,7 +20,7 @@ def make_runtime(context: Context) -> "Runtime":
     from workers.runtime import ModelStore, Runtime, pick_device
 
     device = pick_device(context.settings.device)
-    store = ModelStore(context.catalog, device)
+    store = ModelStore(context.catalog, device, context.storage)
     return Runtime(context.settings, context.db, context.storage, context.broker, context.catalog, store)
 
 

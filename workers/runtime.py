@@ -7,13 +7,14 @@ import threading
 from dataclasses import dataclass, field
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
+from torch import Tensor
 
 from service.broker import Broker
 from service.catalog import Catalog
 from service.db import Database
 from service.settings import Settings
-from service.storage import Storage
+from service.storage import ObjectNotFound, Storage
 from workers.engine import models
 
 # Results say fp32: on a GPU, PyTorch would otherwise keep 10 bits of a convolution's mantissa.
@@ -33,25 +34,36 @@ def pick_device(wanted: str) -> torch.device:
 
 
 class ModelStore:
-    """Networks by name, each loaded once a process and shared by its threads."""
+    """Networks by name, each loaded once a process and shared by its threads; registered ones lie in the storage."""
 
-    def __init__(self, catalog: Catalog, device: torch.device) -> None:
-        self.catalog, self.device = catalog, device
+    def __init__(self, catalog: Catalog, device: torch.device, storage: Storage | None = None) -> None:
+        self.catalog, self.device, self.storage = catalog, device, storage
         self._lock = threading.Lock()
         self._loaded: dict[str, models.Network] = {}
 
     def get(self, name: str, digest: str) -> models.Network:
-        """Raises Hopeless if the catalog has no such model, or its weights are not the ones that the job was given."""
+        """Raises Hopeless if the catalog has no such model, or its weights are not the ones that the job was given.
+
+        Raises StorageError if the weights cannot be read now.
+        """
         card = self.catalog.models.get(name)
         if card is None or card.digest != digest:
             raise Hopeless(f"this worker has no model {name} with digest {digest}")
         with self._lock:
             if digest not in self._loaded:
-                state = load_file(self.catalog.weights(name))
+                state = self._weights(name, digest)
                 if models.digest(state) != digest:
                     raise Hopeless(f"the weights of {name} do not have the digest on its card")
                 self._loaded[digest] = models.load(card.architecture, state, self.device)
             return self._loaded[digest]
+
+    def _weights(self, name: str, digest: str) -> dict[str, Tensor]:
+        if self.storage and (key := self.catalog.stored.get(digest)):
+            try:
+                return load(self.storage.get(key))
+            except ObjectNotFound as e:
+                raise Hopeless(f"the weights of {name} are not in the storage") from e
+        return load_file(self.catalog.weights(name))
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,11 @@ class Runtime:
     catalog: Catalog
     models: ModelStore
     draining: threading.Event = field(default_factory=threading.Event)
+
+    def refreshed(self) -> Catalog:
+        """The catalog, with everything that is registered by now."""
+        with self.db.reading() as session:
+            return self.catalog.refresh(session)
 
     @property
     def worker(self) -> str:

@@ -45,6 +45,7 @@ def compute(runtime: Runtime, work: Work) -> ShardState:
             return jobs.give_up(session, lease, "Worker crashed", f"{work.crashes} workers died while computing this")
     try:
         with ShardContext(runtime, work) as ctx:
+            runtime.refreshed()
             RECIPES[work.kind](ctx)
     except LeaseLost:
         raise

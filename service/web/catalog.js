@@ -2,8 +2,8 @@
 
 import * as api from "./api.js";
 import { h } from "./dom.js";
-import { parameterRows } from "./facts.js";
-import { accuracies } from "./evaluation.js";
+import { accuracies, ball } from "./evaluation.js";
+import { pageLink, parameterRows } from "./facts.js";
 import { accuracy, count, exactTime, measure, plural } from "./format.js";
 import { plainPicture } from "./picture.js";
 import { poll } from "./poll.js";
@@ -12,7 +12,7 @@ import { hideBanner, messagePage, refusal, showBanner } from "./ui.js";
 
 const SHOWN_IMAGES = 24;
 /** Fields of a card that are too long to stand among the others. */
-const LONG = { classes: "Classes", layers: "Layers" };
+const LONG = { classes: "Classes", layers: "Layers", images: "Images" };
 
 /** Put what `make(signal)` answers into the page, as soon as the API can be reached. */
 function page(main, title, make, missing) {
@@ -29,7 +29,7 @@ function page(main, title, make, missing) {
 
 const heading = (text) => h("div", { class: "title-row" }, h("h1", {}, text));
 const framed = (...nodes) => h("div", { class: "items" }, ...nodes);
-const link = (kind, { name, title }) => [h("a", { href: `/ui/${kind}/${encodeURIComponent(name)}` }, name), small(title)];
+const link = (kind, { name, title }) => [pageLink(kind, name), small(title)];
 const rate = (value) => (value === null || value === undefined ? "–" : accuracy(value));
 const pixels = (side) => (side ? `${count(side)} × ${count(side)}` : "several");
 
@@ -61,7 +61,7 @@ export const datasetList = (main) =>
   });
 
 function crumb(kind, words) {
-  return h("nav", { "aria-label": "Breadcrumb", class: "crumb" }, h("a", { href: `/ui/${kind}` }, words), " /");
+  return h("nav", { "aria-label": "Breadcrumb", class: "crumb" }, h("a", { href: `/ui/${kind}` }, words));
 }
 
 /** A card's fields: the short ones as a table, each long one folded below. */
@@ -86,11 +86,13 @@ function facts(card) {
 
 /** An evaluation as a row: every attack in a line of its own. */
 function evaluationRow({ job, dataset, summary, at }) {
-  const [clean, ...attacked] = accuracies(summary);
-  const lines = attacked.map(([name, each]) => h("span", { class: "line-of" }, name, " ", h("b", {}, accuracy(each.accuracy))));
+  const [, ...attacked] = accuracies(summary);
+  const lines = attacked.map(([name, each]) =>
+    h("span", { class: "line-of" }, h("b", {}, accuracy(each.accuracy)), ` ${name}, `, ball(each)),
+  );
   return [
-    [h("a", { href: `/ui/datasets/${encodeURIComponent(dataset)}` }, dataset), small(plural(summary.images, "image"))],
-    accuracy(clean[1].accuracy),
+    [pageLink("datasets", dataset), small(plural(summary.images, "image"))],
+    accuracy(summary.clean.accuracy),
     lines.length ? lines : "–",
     summary.suspicions.length ? h("span", { class: "bad-text" }, plural(summary.suspicions.length, "sign")) : "none",
     [h("a", { href: `/ui/jobs/${encodeURIComponent(job)}`, class: "mono" }, job), small(exactTime(at))],
@@ -104,7 +106,7 @@ export const modelView = (main, name) =>
     async (signal) => {
       const card = await api.getModel(name, signal);
       const { evaluations } = await api.listEvaluations(name, signal);
-      const heads = ["Data set", "Clean", "Under attack", "Hidden gradients", "Job"];
+      const heads = ["Data set", "Clean", "Under attack", "Signs of hidden gradients", "Job"];
       const found = evaluations.length
         ? dataTable("Evaluations", heads, evaluations.map(evaluationRow))
         : h("p", { class: "muted" }, "No evaluation job has measured it yet.");

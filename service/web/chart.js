@@ -88,8 +88,9 @@ class LineChart {
     this.chosen = null;
     this.marker = svg("g", { class: "marker" });
     this.frame = svg("svg", { height: HEIGHT, tabindex: 0, role: "slider", "aria-orientation": "horizontal" });
-    this.readout = h("p", { class: "readout" });
-    this.plot = h("div", { class: "plot" }, this.frame, this.readout);
+    // What is said of several lines stands beside their names, so that it covers none of them.
+    this.readout = h("span", { class: names.length > 1 ? "key-step" : "readout" });
+    this.plot = h("div", { class: "plot" }, this.frame, ...(names.length > 1 ? [] : [this.readout]));
     this.log = h("input", { type: "checkbox", checked: log, onchange: () => this.draw() });
     const heading = h("span", { class: "chart-title" }, title);
     this.node = h(
@@ -99,7 +100,7 @@ class LineChart {
         "figcaption",
         {},
         heading,
-        ...(names.length > 1 ? this.keys : []),
+        ...(names.length > 1 ? [this.readout, ...this.keys] : []),
         ...controls,
         h("label", { class: "check", title: "Logarithmic axis", hidden: log === null }, this.log, "Log"),
       ),
@@ -163,9 +164,11 @@ class LineChart {
     const shownIndex = this.chosen ?? last;
     const step = this.steps?.[shownIndex];
     const found = (this.shown ?? []).map((points) => points.find(([x]) => x === step));
-    const said = found.map((point, i) => point && `${this.names[i]} ${measure(point[1])}`.trim());
-    const text = last < 0 ? "" : `${this.along} ${count(step)}: ${said.filter(Boolean).join(", ")}`;
-    setText(this.readout, text);
+    const said = found.map((point, i) => (point ? `${this.names[i]} ${measure(point[1])}`.trim() : this.names[i]));
+    const at = last < 0 ? "" : `${this.along} ${count(step)}`;
+    const text = at && `${at}: ${said.filter((_, i) => found[i]).join(", ")}`;
+    this.keys.forEach((key, i) => setText(key, said[i]));
+    setText(this.readout, this.names.length > 1 ? at : text);
     const slider = { "aria-label": this.title, "aria-valuemin": 0, "aria-valuemax": Math.max(0, last) };
     slider["aria-valuenow"] = Math.max(0, shownIndex);
     slider["aria-valuetext"] = text || "no points";
@@ -176,8 +179,10 @@ class LineChart {
   mark(step, found) {
     const x = this.at.x(step);
     const hair = svg("line", { x1: x, x2: x, y1: MARGIN.top, y2: this.at.floor });
-    const dots = found.map((point, i) => point && svg("circle", { "data-line": i, cx: x, cy: this.at.y(point[1]), r: 3.5 }));
-    this.marker.replaceChildren(...(this.chosen === null ? [] : [hair]), ...dots.filter(Boolean));
+    const dots = found.flatMap((point, i) =>
+      point ? [svg("circle", { "data-line": i, cx: x, cy: this.at.y(point[1]), r: 3.5 })] : [],
+    );
+    this.marker.replaceChildren(...(this.chosen === null ? [] : [hair]), ...dots);
   }
 
   point(event) {

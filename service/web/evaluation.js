@@ -9,8 +9,8 @@ import { note } from "./ui.js";
 
 const NORMS = { l2: "L2", linf: "L∞" };
 const LEGEND =
-  "Accuracy is the share of images that stand, with its 95% Wilson interval. Worst case: the images that stand against " +
-  "every attack of that radius, noise too. Margin: the label's logit minus the greatest other, at its least.";
+  "Accuracy is the share of images that stand, with its 95% Wilson interval. Worst case: the images that stand " +
+  "against every attack of that radius, noise too. Margin: the label's logit minus the greatest other, where the attack ends.";
 
 export const ball = ({ norm, eps }) => `${NORMS[norm] ?? norm} ${measure(eps)}`;
 const interval = ({ low, high }) => `[${(100 * low).toFixed(1)}, ${(100 * high).toFixed(1)}]`;
@@ -27,17 +27,18 @@ function whisker({ accuracy: value, low, high }) {
   );
 }
 
-const share = (each) => [h("span", { class: "value" }, accuracy(each.accuracy)), " ", small(interval(each))];
+const share = (each) => [h("span", { class: "value" }, accuracy(each.accuracy)), " ", h("span", { class: "muted" }, interval(each))];
 
-/** Every attack of a summary and, after them, the worst case of each radius: pairs of words and a share. */
-export function accuracies(summary, asked = summary.attacks.length) {
-  const attacks = summary.attacks.map((each, i) => [`${each.name}, ${ball(each)}`, each, i < asked ? "" : "control"]);
-  return [["no attack", summary.clean, ""], ...attacks, ...summary.worst.map((each) => [`worst case, ${ball(each)}`, each, ""])];
-}
+/** The shares of images that stand, each after its name: clean, under every attack, and the worst of each radius. */
+export const accuracies = ({ clean, attacks, worst = [] }) => [
+  ["no attack", clean],
+  ...attacks.map((each) => [String(each.name), each]),
+  ...worst.map((each) => ["worst case", each]),
+];
 
-function overall(job, summary) {
-  const rows = accuracies(summary, job.parameters.attacks.length).map(([name, each, role]) => [
-    [name, role && small(role)],
+function overall(summary) {
+  const rows = accuracies(summary).map(([name, each]) => [
+    [name, each.norm ? small(`within ${ball(each)}`) : null],
     share(each),
     whisker(each),
     each.median_margin === undefined ? "–" : measure(each.median_margin),
@@ -48,12 +49,12 @@ function overall(job, summary) {
 }
 
 function byClass(summary) {
-  const [, ...attacks] = accuracies({ ...summary, worst: [] });
-  const heads = ["Class", "Images", "no attack", ...attacks.map(([name]) => name)];
-  const rows = summary.classes.map(({ label, images, clean, attacks: each }) => [
-    String(label),
-    count(images),
-    ...[clean, ...each].map(share),
+  const listed = ({ clean, attacks }) => accuracies({ clean, attacks });
+  const heads = ["Class", "Images", ...listed(summary).map(([name]) => name)];
+  const rows = summary.classes.map((each) => [
+    String(each.label),
+    count(each.images),
+    ...listed(each).map(([, stood]) => share(stood)),
   ]);
   return wideTable("Accuracy by class", heads, rows);
 }
@@ -67,14 +68,17 @@ export async function drawEvaluation(job, item, signal) {
     const title = `${plural(suspicions.length, "sign")} that the network hides its gradients rather than being robust`;
     nodes.push(note("mixed", title, ...suspicions.map(String)));
   }
-  if (missing > 0) nodes.push(note("mixed", `${plural(missing, "image")} missing`, "Their runs failed; the tables are of the others."));
+  if (missing > 0) {
+    const why = "Their runs failed; the tables are of the others.";
+    nodes.push(note("mixed", `${plural(missing, "image")} missing`, why));
+  }
   return [
     ...nodes,
     h(
       "section",
       {},
       h("h2", {}, "Accuracy ", h("small", {}, `of ${plural(images, "image")}`)),
-      overall(job, summary),
+      overall(summary),
       h("p", { class: "muted legend" }, LEGEND),
     ),
     h("section", {}, h("h2", {}, "By class"), byClass(summary)),

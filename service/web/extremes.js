@@ -2,9 +2,11 @@
 
 import { getArtifact, imageUrl } from "./api.js";
 import { h } from "./dom.js";
-import { measure } from "./format.js";
+import { count, measure } from "./format.js";
 import { artifact, plainPicture } from "./picture.js";
 
+/** More directions than this stand only in the files. */
+const MOST = 100;
 const ENDS = { top: "most", bottom: "least" };
 
 function row(job, ranked, end) {
@@ -20,7 +22,10 @@ function row(job, ranked, end) {
 /** The nodes that show a ranking: a panel for each direction. */
 export async function drawExtremes(job, item, signal) {
   const ranked = await getArtifact(artifact(item, "extremes.json").url, signal);
-  return job.parameters.directions.map(({ label }) => {
+  const { directions } = job.parameters;
+  const all = `${MOST} of ${count(directions.length)} directions; extremes.csv has all.`;
+  const more = directions.length > MOST ? [h("p", {}, all)] : [];
+  const panels = directions.slice(0, MOST).map(({ label }) => {
     const mine = ranked.filter(({ direction }) => direction === label);
     return h(
       "section",
@@ -29,4 +34,5 @@ export async function drawExtremes(job, item, signal) {
       ...Object.keys(ENDS).map((end) => row(job, mine, end)),
     );
   });
+  return [...panels, ...more];
 }

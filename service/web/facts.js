@@ -52,12 +52,14 @@ export function timeline(job) {
   });
 }
 
+const brief = (object) => JSON.stringify(object, (_, value) => value ?? undefined).slice(0, LONGEST_ENTRY);
+
 function shown(value) {
   if (value === null || value === undefined || value.length === 0) return "–";
   if (Array.isArray(value)) {
     const head = value
       .slice(0, LONGEST_LIST)
-      .map((each) => (typeof each === "object" ? JSON.stringify(each).slice(0, LONGEST_ENTRY) : String(each)));
+      .map((each) => (typeof each === "object" ? brief(each) : String(each)));
     return value.length > LONGEST_LIST ? `${head.join(", ")}, … (${count(value.length)} in all)` : head.join(", ");
   }
   return typeof value === "boolean" ? measure(value) : String(value);
@@ -93,8 +95,12 @@ export function parameterRows(parameters, prefix = "") {
 
 const given = (request) => Object.fromEntries(Object.entries(request).filter(([, value]) => value !== null));
 
-/** A request as it was meant: fields that it left open say nothing, and a recipe's networks stand once. */
+/** A request as it was meant: fields left open say nothing, a recipe's networks stand once, directions have names. */
 export function parametersOf({ kind, parameters }) {
+  if (kind === "activating_images") {
+    const { directions, ...others } = parameters;
+    return { ...others, directions: directions.map(({ label }) => label) };
+  }
   if (kind.endsWith("_registration")) return given(parameters.request);
   if (kind !== "recipe") return parameters;
   const { recipe, networks, request } = parameters;

@@ -3,6 +3,7 @@
 import { getItem } from "./api.js";
 import { h } from "./dom.js";
 import { pageLink, parameterRows } from "./facts.js";
+import { files } from "./files.js";
 import { isFinal } from "./format.js";
 import { note } from "./ui.js";
 
@@ -11,7 +12,8 @@ const PAGES = { model_registration: "models", dataset_registration: "datasets" }
 export class Registration {
   constructor(place) {
     this.place = place;
-    place.replaceChildren(h("p", { class: "loading" }, "A worker checks it; once this job has succeeded, jobs can name it."));
+    const meanwhile = "A worker checks it; once this job has succeeded, jobs can name it.";
+    place.replaceChildren(h("p", { class: "loading" }, meanwhile));
   }
 
   async refresh(job, signal) {
@@ -26,6 +28,7 @@ export class Registration {
     found.append(
       h("h2", { id: "found-title" }, "Registered as ", pageLink(PAGES[job.kind], name)),
       h("table", { class: "pairs", "aria-labelledby": "found-title" }, ...parameterRows(item.metrics ?? {})),
+      h("ul", { class: "files" }, ...files(item)),
     );
     return this.place.replaceChildren(found);
   }

@@ -6,15 +6,17 @@ import { announce, Badge } from "./ui.js";
 
 export const isRecipe = (job) => job.kind === "recipe";
 
-/** A recipe says which figure it is. */
-export const kindOf = (job) =>
-  isRecipe(job) ? `${job.parameters.recipe}: ${job.parameters.title}` : String(job.kind).replaceAll("_", " ");
+/** A recipe says which figure it is, a registration what it registers. */
+export function kindOf({ kind, parameters }) {
+  if (kind === "recipe") return `${parameters.recipe}: ${parameters.title}`;
+  const words = String(kind).replaceAll("_", " ");
+  return kind.endsWith("_registration") ? `${words}: ${parameters.request.name}` : words;
+}
 
-/** What the job computes with, trains or registers. */
-function networksOf({ kind, parameters }) {
-  if (parameters?.networks) return Object.values(parameters.networks).join(",\n");
-  if (kind === "dataset_registration") return "–";
-  return String(parameters?.model ?? parameters?.name ?? parameters?.request?.name ?? parameters?.architecture ?? "–");
+/** What the job computes with; for training, what it is to make. */
+function networksOf({ parameters }) {
+  const { networks, model, name, architecture } = parameters ?? {};
+  return Object.values(networks ?? { of: model ?? name ?? architecture ?? "–" }).join(",\n");
 }
 
 const workOf = (job) =>

@@ -6,8 +6,10 @@ import { files } from "./files.js";
 import { count, isFinal, plural } from "./format.js";
 import { note } from "./ui.js";
 
+/** Items that are looked through for failures; failures that are told; files that need no folding. */
 const MOST = 500;
 const NAMED = 5;
+const FEW = 12;
 
 export class Runs {
   /** `draw(job, item, signal)` makes the nodes that show the job's last item, which puts the runs together. */
@@ -32,7 +34,8 @@ export class Runs {
     const { items } = await listItems(job.id, { limit: MOST }, signal);
     const failed = items.filter(({ error, target }) => error && target.source === "run");
     if (failed.length === 0) return;
-    const lines = failed.slice(0, NAMED).map(({ target, error }) => `${target.label}: ${error.title}. ${error.detail ?? ""}`);
+    const line = ({ target, error }) => `${target.label}: ${error.title}. ${error.detail ?? ""}`;
+    const lines = failed.slice(0, NAMED).map(line);
     if (failed.length > NAMED) lines.push("…");
     this.failures.replaceChildren(note("bad", `${plural(failed.length, "run")} failed`, ...lines));
   }
@@ -40,7 +43,12 @@ export class Runs {
   async show(job, item, signal) {
     if (item.error) this.found.replaceChildren(note("bad", String(item.error.title), item.error.detail ?? ""));
     if (item.state !== "succeeded") return;
-    const downloads = h("section", { "aria-label": "Files" }, h("h2", {}, "Files"), h("ul", { class: "files" }, ...files(item)));
+    const downloads = h(
+      "details",
+      { open: item.artifacts.length <= FEW },
+      h("summary", {}, "Files"),
+      h("ul", { class: "files" }, ...files(item)),
+    );
     this.found.replaceChildren(...(await this.draw(job, item, signal)), downloads);
   }
 }

@@ -9,10 +9,12 @@ import { accuracy, count, duration, isFinal, measure } from "./format.js";
 import { note } from "./ui.js";
 
 const ACCURACIES = {
-  train_accuracy: "images trained on",
-  clean_accuracy: "validation, clean",
-  pgd10_accuracy: "validation, PGD-10",
+  train_accuracy: "trained on",
+  clean_accuracy: "clean",
+  pgd10_accuracy: "PGD-10",
 };
+const LEGEND =
+  "Trained on: the images of training, as the attack left them. Clean and PGD-10: images held out for validation.";
 const RESULTS = {
   clean_accuracy: ["Accuracy on clean validation images", accuracy],
   pgd20_accuracy: ["Accuracy under PGD-20", accuracy],
@@ -38,14 +40,16 @@ export class Training {
     this.loss = lineChart("Loss", { along: "epoch" });
     this.accuracy = lineChart("Accuracy", { along: "epoch", log: null, names: Object.values(ACCURACIES) });
     this.pace = h("p", { class: "muted" }, "The first epoch is not over yet.");
-    this.charts = h(
+    const charts = [this.loss, this.accuracy];
+    const epochs = h(
       "section",
       { "aria-labelledby": "epochs-title" },
       h("h2", { id: "epochs-title" }, "Epochs"),
-      h("div", { class: "charts" }, h("div", { class: "panel" }, this.loss.node), h("div", { class: "panel" }, this.accuracy.node)),
+      h("div", { class: "charts" }, ...charts.map((chart) => h("div", { class: "panel" }, chart.node))),
       this.pace,
+      h("p", { class: "muted legend" }, LEGEND),
     );
-    place.replaceChildren(this.problem, this.result, this.charts);
+    place.replaceChildren(this.problem, this.result, epochs);
   }
 
   /** Ask for the epochs when one more should be over, and once more at the end. */

@@ -1,7 +1,11 @@
 """The representation, its gradient, the weights' strict loading and their digest."""
 
+import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -138,7 +142,7 @@ def test_a_missing_and_an_unexpected_key_are_both_named() -> None:
 
 def test_a_weight_of_another_shape_is_refused() -> None:
     state = build(NAME).state_dict()
-    state["linear.weight"] = state["linear.weight"][:9]
+    state["linear.weight"] = state["linear.weight"][:, :9]
     with pytest.raises(RuntimeError, match=r"size mismatch for linear\.weight"):
         load(NAME, state)
 
@@ -163,3 +167,40 @@ def test_the_digest_changes_with_a_name_a_shape_or_a_type() -> None:
     weight = torch.zeros(2, 3)
     others = [{"v": weight}, {"w": weight.view(3, 2)}, {"w": weight.to(torch.int32)}, {"w": weight, "v": weight}]
     assert len({digest(state) for state in ({"w": weight}, *others)}) == 5
+
+
+def test_the_data_sets_own_normalisation_is_built_in() -> None:
+    model, x = build(NAME, 4, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)), pixels(10, 1)
+    expected = (x - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
+    torch.testing.assert_close(model.normalise(x), expected)
+    assert load(NAME, model.state_dict())(x).shape == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [([0.5], [0.5] * 3), ([0.5] * 3, [0.5, 0.5, 0.0]), ([float("nan")] * 3, [1.0] * 3), ([0.5] * 3, [1e-60] * 3)],
+)
+def test_a_normalisation_that_is_none_is_refused(mean: list[float], std: list[float]) -> None:
+    with pytest.raises(ValueError, match="expected three finite numbers"):
+        build(NAME, mean=mean, std=std)
+
+
+def test_the_digest_takes_every_type_and_that_of_float32_is_fixed() -> None:
+    ramp = torch.arange(6).view(2, 3)
+    assert (
+        digest({"w": ramp.float(), "n": torch.tensor(3)})
+        == hashlib.sha256(
+            b"n () torch.int64\n"
+            + np.int64(3).tobytes()
+            + b"w (2, 3) torch.float32\n"
+            + np.arange(6, dtype="<f4").tobytes()
+        ).hexdigest()
+    )
+    assert len({digest({"w": ramp.to(dtype)}) for dtype in (torch.bfloat16, torch.float16, torch.bool)}) == 3
+
+
+def test_importing_the_architectures_loads_no_compiler() -> None:
+    slow = ["torchvision.models", "torch._dynamo"]
+    code = f"import sys, workers.engine.models; print([m for m in {slow} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -11,6 +11,7 @@ from torchvision import models as zoo
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from tests.engine.networks import pixels
+from workers.engine import layers, models
 from workers.engine.models import Network, build, load
 
 SIZE, CLASSES = 32, 5
@@ -124,9 +125,10 @@ def test_a_gradient_can_be_taken_in_train_mode_too(case: Case) -> None:
     assert all(g.any() for g in gradients)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg16", "vgg16_bn"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d", "vgg11", "vgg19_bn",
+                                  "densenet121", "vit_b_32", "regnet_y_400mf"])  # fmt: skip
 def test_the_weights_have_torchvisions_names_behind_a_prefix(name: str) -> None:
-    with torch.device("meta"):
+    with models.unallocated():
         ours, theirs = build(name).state_dict(), zoo.get_model(name, weights=None).state_dict()
     expected: dict[str, Any] = {f"net.{key}": t.shape for key, t in theirs.items()}
     expected |= {"mean": (1, 3, 1, 1), "std": (1, 3, 1, 1)}
@@ -155,3 +157,105 @@ def test_a_checkpoint_without_the_prefix_is_refused_with_the_missing_and_the_une
         load("resnet18", state)
     assert 'Missing key(s) in state_dict: "net.fc.bias"' in str(error.value)
     assert 'Unexpected key(s) in state_dict: "fc.bias"' in str(error.value)
+
+
+ANY = {"mobilenet_v3_small": ("classifier.3", 64), "shufflenet_v2_x0_5": ("fc", 64), "alexnet": ("classifier.6", 64)}
+SLOW = {
+    "densenet121": ("classifier", 64), "efficientnet_b0": ("classifier.1", 64), "convnext_tiny": ("classifier.2", 64),
+    "vit_b_32": ("heads.head", 224), "swin_t": ("head", 64), "swin_v2_t": ("head", 64), "regnet_y_400mf": ("fc", 64),
+    "maxvit_t": ("classifier.5", 224), "inception_v3": ("fc", 96), "googlenet": ("fc", 64),
+    "mnasnet0_5": ("classifier.1", 64),
+}  # fmt: skip
+
+
+def any_network(name: str, size: int = 64) -> Network:
+    """With batch statistics of noise, without which deep networks cannot tell images apart."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build(name, CLASSES).requires_grad_(False)
+        head = model.get_parameter(f"{models.find(name).head}.weight")
+        head.copy_(0.1 * torch.randn_like(head))  # a ViT's is 0
+        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = 1.0
+        if norms:
+            model(pixels(11, 8, size))
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", [*ANY, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_any_other_classifiers_representation_is_what_its_last_linear_layer_reads(name: str) -> None:
+    (head, size), read = (ANY | SLOW)[name], list[Tensor]()
+    model, x = any_network(name, size), pixels(7, 2, size)
+    more = {"aux_logits": False} if name in ("inception_v3", "googlenet") else {}
+    theirs = zoo.get_model(name, weights=None, num_classes=CLASSES, **more | ({"init_weights": False} if more else {}))
+    for key, t in theirs.state_dict().items():
+        t.copy_(model.state_dict()[f"net.{key}"])
+    theirs.eval().to(memory_format=torch.channels_last).get_submodule(head).register_forward_hook(
+        lambda *event: read.append(event[1][0])
+    )
+    with torch.no_grad():
+        expected = theirs((x - model.mean) / model.std)
+    r = model.represent(x)
+    assert r.shape == (2, models.find(name).features)
+    torch.testing.assert_close(r, read[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(load(name, model.state_dict())(x), model(x))
+    assert not torch.allclose(expected[0], expected[1], rtol=1e-3), "the case needs images that differ"
+
+
+def test_any_other_classifier_trains_and_passes_gradients_to_the_image() -> None:
+    model, x = any_network("mobilenet_v3_small").train().requires_grad_(True), pixels(8, 4, 64).requires_grad_(True)
+    model(x).square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.any()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_the_identity_relu_is_refused_where_it_is_not_known() -> None:
+    model = any_network("mobilenet_v3_small")
+    assert not model.has_last_relu
+    assert not models.find("mobilenet_v3_small").has_last_relu
+    with pytest.raises(ValueError, match="identity_relu is not offered for mobilenet_v3_small"):
+        model(pixels(9, 1, 64), identity_relu=True)
+
+
+def test_any_other_classifiers_layers_can_be_read_by_name() -> None:
+    model = any_network("mobilenet_v3_small")
+    shapes = layers.shapes(model, 64)
+    assert (shapes["penultimate"], shapes["logits"]) == ([1024], [CLASSES])
+    assert "net.classifier.3" not in shapes, "it lets R(x) through and reads it: it has no one output"
+    y = layers.function(model, "net.features.0", pool="flatten")(pixels(10, 1, 64))
+    assert y.numel() == torch.Size(shapes["net.features.0"]).numel()
+
+
+def test_a_classifier_without_a_linear_layer_is_refused() -> None:
+    with pytest.raises(ValueError, match="squeezenet1_0 has no linear layer"):
+        build("squeezenet1_0")
+
+
+def test_an_unknown_name_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(KeyError, match=r"'resnet51'; allowed: cifar-resnet-small, .*torchvision's classifiers"):
+        build("resnet51")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "half"),
+    [("inception_v3", 299, True), ("vit_h_14", 224, False), ("efficientnet_b3", 300, False), ("swin_v2_b", 256, False)],
+)
+def test_sizes_and_normalisation_are_those_of_the_published_weights(name: str, size: int, half: bool) -> None:
+    assert models.find(name).size == size
+    with models.unallocated():
+        model = models.find(name).make(2)
+    assert (model.mean.flatten().tolist() == [0.5] * 3) == half
+
+
+@pytest.mark.slow
+def test_every_name_can_be_built_and_its_table_is_right() -> None:
+    assert len(set(models.architectures())) == len(models.architectures()) > 90
+    for name in models.architectures():
+        a = models.find(name)
+        with models.unallocated():
+            model = a.make(3)
+        assert model.get_parameter(f"{a.head}.weight").shape == (3, a.features), name
+        assert model.has_last_relu == a.has_last_relu

@@ -1,6 +1,8 @@
-"""Training: resumed runs, refused checkpoints, kills, divergence, and the attack inside an update."""
+"""Runs: resumed, stopped, refused, killed, diverged; what they tell, and the checkpoints they leave."""
 
 import json
+import math
+import signal
 import subprocess
 import sys
 import time
@@ -8,106 +10,151 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from workers.engine.datasets import Images
+from tests.engine.training import ROBUST, assert_equal_states, cifar_folder, images, read, trainer, without_times
+from workers.engine.ema import final_weights
 from workers.engine.evaluate import correct
-from workers.engine.seeding import generator
-from workers.engine.train import Config, Trainer, run, save
+from workers.engine.train import Diverged, Observer, run, save
+from workers.engine.trainer import Trainer
 
-ROBUST = Config(batch_size=8, epochs=2, epsilon=1.0, attack_steps=1, attack_step_size=0.75)
-STANDARD = replace(ROBUST, epsilon=0.0)
-
-
-def images(n: int, seed: int = 0) -> Images:
-    """Ten classes, each a flat colour of its own under noise: easy to learn."""
-    random = np.random.RandomState(seed)
-    labels = torch.from_numpy(random.randint(0, 10, n))
-    colours = torch.from_numpy(np.random.RandomState(9).randint(60, 196, (10, 3, 1, 1)))
-    pixels = colours[labels] + torch.from_numpy(random.randint(-30, 31, (n, 3, 32, 32)))
-    return Images(pixels.to(torch.uint8), labels)
-
-
-def assert_equal_states(a: Any, b: Any) -> None:
-    """The same keys and values to the last bit, all the way down."""
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        a, b = list(a.values()), list(b.values())
-    if isinstance(a, list):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_equal_states(x, y)
-    else:
-        assert torch.equal(a, b) if isinstance(a, Tensor) else a == b
-
-
-def read(path: Path) -> Any:
-    return torch.load(path, weights_only=True)
+ROOT = Path(__file__).parents[2]
+FULL = replace(ROBUST, epochs=3, ema=0.9, schedule="step", lr_drops=(1, 2), lr=0.05)
 
 
 class KilledError(Exception):
     """Stands for whatever ends a process."""
 
 
-class Mortal(Trainer):
-    """Dies on its way into update number `last`."""
+class Mortal(Observer):
+    """Dies when `last` steps are done."""
 
     last = 6
 
-    def update(self, x: Tensor, label: Tensor) -> Tensor:
-        if self.step == self.last:
+    def progress(self, step: int, steps: int, loss: float, images_per_second: float) -> None:  # noqa: ARG002
+        if step == self.last:
             raise KilledError
-        return super().update(x, label)
 
 
-class Watched(Trainer):
-    """Keeps what the network is asked: the mode it is in, and the images."""
+class Watching(Observer):
+    """Keeps all that a run tells; asks it to stop when `stop_at` steps are done."""
 
-    asked: tuple[tuple[bool, Tensor], ...] = ()
+    def __init__(self, stop_at: int = 0) -> None:
+        self.stop_at = stop_at
+        self.steps: list[int] = []
+        self.epochs: list[dict[str, Any]] = []
+        self.checkpoints: list[int] = []
 
-    def logits(self, x: Tensor) -> Tensor:
-        self.asked += ((self.model.training, x.detach().clone()),)
-        return super().logits(x)
+    def progress(self, step: int, steps: int, loss: float, images_per_second: float) -> None:
+        assert 0 < step <= steps
+        assert images_per_second > 0
+        assert math.isfinite(loss)
+        self.steps.append(step)
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        self.epochs.append(metrics)
+
+    def checkpoint(self, path: Path) -> None:
+        self.checkpoints.append(read(path)["step"])
+
+    def should_stop(self) -> bool:
+        return bool(self.steps) and self.steps[-1] + 1 == self.stop_at
+
+
+def with_dropout(t: Trainer) -> Trainer:
+    model: Any = t.model
+    model.linear = nn.Sequential(nn.Dropout(0.5), model.linear)
+    t.optimizer = torch.optim.SGD(t.model.parameters(), t.config.lr, t.config.momentum)
+    t.ema = type(t.ema)(t.model, t.config.ema) if t.ema else None
+    return t
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpoint_seconds", [-1, 1e9], ids=["a checkpoint each step", "one an epoch"])
+@pytest.mark.parametrize("config", [ROBUST, FULL], ids=["one-cycle", "steps, moving average"])
 def test_a_run_killed_in_mid_epoch_and_resumed_ends_like_an_unbroken_one(
-    tmp_path: Path, checkpoint_seconds: float
+    tmp_path: Path, checkpoint_seconds: float, config: Any
 ) -> None:
-    train, test = images(36), images(8, 1)
-    run(Trainer(ROBUST, train, "cpu"), test, tmp_path / "unbroken")
+    test = images(8, 1)
+    run(trainer(config, 36), test, tmp_path / "unbroken")
     with pytest.raises(KilledError):
-        run(Mortal(ROBUST, train, "cpu"), test, tmp_path / "broken", checkpoint_seconds)
-    assert read(tmp_path / "broken" / "checkpoint.pt")["step"] == (6 if checkpoint_seconds < 0 else 4)
-    run(Trainer(ROBUST, train, "cpu"), test, tmp_path / "broken", checkpoint_seconds)
+        run(trainer(config, 36), test, tmp_path / "broken", checkpoint_seconds, Mortal(), 0)
+    assert read(tmp_path / "broken" / "checkpoint.pt")["step"] == (5 if checkpoint_seconds < 0 else 4)
+    run(trainer(config, 36), test, tmp_path / "broken", checkpoint_seconds, None, 0)
     unbroken, broken = (read(tmp_path / name / "checkpoint.pt") for name in ("unbroken", "broken"))
-    assert unbroken["step"] == 8
+    assert unbroken["step"] == 4 * config.epochs
+    assert (unbroken["ema"] is None) == (config.ema == 0)
+    logs = [state.pop("history") for state in (unbroken, broken)]
     assert_equal_states(broken, unbroken)
-    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("unbroken", "broken")]
-    assert logs[0] == logs[1]
-    assert [json.loads(line)["epoch"] for line in logs[0].splitlines()] == [1, 2]
+    assert without_times(logs[0]) == without_times(logs[1])
+    lines = [json.loads(line) for line in (tmp_path / "broken" / "log.jsonl").read_text().splitlines()]
+    assert lines == logs[1]
+    assert [line["epoch"] for line in lines] == list(range(1, config.epochs + 1))
+
+
+@pytest.mark.slow
+def test_a_network_with_dropout_draws_the_same_when_resumed(tmp_path: Path) -> None:
+    config = replace(FULL, epsilon=0.0)
+    run(with_dropout(trainer(config)), None, tmp_path / "unbroken")
+    run(with_dropout(trainer(config)), None, tmp_path / "broken", observer=Watching(stop_at=6), check_seconds=0)
+    torch.rand(100)
+    run(with_dropout(trainer(config)), None, tmp_path / "broken")
+    unbroken, broken = (read(tmp_path / name / "checkpoint.pt") for name in ("unbroken", "broken"))
+    assert without_times(unbroken.pop("history")) == without_times(broken.pop("history"))
+    assert_equal_states(broken, unbroken)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_asked_to_stop_does_so_at_a_checkpoint_and_goes_on_from_there(tmp_path: Path) -> None:
+    config, watching = replace(ROBUST, epsilon=0.0), Watching(stop_at=3)
+    assert not run(trainer(config), images(8), tmp_path, observer=watching, check_seconds=0)
+    assert watching.steps == [1, 2, 3]
+    assert watching.checkpoints == [3]
+    again = Watching()
+    assert run(trainer(config), images(8), tmp_path, observer=again, check_seconds=0)
+    assert again.steps == [4, 5, 6, 7, 8]
+    assert again.checkpoints == [4, 8]
+    assert [metrics["epoch"] for metrics in again.epochs] == [1, 2]
 
 
 @pytest.mark.slow
 def test_standard_training_learns_and_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
-    config = replace(STANDARD, batch_size=32, epochs=4, lr=0.05)
-    trainer, test = Trainer(config, images(256), "cpu"), images(100, 1)
-    run(trainer, test, tmp_path)
-    trainer.model.eval()
-    assert correct(trainer.model, test, 0, 0).double().mean() > 0.5  # 0.1 is chance
-    written = (tmp_path / "checkpoint.pt").read_bytes(), (tmp_path / "log.jsonl").read_bytes()
-    run(Trainer(config, images(256), "cpu"), test, tmp_path)
-    assert ((tmp_path / "checkpoint.pt").read_bytes(), (tmp_path / "log.jsonl").read_bytes()) == written
+    config = replace(ROBUST, batch_size=32, epochs=4, lr=0.05, epsilon=0.0)
+    t, test, watching = trainer(config, 256), images(100, 1), Watching()
+    assert run(t, test, tmp_path, observer=watching)
+    hits = correct(t.model.eval(), test, 0, 0).double().mean().item()
+    assert hits > 0.5  # 0.1 is chance
+    last = watching.epochs[-1]
+    assert last["clean_accuracy"] == pytest.approx(hits)
+    assert last["train_accuracy"] > 0.5
+    assert last["train_loss"] < watching.epochs[0]["train_loss"]
+    assert last["images_per_second"] == pytest.approx(256 / last["seconds"])
+    assert 0 <= last["data_wait"] < 1
+    assert "pgd10_accuracy" not in last
+    written = (tmp_path / "checkpoint.pt").read_bytes()
+    assert run(trainer(config, 256), test, tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == written
+
+
+def test_accuracies_and_final_weights_are_those_of_the_moving_average(tmp_path: Path) -> None:
+    config, watching, test = replace(ROBUST, epochs=1, ema=0.99), Watching(), images(40, 1)
+    t = trainer(config)
+    run(t, test, tmp_path, observer=watching)
+    weights = final_weights(read(tmp_path / "checkpoint.pt"))
+    assert not torch.equal(weights["linear.weight"], t.model.state_dict()["linear.weight"])
+    t.model.load_state_dict(weights)
+    for name, eps, steps in (("clean_accuracy", 0.0, 0), ("pgd10_accuracy", 1.0, 10)):
+        assert watching.epochs[0][name] == pytest.approx(
+            correct(t.model.eval(), test, eps, steps).double().mean().item()
+        )
 
 
 @pytest.mark.parametrize("change", [{"lr": 0.1}, {"epsilon": 0.5}, {"epochs": 3}, {"seed": 1}])
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
-    save(Trainer(ROBUST, images(16), "cpu").state(), tmp_path / "checkpoint.pt")
-    other = Trainer(replace(ROBUST, **change), images(16), "cpu")
+    save(trainer().state(), tmp_path / "checkpoint.pt")
+    other = trainer(replace(ROBUST, **change))
     with pytest.raises(ValueError, match="the checkpoint was trained with"):
         run(other, images(8), tmp_path)
     assert other.step == 0
@@ -146,8 +193,7 @@ for i in itertools.count():
 @pytest.mark.slow
 def test_a_reader_sees_whole_checkpoints_while_they_are_written_and_after_a_kill(tmp_path: Path) -> None:
     path, seen = tmp_path / "checkpoint.pt", set[float]()
-    root = Path(__file__).parents[2]
-    with subprocess.Popen([sys.executable, "-c", SAVES_FOR_EVER, str(path)], cwd=root) as child:
+    with subprocess.Popen([sys.executable, "-c", SAVES_FOR_EVER, str(path)], cwd=ROOT) as child:
         try:
             while not path.exists():
                 assert child.poll() is None, "the writer died"
@@ -163,102 +209,50 @@ def test_a_reader_sees_whole_checkpoints_while_they_are_written_and_after_a_kill
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1.0])
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path, epsilon: float) -> None:
+@pytest.mark.parametrize("check_seconds", [0, 1e9], ids=["seen at once", "seen at the epoch's end"])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    tmp_path: Path, epsilon: float, check_seconds: float
+) -> None:
     config = replace(ROBUST, lr=1e30, epsilon=epsilon)
-    save(Trainer(config, images(32), "cpu").state(), tmp_path / "checkpoint.pt")
+    save(trainer(config).state(), tmp_path / "checkpoint.pt")
     good = (tmp_path / "checkpoint.pt").read_bytes()
-    with pytest.raises(FloatingPointError, match="the last checkpoint is kept"):
-        run(Trainer(config, images(32), "cpu"), images(8), tmp_path)
+    with pytest.raises(Diverged, match="the last checkpoint is kept") as caught:
+        run(trainer(config), images(8), tmp_path, check_seconds=check_seconds)
+    assert isinstance(caught.value, FloatingPointError)
+    assert caught.value.step in ((2, 3, 4) if check_seconds == 0 else (4,))
     assert (tmp_path / "checkpoint.pt").read_bytes() == good
 
 
-def test_an_update_trains_on_images_within_eps_which_it_finds_in_eval_mode() -> None:
-    trainer = Watched(replace(ROBUST, attack_steps=3), images(32), "cpu")
-    x, label = next(trainer.batches())
-    trainer.update(x, label)
-    assert [training for training, _ in trainer.asked] == [False, False, False, True]
-    _, trained_on = trainer.asked[-1]
-    assert trained_on.min() >= 0
-    assert trained_on.max() <= 1
-    moved = (trained_on - x).double().flatten(1).norm(dim=1)
-    assert (moved <= 1.0 * (1 + 1e-5)).all()
-    assert (moved > 0.1).all()
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_never_saved_though_the_loss_before_them_is(
+    tmp_path: Path, value: float
+) -> None:
+    class Spoiler(Observer):
+        def progress(self, *_: Any) -> None:
+            with torch.no_grad():
+                t.model.get_parameter("linear.weight")[0, 0] = value
+
+    t = trainer(replace(ROBUST, epsilon=0.0))
+    with pytest.raises(Diverged, match="the weights are not finite at step 1"):
+        run(t, None, tmp_path, checkpoint_seconds=-1, observer=Spoiler(), check_seconds=0)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_an_update_of_standard_training_asks_once_with_the_images_themselves() -> None:
-    trainer = Watched(STANDARD, images(32), "cpu")
-    x, label = next(trainer.batches())
-    trainer.update(x, label)
-    ((training, trained_on),) = trainer.asked
-    assert training
-    assert torch.equal(trained_on, x)
-
-
-def test_the_attack_of_an_update_leaves_the_batch_statistics_alone() -> None:
-    trainer = Watched(ROBUST, images(32), "cpu")
-    trainer.update(*next(trainer.batches()))
-    assert trainer.model.get_buffer("bn.num_batches_tracked") == 1
-
-
-def test_an_update_in_bf16_keeps_float32_weights_and_nearly_the_same_loss() -> None:
-    losses = []
-    for precision in ("fp32", "bf16"):
-        trainer = Trainer(replace(STANDARD, precision=precision), images(32), "cpu")
-        losses.append(trainer.update(*next(trainer.batches())).item())
-        assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
-    assert losses[1] == pytest.approx(losses[0], rel=0.05)
-
-
-def test_an_epoch_shows_each_image_at_most_once_in_an_order_of_its_own() -> None:
-    data = images(35)
-    trainer, epochs = Trainer(STANDARD, Images(data.pixels, torch.arange(35)), "cpu"), []
-    for _ in range(2):
-        shown: list[int] = []
-        for _, label in trainer.batches():
-            shown += label.tolist()
-            trainer.step += 1
-        assert len(set(shown)) == len(shown) == 32
-        epochs.append(shown)
-    assert epochs[0] != epochs[1]
-
-
-def test_batches_taken_up_in_mid_epoch_are_the_rest_of_the_unbroken_epoch() -> None:
-    whole, resumed = (Trainer(ROBUST, images(32), "cpu") for _ in range(2))
-    unbroken = []
-    for batch in whole.batches():
-        unbroken.append(batch)
-        whole.step += 1
-    resumed.step = 2
-    for (x, label), (expected_x, expected_label) in zip(resumed.batches(), unbroken[2:], strict=True):
-        assert torch.equal(x, expected_x)
-        assert torch.equal(label, expected_label)
-        resumed.step += 1
-
-
-def test_the_seed_alone_decides_the_first_weights_and_the_global_generator_is_not_touched() -> None:
-    before = torch.random.get_rng_state()
-    trainers = (Trainer(replace(ROBUST, seed=s), images(16), "cpu") for s in (0, 0, 1))
-    first, again, other = (trainer.model.get_parameter("linear.weight") for trainer in trainers)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
-def test_generators_of_different_keys_draw_different_numbers() -> None:
-    keys = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, 1), (0, 2, 0), (0, 0, 2), (2, 0, 0)]
-    assert len({torch.randn((), generator=generator(*key)).item() for key in keys}) == len(keys)
-    assert torch.equal(torch.randn(5, generator=generator(3, 1, 4)), torch.randn(5, generator=generator(3, 1, 4)))
-
-
-def test_momentum_falls_while_the_learning_rate_rises_and_returns() -> None:
-    trainer = Trainer(replace(STANDARD, momentum=0.5, epochs=5), images(32), "cpu")  # 20 steps: the peak falls on one
-    group = trainer.optimizer.param_groups[0]
-    seen = []
-    for _ in range(trainer.schedule.total_steps - 1):
-        seen.append((group["lr"], group["momentum"]))
-        trainer.optimizer.step()
-        trainer.schedule.step()
-    peak = seen.index(max(seen))
-    assert seen[0][1] == 0.5
-    assert seen[peak] == pytest.approx((STANDARD.lr, 0.4))
-    assert group["momentum"] == pytest.approx(0.5)
+@pytest.mark.slow
+def test_the_command_trains_on_a_folder_stops_at_a_sigterm_and_goes_on(tmp_path: Path) -> None:
+    data, out = cifar_folder(tmp_path), tmp_path / "out"
+    command = [
+        sys.executable, "-m", "workers.engine.train", "--data", str(data), "--out", str(out), "--device", "cpu",
+        "--batch-size", "32", "--architecture", "cifar-resnet-slim", "--epochs",
+    ]  # fmt: skip
+    with subprocess.Popen([*command, "500", "--schedule", "constant"], cwd=ROOT, stderr=subprocess.PIPE) as child:
+        assert child.stderr is not None
+        child.stderr.readline()  # the first epoch's accuracy
+        child.send_signal(signal.SIGTERM)
+        child.stderr.read()
+    assert child.returncode == 143
+    stopped = read(out / "checkpoint.pt")
+    assert 0 < stopped["step"] < 500 * 12
+    assert stopped["config"]["lr"] == 0.2
+    done = subprocess.run([*command, "500"], cwd=ROOT, capture_output=True, text=True)
+    assert "the checkpoint was trained with" in done.stderr

@@ -143,7 +143,7 @@ def test_images_of_an_evaluation_are_drawn_by_the_seed(api: TestClient) -> None:
 
 def test_a_strong_evaluation_counts_the_steps_of_every_target(api: TestClient) -> None:
     job = accepted(api, body("evaluation", preset="strong"))
-    assert job["parameters"]["steps"] == 1 + 20 + 100 + 100 + 9 * 100
+    assert job["parameters"]["steps"] == 1 + 21 + 101 + 101 + 9 * 101 + 31
 
 
 def test_images_of_another_size_are_said_to_be_resampled_or_refused(api: TestClient) -> None:

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from playwright.sync_api import ConsoleMessage, Locator, Page, Route, expect
+
+from tests.fixtures import LiveService
 
 pytestmark = pytest.mark.e2e
 
@@ -17,18 +19,11 @@ SOON, LATE = 20_000, 120_000  # milliseconds: an answer of the API, the end of a
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
-class Service(Protocol):
-    url: str
-
-    def submit(self, body: dict[str, Any]) -> dict[str, Any]: ...
-    def wait(self, job_id: str, timeout: float = 120) -> dict[str, Any]: ...
-
-
 def row_of(page: Page, job_id: str) -> Locator:
     return page.locator("tbody tr").filter(has_text=job_id)
 
 
-def open_job(page: Page, service: Service, job_id: str) -> None:
+def open_job(page: Page, service: LiveService, job_id: str) -> None:
     page.goto(f"{service.url}/ui/jobs/{job_id}")
     expect(page.get_by_role("heading", name=job_id)).to_be_visible(timeout=SOON)
 
@@ -68,7 +63,7 @@ def changed(change: Callable[[dict[str, Any]], None]) -> Callable[[Route], None]
     return handle
 
 
-def test_the_list_follows_a_new_job_to_its_end_without_a_reload(live_service: Service, page: Page) -> None:
+def test_the_list_follows_a_new_job_to_its_end_without_a_reload(live_service: LiveService, page: Page) -> None:
     page.goto(f"{live_service.url}/ui/")
     page.evaluate("window.stayed = true")
     job = live_service.submit(SHORT)
@@ -80,7 +75,7 @@ def test_the_list_follows_a_new_job_to_its_end_without_a_reload(live_service: Se
     expect(page).to_have_url(f"{live_service.url}/ui/jobs/{job['id']}")
 
 
-def test_a_job_page_shows_progress_then_pictures(live_service: Service, page: Page) -> None:
+def test_a_job_page_shows_progress_then_pictures(live_service: LiveService, page: Page) -> None:
     job = live_service.submit(SHORT)
     open_job(page, live_service, job["id"])
     expect(page.locator("[data-ref=numbers]")).to_contain_text("of 60 image-steps")
@@ -98,7 +93,7 @@ def test_a_job_page_shows_progress_then_pictures(live_service: Service, page: Pa
         expect(card.locator(".numbers")).to_contain_text(re.compile(r"distance \d"))
 
 
-def test_a_selected_item_shows_its_curve_metrics_and_files(live_service: Service, page: Page) -> None:
+def test_a_selected_item_shows_its_curve_metrics_and_files(live_service: LiveService, page: Page) -> None:
     job = live_service.submit(SHORT)
     live_service.wait(job["id"])
     open_job(page, live_service, job["id"])
@@ -118,7 +113,7 @@ def test_a_selected_item_shows_its_curve_metrics_and_files(live_service: Service
     expect(page.get_by_role("button", name="#1")).to_be_focused()
 
 
-def test_polls_keep_the_elements_and_end_with_the_job(live_service: Service, page: Page) -> None:
+def test_polls_keep_the_elements_and_end_with_the_job(live_service: LiveService, page: Page) -> None:
     job = live_service.submit(SHORT)
     open_job(page, live_service, job["id"])
     expect(page.locator(".card")).to_have_count(3, timeout=SOON)
@@ -132,7 +127,7 @@ def test_polls_keep_the_elements_and_end_with_the_job(live_service: Service, pag
     assert [url for url in asked if "/artifacts/" not in url] == []
 
 
-def test_a_running_job_draws_its_curve_and_cancel_asks_first(live_service: Service, page: Page) -> None:
+def test_a_running_job_draws_its_curve_and_cancel_asks_first(live_service: LiveService, page: Page) -> None:
     job = live_service.submit(LONG)
     open_job(page, live_service, job["id"])
     curve = page.locator(".curve path.line")
@@ -149,7 +144,7 @@ def test_a_running_job_draws_its_curve_and_cancel_asks_first(live_service: Servi
     assert live_service.wait(job["id"])["state"] == "cancelled"
 
 
-def test_the_state_filter_lives_in_the_url(live_service: Service, page: Page) -> None:
+def test_the_state_filter_lives_in_the_url(live_service: LiveService, page: Page) -> None:
     done = live_service.submit(SHORT)
     live_service.wait(done["id"])
     page.goto(f"{live_service.url}/ui/?state=succeeded")
@@ -164,7 +159,7 @@ def test_the_state_filter_lives_in_the_url(live_service: Service, page: Page) ->
     expect(row_of(page, done["id"])).to_be_visible(timeout=SOON)
 
 
-def test_the_empty_list_says_how_to_submit(live_service: Service, page: Page) -> None:
+def test_the_empty_list_says_how_to_submit(live_service: LiveService, page: Page) -> None:
     # A true answer without jobs, whatever other tests left behind: the state that no job here ever has.
     page.route("**/v1/jobs?*", lambda route: route.continue_(url=f"{route.request.url}&state=expired"))
     page.goto(f"{live_service.url}/ui/")
@@ -172,7 +167,7 @@ def test_the_empty_list_says_how_to_submit(live_service: Service, page: Page) ->
     expect(page.locator("pre")).to_contain_text(f"curl {live_service.url}/v1/jobs")
 
 
-def test_a_banner_tells_that_the_api_is_away_until_it_is_back(live_service: Service, page: Page) -> None:
+def test_a_banner_tells_that_the_api_is_away_until_it_is_back(live_service: LiveService, page: Page) -> None:
     with page_with_failing_requests(page) as other:
         other.goto(f"{live_service.url}/ui/")
         expect(other.locator(".loading")).to_have_count(0, timeout=SOON)
@@ -182,7 +177,7 @@ def test_a_banner_tells_that_the_api_is_away_until_it_is_back(live_service: Serv
         expect(other.get_by_role("alert")).to_be_empty(timeout=SOON)
 
 
-def test_an_unknown_job_has_a_page_that_says_so(live_service: Service, page: Page) -> None:
+def test_an_unknown_job_has_a_page_that_says_so(live_service: LiveService, page: Page) -> None:
     with page_with_failing_requests(page) as other:
         other.goto(f"{live_service.url}/ui/jobs/job_{'0' * 24}")
         expect(other.get_by_role("heading", name="No such job")).to_be_visible(timeout=SOON)
@@ -190,7 +185,7 @@ def test_an_unknown_job_has_a_page_that_says_so(live_service: Service, page: Pag
         expect(other.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
 
 
-def test_hostile_text_stays_text(live_service: Service, page: Page) -> None:
+def test_hostile_text_stays_text(live_service: LiveService, page: Page) -> None:
     job = live_service.submit(SHORT)
     live_service.wait(job["id"])
 
@@ -216,7 +211,7 @@ def test_hostile_text_stays_text(live_service: Service, page: Page) -> None:
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_no_page_scrolls_sideways(live_service: Service, page: Page, width: int) -> None:
+def test_no_page_scrolls_sideways(live_service: LiveService, page: Page, width: int) -> None:
     job = live_service.submit(SHORT)
     live_service.wait(job["id"])
     page.set_viewport_size({"width": width, "height": 844})

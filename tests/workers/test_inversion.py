@@ -48,7 +48,7 @@ def test_a_job_ends_with_pictures_tensors_a_trace_and_metrics(live_service: Live
             "target.png", "start.png", "result.png", "result.safetensors", "trace.json",
         }  # fmt: skip
         found, metrics = tensors(live_service, item), item["metrics"]
-        pixels = np.array(CATALOG.datasets["cifar10-sample"].images[item["index"]])
+        pixels = np.array(CATALOG.datasets["cifar10-sample"].image(item["index"]))
         target_png = np.array(Image.open(io.BytesIO(live_service.client.artifact(item, "target.png"))))
         assert np.array_equal(target_png, pixels)
         result_png = np.array(Image.open(io.BytesIO(live_service.client.artifact(item, "result.png"))))

@@ -32,7 +32,7 @@ def sample(*indices: int) -> dict[str, Any]:
 
 
 def pixels(index: int) -> Tensor:
-    image = torch.from_numpy(np.array(CATALOG.datasets["cifar10-sample"].images[index]))
+    image = torch.from_numpy(np.array(CATALOG.datasets["cifar10-sample"].image(index)))
     return image.permute(2, 0, 1).float() / 255
 
 
@@ -122,7 +122,7 @@ def test_top_images_are_the_data_sets_extremes(run: Run, client: Client) -> None
     assert item["metrics"]["top_indices"] == order[:2]
     assert item["metrics"]["bottom_activations"] == pytest.approx(sorted(r.tolist())[:2], abs=1e-5)
     shown = np.array(Image.open(io.BytesIO(client.artifact(item, "top-1.png"))))
-    assert np.array_equal(shown, CATALOG.datasets["cifar10-sample"].images[order[0]])
+    assert np.array_equal(shown, CATALOG.datasets["cifar10-sample"].image(order[0]))
 
 
 def test_a_manipulation_stops_each_image_as_soon_as_its_coordinate_exceeds_all(run: Run, tensors: Tensors) -> None:

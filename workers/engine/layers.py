@@ -15,8 +15,6 @@ from workers.engine.network import Network
 from workers.engine.pgd import Function
 
 Pool = Literal["mean", "flatten"]
-SMALL = 32
-"""Pixels of the image on which names are checked: the least that every architecture takes."""
 NAMED_IN_ERROR = 14
 
 
@@ -43,7 +41,7 @@ def function(model: Network, layer: str, identity_relu: bool = False, pool: Pool
         return partial(model.represent, identity_relu=identity_relu)
     if layer == "logits":
         return partial(model, identity_relu=identity_relu)
-    names = sorted(shapes(model, SMALL), key=lambda name: name.count("."))
+    names = sorted(shapes(model, model.trial_size), key=lambda name: name.count("."))
     if layer not in names:
         more = ", ..." if len(names) > NAMED_IN_ERROR else ""
         raise ValueError(f"layer is {layer!r}; allowed: {', '.join(names[:NAMED_IN_ERROR])}{more}")

@@ -1,62 +1,24 @@
 """Architectures by name: how to build one, and how to load its weights."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
+from workers.engine import cifar_models, torchvision_models
+from workers.engine.cifar_models import CIFAR_MEAN as CIFAR_MEAN
+from workers.engine.cifar_models import CIFAR_STD as CIFAR_STD
+from workers.engine.cifar_models import Bottleneck, CifarResNet, CifarVGG, PlainBlock, WideResNet
+from workers.engine.cifar_models import Classifier as Classifier
 from workers.engine.network import Network as Network
-from workers.engine.network import last_relu
-from workers.engine.torchvision_models import VGG, ResNet
-
-CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-
-
-class Block(nn.Module):
-    """Two 3x3 convolutions beside a projected shortcut; the last ReLU is left to the caller."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        residual: Tensor = self.bn2(self.conv2(y))
-        shortcut: Tensor = self.shortcut(x)
-        return residual + shortcut
-
-
-class Classifier(Network):
-    """A residual network for small images: 3x3 stem, one block for each width, global average pooling, linear."""
-
-    def __init__(self, stem: int, widths: tuple[int, ...], classes: int) -> None:
-        super().__init__(CIFAR_MEAN, CIFAR_STD)
-        self.conv = nn.Conv2d(3, stem, 3, 1, 1, bias=False)
-        self.bn = nn.BatchNorm2d(stem)
-        inputs = (stem, *widths)
-        self.blocks = nn.ModuleList(
-            Block(i, o, 1 if n == 0 else 2) for n, (i, o) in enumerate(zip(inputs, widths, strict=False))
-        )
-        self.linear = nn.Linear(widths[-1], classes)
-
-    def represent(self, x_NCHW: Tensor, identity_relu: bool = False) -> Tensor:
-        y = F.relu(self.bn(self.conv(self.normalise(x_NCHW))))
-        for i, block in enumerate(self.blocks):
-            y = last_relu(block(y), identity_relu and i == len(self.blocks) - 1)
-        r_NK: Tensor = y.mean(dim=(2, 3))
-        return r_NK
-
-    def classify(self, r_NK: Tensor) -> Tensor:
-        logits: Tensor = self.linear(r_NK)
-        return logits
+from workers.engine.torchvision_models import VGG, AnyClassifier, ResNet
 
 
 @dataclass(frozen=True)
@@ -71,33 +33,107 @@ class Architecture:
     size: int
     features: int
     classes: int
+    has_last_relu: bool = True
 
 
-def _cifar(stem: int, widths: tuple[int, ...]) -> Architecture:
-    return Architecture(partial(Classifier, stem, widths), "linear", size=32, features=widths[-1], classes=10)
+def _cifar(make: Callable[[int], Network], head: str, features: int) -> Architecture:
+    return Architecture(make, head, size=32, features=features, classes=10)
 
 
 def _imagenet(make: Callable[[int], Network], head: str, features: int) -> Architecture:
     return Architecture(make, head, size=224, features=features, classes=1000)
 
 
+def _wide(depth: int, width: int) -> Architecture:
+    return _cifar(partial(WideResNet, depth, width), "fc", 64 * width)
+
+
+def _cifar_resnet(block: type[nn.Module], *blocks: int) -> Architecture:
+    return _cifar(partial(CifarResNet, block, blocks), "linear", 2048 if block is Bottleneck else 512)
+
+
 ARCHITECTURES = {
-    "cifar-resnet-small": _cifar(24, (48, 96, 192)),
-    "cifar-resnet-slim": _cifar(16, (32, 64, 128)),
-    "resnet18": _imagenet(partial(ResNet, "resnet18"), "net.fc", 512),
-    "resnet50": _imagenet(partial(ResNet, "resnet50"), "net.fc", 2048),
-    "vgg16": _imagenet(partial(VGG, "vgg16"), "net.classifier.6", 4096),
-    "vgg16_bn": _imagenet(partial(VGG, "vgg16_bn"), "net.classifier.6", 4096),
+    "cifar-resnet-small": _cifar(partial(Classifier, 24, (48, 96, 192)), "linear", 192),
+    "cifar-resnet-slim": _cifar(partial(Classifier, 16, (32, 64, 128)), "linear", 128),
+    "cifar-resnet18": _cifar_resnet(PlainBlock, 2, 2, 2, 2),
+    "cifar-resnet34": _cifar_resnet(PlainBlock, 3, 4, 6, 3),
+    "cifar-resnet50": _cifar_resnet(Bottleneck, 3, 4, 6, 3),
+    "cifar-resnet101": _cifar_resnet(Bottleneck, 3, 4, 23, 3),
+    "cifar-resnet152": _cifar_resnet(Bottleneck, 3, 8, 36, 3),
+    **{f"cifar-wrn{d}-{w}": _wide(d, w) for d, w in ((16, 4), (28, 10), (34, 10), (34, 20), (70, 16))},
+    **{
+        f"cifar-vgg{depth}{suffix}": _cifar(partial(CifarVGG, depth, bool(suffix)), "classifier", 512)
+        for depth in cifar_models.VGG_CHANNELS
+        for suffix in ("", "_bn")
+    },
+    **{name: _imagenet(partial(ResNet, name), "net.fc", k) for name, k in torchvision_models.RESNETS.items()},
+    **{name: _imagenet(partial(VGG, name), "net.classifier.6", 4096) for name in torchvision_models.VGGS},
 }
+"""Those that are known without importing torchvision's zoo; `find` knows more."""
+
+DEEPEST, WIDEST = 100, 20
+"""Bounds of a wide ResNet named by depth and width."""
 
 
-def build(architecture: str, classes: int | None = None) -> Network:
-    """A freshly initialised network, with the architecture's own number of classes unless given.
+def architectures() -> list[str]:
+    """Every name that `find` knows, but for wide ResNets of other depths and widths."""
+    return [*ARCHITECTURES, *(name for name in torchvision_models.classifiers() if name not in ARCHITECTURES)]
 
-    Raises KeyError for a name that is not in ARCHITECTURES.
+
+def find(name: str) -> Architecture:
+    """The architecture of this name: in ARCHITECTURES, `cifar-wrn{depth}-{width}`, or a classifier of torchvision's.
+
+    Raises KeyError for an unknown name, ValueError for a classifier that ends in no linear layer.
     """
-    a = ARCHITECTURES[architecture]
-    return a.make(a.classes if classes is None else classes).to(memory_format=torch.channels_last)
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    if numbers := re.fullmatch(r"cifar-wrn([1-9]\d{1,2})-([1-9]\d?)", name):
+        depth, width = map(int, numbers.groups())
+        if depth % 6 == 4 and depth <= DEEPEST and width <= WIDEST:
+            return _wide(depth, width)
+    return _any(name)
+
+
+@cache
+def _any(name: str) -> Architecture:
+    if name not in torchvision_models.classifiers() and not name.startswith("squeezenet"):
+        cifar = ", ".join(each for each in ARCHITECTURES if each.startswith("cifar-") and "wrn" not in each)
+        raise KeyError(
+            f"architecture {name!r}; allowed: {cifar}, cifar-wrn{{depth}}-{{width}} with depth 6 n + 4 up to {DEEPEST} "
+            f"and width up to {WIDEST}, and torchvision's classifiers (resnet50, vgg16_bn, densenet121, ...)"
+        )
+    make = partial(AnyClassifier, name)
+    with unallocated():
+        network = make(1)
+    return Architecture(make, f"net.{network.head}", network.trial_size, network.features, 1000, has_last_relu=False)
+
+
+class unallocated(TorchFunctionMode):  # noqa: N801 - a context manager
+    """Networks made within have weights with a shape but no memory. Raises what making them raises."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        # Not everything: RegNets compute their widths with tensors.
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def build(
+    architecture: str,
+    classes: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Network:
+    """A freshly initialised network, with the architecture's own number of classes and normalisation unless given.
+
+    `mean` and `std` are the data set's, one number a channel, of pixels in [0, 1]. Raises KeyError for an unknown
+    name, and ValueError for a mean or std that is not three finite numbers, std's above 0.
+    """
+    a = find(architecture)
+    network = a.make(a.classes if classes is None else classes)
+    network.set_normalisation(mean, std)
+    return network.to(memory_format=torch.channels_last)
 
 
 def load(architecture: str, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> Network:
@@ -105,9 +141,12 @@ def load(architecture: str, state: Mapping[str, Tensor], device: torch.device | 
 
     Raises KeyError as `build` does, and RuntimeError naming missing or unexpected keys and other shapes.
     """
-    bias = state.get(f"{ARCHITECTURES[architecture].head}.bias")
-    model = build(architecture, None if bias is None else bias.numel())
-    model.load_state_dict(state, strict=True)
+    head = state.get(f"{find(architecture).head}.weight")
+    model = build(architecture, None if head is None else len(head))
+    weights = OrderedDict(state)
+    # The names are today's: without versions, MNASNet refuses them and batch norms overlook missing counters.
+    weights._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(weights, strict=True)
     return model.eval().requires_grad_(False).to(device)
 
 
@@ -117,5 +156,5 @@ def digest(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         t = state[name].detach().cpu().contiguous()
         h.update(f"{name} {tuple(t.shape)} {t.dtype}\n".encode())
-        h.update(t.numpy().tobytes())
+        h.update(t.view(-1).view(torch.uint8).numpy().data)
     return h.hexdigest()

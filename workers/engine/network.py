@@ -4,7 +4,7 @@ Pixels enter in [0, 1]; normalisation with the data set's mean and standard devi
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,26 +29,55 @@ def last_relu(x: Tensor, identity_relu: bool) -> Tensor:
     return y
 
 
+class LastReLU(nn.Module):
+    """The last ReLU of a network, told apart."""
+
+    def forward(self, x: Tensor, identity_relu: bool = False) -> Tensor:
+        return last_relu(x, identity_relu)
+
+
 class Network(nn.Module):
     """A classifier whose subclass says what R(x) is, in `represent`, and how it is read, in `classify`.
 
     `mean` and `std` [1, 3, 1, 1] are saved with the weights: a checkpoint brings its own normalisation.
     """
 
+    has_last_relu: ClassVar[bool] = False
+    """Whether `identity_relu` is offered."""
+    trial_size = 32
+    """Pixels of a side of a small image that the network takes."""
+
     mean: Tensor
     std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
+
+    def set_normalisation(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
+        """Take over a data set's mean and std, one number a channel; None leaves what is there.
+
+        Raises ValueError for what is not three finite numbers, or a std that is not above 0.
+        """
+        for name, values, buffer in (("mean", mean, self.mean), ("std", std, self.std)):
+            if values is None:
+                continue
+            new = torch.tensor(values, dtype=buffer.dtype)
+            if new.shape != (3,) or not new.isfinite().all() or (name == "std" and not (new > 0).all()):
+                above = " above 0" if name == "std" else ""
+                raise ValueError(f"{name} is {list(values)}; expected three finite numbers{above}, one a channel")
+            buffer.copy_(new.view(1, 3, 1, 1))
 
     def normalise(self, x_NCHW: Tensor) -> Tensor:
         """Pixels in [0, 1] to the range that the first convolution was trained on."""
         return (x_NCHW - self.mean) / self.std
 
     def represent(self, x_NCHW: Tensor, identity_relu: bool = False) -> Tensor:
-        """R(x) [N, K] of pixels in [0, 1]; `identity_relu` passes gradients through the last ReLU unchanged."""
+        """R(x) [N, K] of pixels in [0, 1]; `identity_relu` passes gradients through the last ReLU unchanged.
+
+        Raises ValueError if that is asked of a network without `has_last_relu`.
+        """
         raise NotImplementedError
 
     def classify(self, r_NK: Tensor) -> Tensor:

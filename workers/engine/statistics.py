@@ -3,7 +3,9 @@
 Numpy in float64. N: examples, R: points of a curve, T: points of a path, K: coordinates. Everything random has a seed.
 """
 
+import math
 from collections.abc import Callable, Iterator
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +43,19 @@ def bootstrap(
     """
     values = _finite(values_N)
     return _interval(lambda index: statistic(values[index], axis=-1), len(values), level, resamples, seed)
+
+
+def wilson(hits: int, n: int, level: float = 0.95) -> Interval:
+    """A proportion and its score interval (Wilson 1927), which stays in [0, 1] and has a width at 0 and 1 too.
+
+    Raises ValueError unless 0 <= hits <= n, n > 0 and `level` is in (0, 1).
+    """
+    if not 0 <= hits <= n or n == 0 or not 0 < level < 1:
+        raise ValueError(f"expected hits of n > 0 and a level in (0, 1), got {hits} of {n} and {level}")
+    p, z = hits / n, NormalDist().inv_cdf((1 + level) / 2)
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return Interval(p, min(max(middle - reach, 0), p), max(min(middle + reach, 1), p))  # no rounding past p
 
 
 def paired_difference(

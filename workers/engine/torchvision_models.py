@@ -1,18 +1,29 @@
-"""torchvision's ResNet and VGG as networks with a representation; weights are named as torchvision's, behind `net.`."""
+"""torchvision's classifiers as networks with a representation; weights are named as torchvision's, behind `net.`."""
 
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workers.engine.network import Network, last_relu
+from workers.engine.network import LastReLU, Network, last_relu
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+RESNETS = {
+    "resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048, "resnet152": 2048,
+    "resnext50_32x4d": 2048, "resnext101_32x8d": 2048, "resnext101_64x4d": 2048,
+    "wide_resnet50_2": 2048, "wide_resnet101_2": 2048,
+}  # fmt: skip
+"""K by name."""
+VGGS = tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn"))
 
 
 class ResNet(Network):
-    """`resnet18` or `resnet50`: R(x) is taken after global average pooling, K = 512 or 2048."""
+    """A ResNet, ResNeXt or wide ResNet: R(x) is taken after global average pooling, K as in RESNETS."""
 
+    has_last_relu: ClassVar[bool] = True
     net: Any
 
     def __init__(self, name: str, classes: int) -> None:
@@ -33,14 +44,15 @@ class ResNet(Network):
 
 
 class VGG(Network):
-    """`vgg16` or `vgg16_bn`: R(x) is taken after the ReLU of the second fully connected layer, K = 4096."""
+    """A VGG: R(x) is taken after the ReLU of the second fully connected layer, K = 4096."""
 
+    has_last_relu: ClassVar[bool] = True
     net: Any
 
     def __init__(self, name: str, classes: int) -> None:
         super().__init__(IMAGENET_MEAN, IMAGENET_STD)
         self.net = _torchvision(name, classes)
-        self.net.classifier[4] = _LastReLU()
+        self.net.classifier[4] = LastReLU()
 
     def represent(self, x_NCHW: Tensor, identity_relu: bool = False) -> Tensor:
         fc1, relu1, dropout1, fc2, relu2, *_ = self.net.classifier
@@ -54,16 +66,72 @@ class VGG(Network):
         return logits
 
 
+class AnyClassifier(Network):
+    """Any other classifier: R(x) is what its last linear layer reads, `head` that layer's name, `features` K.
+
+    Where its last ReLU is, if it has one, is not known. Raises ValueError for a network without a linear layer.
+    """
+
+    net: Any
+
+    def __init__(self, name: str, classes: int) -> None:
+        # Their published weights take pixels normalised so; torchvision undoes ImageNet's constants for two of them.
+        half = name in ("googlenet", "inception_v3", "efficientnet_v2_l")
+        super().__init__(*((HALF, HALF) if half else (IMAGENET_MEAN, IMAGENET_STD)))
+        self.name, self.trial_size = name, input_size(name)
+        self.net = _torchvision(name, classes)
+        linear = [(path, layer) for path, layer in self.net.named_modules() if isinstance(layer, nn.Linear)]
+        if not linear:
+            raise ValueError(f"{name} has no linear layer, so no representation that it reads")
+        self.head, layer = linear[-1]
+        self.features = layer.in_features
+        self.net.set_submodule(self.head, _Head(layer))
+
+    def represent(self, x_NCHW: Tensor, identity_relu: bool = False) -> Tensor:
+        if identity_relu:
+            raise ValueError(f"identity_relu is not offered for {self.name}: its last ReLU is not known")
+        r_NK: Tensor = self.net(self.normalise(x_NCHW))
+        return r_NK
+
+    def classify(self, r_NK: Tensor) -> Tensor:
+        logits: Tensor = self.net.get_submodule(self.head)(r_NK, read=True)
+        return logits
+
+
+@cache
+def classifiers() -> tuple[str, ...]:
+    """The names of torchvision's classifiers that have a representation: SqueezeNets end in a convolution."""
+    from torchvision import models
+
+    return tuple(name for name in models.list_models(module=models) if not name.startswith("squeezenet"))
+
+
+@cache
+def input_size(name: str) -> int:
+    """Pixels of a side that published weights of this name were evaluated with, the least if there are several."""
+    from torchvision import models
+
+    return min(int(weights.transforms.keywords["crop_size"]) for weights in models.get_model_weights(name))
+
+
 def _torchvision(name: str, classes: int) -> Any:
     # Imported here because it loads torch's compiler, seconds that every worker would wait for at its start.
     from torchvision import models
 
-    return models.get_model(name, weights=None, num_classes=classes)
+    # Their auxiliary heads exist only while training, where they would give three outputs.
+    more = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    return models.get_model(name, weights=None, num_classes=classes, **more)
 
 
-class _LastReLU(nn.Module):
-    def forward(self, x: Tensor, identity_relu: bool = False) -> Tensor:
-        return last_relu(x, identity_relu)
+class _Head(nn.Module):
+    """The weights of a linear layer, under their names, in its place: it lets R(x) through, and reads it if asked."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, r_NK: Tensor, read: bool = False) -> Tensor:
+        return F.linear(r_NK, self.weight, self.bias) if read else r_NK
 
 
 class _LastStage(nn.Sequential):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 Image = NDArray[Any] | None
@@ -128,6 +129,34 @@ def curves(
     for i, note in enumerate(wrapped):
         figure.text(0.02, (LINE * (len(wrapped) - i) - 0.04) / height, note, va="center", fontsize=7.5, color="#333333")
     return figure
+
+
+def tabled(title: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Figure:
+    """Accuracies by network, a line each: shares in percent, with the interval that stands beside them in `rows`."""
+    names = [name for name in rows[0] if name not in ("model", "images") and f"{name} low" in rows[0]]
+    cells = [[row["model"], *(_percent(row, name) for name in names)] for row in rows]
+    width = max(3.2 + 1.9 * len(names), 6.5)
+    wrapped = [line for note in notes for line in _wrapped(note, int(width * 15))]
+    height = 0.45 + 0.3 * (len(rows) + 1) + 0.2 + LINE * len(wrapped)
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    FigureCanvasAgg(figure)
+    figure.text(0.1 / width, 1 - 0.15 / height, title, va="top", fontsize=11, fontweight="bold")
+    axes = figure.add_axes(
+        (0.1 / width, (0.2 + LINE * len(wrapped)) / height, 1 - 0.2 / width, 0.3 * (len(rows) + 1) / height)
+    )
+    axes.set_axis_off()
+    drawn = axes.table(cells, colLabels=["network", *names], cellLoc="left", bbox=Bbox.unit(), edges="horizontal")
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(8)
+    for i, note in enumerate(wrapped):
+        y = LINE * (len(wrapped) - i - 0.3)
+        figure.text(0.1 / width, y / height, note, va="center", fontsize=7.5, color="#333333")
+    return figure
+
+
+def _percent(row: Mapping[str, Any], name: str) -> str:
+    value, low, high = (100 * row[key] for key in (name, f"{name} low", f"{name} high"))
+    return f"{value:.2f}% [{low:.1f}, {high:.1f}]"
 
 
 def _wrapped(note: str, width: int) -> list[str]:

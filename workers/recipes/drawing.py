@@ -1,7 +1,5 @@
 """The last job of a recipe: its finished studies to one figure and its numbers."""
 
-import csv
-import io
 import json
 from importlib.metadata import version
 from typing import Any
@@ -9,15 +7,15 @@ from typing import Any
 from safetensors.numpy import load
 from sqlalchemy import select
 
+from service.cards import ModelCard
 from service.models import Artifact, Item, Job, Transition
-from service.schemas import ModelCard
 from service.states import ItemState, JobState
 from workers.context import ShardContext
 from workers.figures import families, layout
 from workers.figures.claims import Claim
 from workers.figures.parts import TRACE, Part, Parts, Result, aligned
 from workers.figures.registry import FIGURES
-from workers.recipes.results import Files
+from workers.recipes.results import Files, table
 from workers.runtime import Hopeless
 
 TENSORS = "result.safetensors"
@@ -125,13 +123,3 @@ def numbers(parameters: Any, parts: Parts, claims: list[Claim], words: list[str]
         },
         "items": families.numbers(parts),
     }
-
-
-def table(rows: list[dict[str, Any]]) -> bytes:
-    """The rows as CSV; a column that a row lacks is empty there."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue().encode()

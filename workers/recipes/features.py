@@ -69,15 +69,15 @@ def _extremes(study: Study, weights: Tensor, rows: list[dict[str, Any]]) -> dict
     """The data set's images that activate each direction most and least, nearest the extreme first: [N, k, ...]."""
     top = study.p.top_images
     assert top is not None
-    pixels = study.ctx.runtime.catalog.datasets[top.dataset].images
+    dataset = study.ctx.runtime.catalog.datasets[top.dataset]
     size = study.ctx.runtime.catalog.models[study.p.model].input_size
 
     def images(indices: Iterable[int]) -> Tensor:
-        return stack([fitted(pixels[i], size, study.p) for i in indices], study.device)
+        return stack([fitted(dataset.image(i), size, study.p) for i in indices], study.device)
 
     chunks = []
-    for begin in range(0, len(pixels), CHUNK):
-        chunks.append(study.function(images(range(begin, min(begin + CHUNK, len(pixels))))) @ weights.T)
+    for begin in range(0, dataset.card.size, CHUNK):
+        chunks.append(study.function(images(range(begin, min(begin + CHUNK, dataset.card.size)))) @ weights.T)
         study.ctx.alive()
     scores = torch.cat(chunks)
     tensors = {}

@@ -4,7 +4,23 @@ from collections.abc import Callable
 from functools import partial
 
 from workers.context import ShardContext
-from workers.recipes import drawing, features, interpolation, inversion, study
+from workers.recipes import (
+    activating,
+    drawing,
+    evaluation,
+    features,
+    interpolation,
+    inversion,
+    registration,
+    study,
+    tables,
+    training,
+)
+
+
+def _drawn(ctx: ShardContext) -> None:
+    (tables.run if ctx.work.parameters["recipe"] in tables.PAPER else drawing.run)(ctx)
+
 
 RECIPES: dict[str, Callable[[ShardContext], None]] = {
     "inversion": partial(study.run, inversion.prepare),
@@ -12,5 +28,10 @@ RECIPES: dict[str, Callable[[ShardContext], None]] = {
     "interpolation": partial(study.run, interpolation.prepare),
     "feature_visualization": partial(study.run, features.prepare),
     "feature_manipulation": partial(study.run, features.prepare),
-    "recipe": drawing.run,
+    "training": training.run,
+    "evaluation": evaluation.run,
+    "model_registration": registration.model,
+    "dataset_registration": registration.dataset,
+    "activating_images": activating.run,
+    "recipe": _drawn,
 }

@@ -1,6 +1,9 @@
 """An item's files: pictures, the animation, the trace, and every tensor exactly."""
 
+import csv
+import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,3 +47,13 @@ def thin(tensors: dict[str, Tensor], curve: str) -> dict[str, list[float] | list
         curve: [shown[i].item() for i in steps],
         "grad_norm": [grad_norm[i].item() if i < len(grad_norm) else None for i in steps],
     }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> bytes:
+    """The rows as CSV; a column that a row lacks is empty there."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode()

@@ -31,7 +31,7 @@ def read(runtime: Runtime, p: StudyParameters, source: dict[str, Any], restart: 
             first, second = read(runtime, p, source["first"]), read(runtime, p, source["second"])
             return torch.lerp(second, first, float(source["lambda"]))
         case "dataset":
-            return fitted(runtime.catalog.datasets[source["dataset"]].images[source["index"]], size, p)
+            return fitted(runtime.catalog.datasets[source["dataset"]].image(source["index"]), size, p)
     data = runtime.storage.get(image_key(source["image"]))
     if images.is_tensor(data):
         return torch.from_numpy(images.tensor(data).astype(np.float32))
