@@ -43,5 +43,7 @@ lint: install ## ruff and mypy, strict
 gallery: install ## every figure on the shipped networks, into deploy/gallery and the README (20 minutes on 2 cores)
 	@$(BIN)/python -m workers.gallery
 
-bench: install ## time per image-step against a plain PyTorch loop, in one run
-	@$(BIN)/python -m workers.bench
+bench: install ## image-steps, training and evaluation against plain PyTorch loops, each in one run
+	@$(BIN)/python -m bench.steps
+	@$(BIN)/python -m bench.training
+	@$(BIN)/python -m bench.evaluation

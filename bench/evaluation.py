@@ -57,8 +57,8 @@ def contestants(args: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
     ours, theirs = (models.load(args.architecture, state, args.device) for _ in range(2))
     theirs.to(memory_format=torch.contiguous_format).requires_grad_(True)
     size = models.ARCHITECTURES[args.architecture].size
-    pixels = torch.randint(0, 256, (args.batch, 3, size, size), generator=generator(0), dtype=torch.uint8)
-    pixels = pixels.to(args.device)
+    drawn = torch.randint(0, 256, (args.batch, 3, size, size), generator=generator(0))
+    pixels = drawn.to(args.device, torch.uint8)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[args.precision]
 
     def f(x: Tensor) -> Tensor:
@@ -70,8 +70,7 @@ def contestants(args: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
 
     def same_steps() -> Tensor:
         x = datasets.to_float(pixels)
-        noise = torch.randn_like(x)
-        x = attack(f, x, label, args.epsilon, args.steps, 2.5 * args.epsilon / args.steps, noise)
+        x = attack(f, x, label, args.epsilon, args.steps, 2.5 * args.epsilon / args.steps, torch.randn_like(x))
         with torch.no_grad():
             return f(x).argmax(dim=1) == label
 

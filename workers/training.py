@@ -71,6 +71,9 @@ class Told(Observer):
         self.step = step
         self.tell("progress", step=step, loss=loss)
 
+    def measuring(self) -> None:
+        self.tell("measuring")
+
     def epoch(self, metrics: dict[str, Any]) -> None:
         self.tell("epoch", epoch=metrics["epoch"], metrics={n: v for n, v in metrics.items() if n != "epoch"})
 
@@ -163,7 +166,7 @@ def finish(trainer: Trainer, p: TrainingParameters, validation: Dataset | None, 
     def alive() -> None:
         if told.should_stop():
             raise Stopped
-        told.tell("evaluating")
+        told.measuring()
 
     state: dict[str, Tensor] = {name: value.cpu().contiguous() for name, value in trainer.weights().items()}
     digest, device = models.digest(state), trainer.device

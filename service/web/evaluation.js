@@ -10,7 +10,8 @@ import { note } from "./ui.js";
 const NORMS = { l2: "L2", linf: "L∞" };
 const LEGEND =
   "Accuracy is the share of images that stand, with its 95% Wilson interval. Worst case: the images that stand " +
-  "against every attack of that radius, noise too. Margin: the label's logit minus the greatest other, where the attack ends.";
+  "against every attack of that radius, noise too. Margin: the label's logit minus the greatest other, where the " +
+  "attack ends.";
 
 export const ball = ({ norm, eps }) => `${NORMS[norm] ?? norm} ${measure(eps)}`;
 const interval = ({ low, high }) => `[${(100 * low).toFixed(1)}, ${(100 * high).toFixed(1)}]`;
@@ -27,7 +28,11 @@ function whisker({ accuracy: value, low, high }) {
   );
 }
 
-const share = (each) => [h("span", { class: "value" }, accuracy(each.accuracy)), " ", h("span", { class: "muted" }, interval(each))];
+const share = (each) => [
+  h("span", { class: "value" }, accuracy(each.accuracy)),
+  " ",
+  h("span", { class: "muted" }, interval(each)),
+];
 
 /** The shares of images that stand, each after its name: clean, under every attack, and the worst of each radius. */
 export const accuracies = ({ clean, attacks, worst = [] }) => [

@@ -4,7 +4,7 @@ import { h } from "./dom.js";
 
 const cells = (value) => (Array.isArray(value) ? value : [value]);
 
-/** `heads` are texts; `rows`, lists of as many cells, each a text, a node or a list of them; the first is the row's name. */
+/** `heads` are texts; `rows` have as many cells, each a text, a node or a list of them; the first names the row. */
 export function dataTable(label, heads, rows) {
   const head = heads.map((text) => h("th", { role: "columnheader", scope: "col" }, text));
   const line = ([first, ...others]) =>

@@ -1,6 +1,5 @@
-"""Reading data sets, and the augmentation against a slow crop of each image."""
+"""Reading data sets."""
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,25 +7,11 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from workers.engine.datasets import CIFAR_CLASSES, crop_and_flip, load_cifar10, load_npz, to_float
+from workers.engine.datasets import CIFAR_CLASSES, load_cifar10, load_npz, to_float
 
 
 def noise(seed: int, *shape: int) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-
-
-def every_crop(image_CHW: npt.NDArray[np.uint8], padding: int) -> dict[bytes, tuple[int, int, bool]]:
-    """Each (top, left, mirrored) that the augmentation may choose, by the pixels it gives."""
-    c, h, w = image_CHW.shape
-    canvas = np.zeros((c, h + 2 * padding, w + 2 * padding), np.uint8)
-    canvas[:, padding : padding + h, padding : padding + w] = image_CHW
-    crops = {}
-    for top in range(2 * padding + 1):
-        for left in range(2 * padding + 1):
-            crop = canvas[:, top : top + h, left : left + w]
-            crops[crop.tobytes()] = (top, left, False)
-            crops[crop[:, :, ::-1].tobytes()] = (top, left, True)
-    return crops
 
 
 def test_an_npz_becomes_channels_first_pixels_and_integer_labels(tmp_path: Path) -> None:
@@ -101,30 +86,3 @@ def test_pixels_become_floats_in_the_unit_box_and_the_bytes_stay() -> None:
     np.testing.assert_array_equal(x.numpy(), pixels.numpy().astype(np.float32) / np.float32(255))
     assert x.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(pixels, kept)
-
-
-@pytest.mark.parametrize("padding", [0, 1, 4])
-def test_each_augmented_image_is_a_crop_of_its_own_image_padded_with_zeros(padding: int) -> None:
-    pixels = noise(1, 40, 3, 7, 9)
-    augmented = crop_and_flip(torch.from_numpy(pixels), torch.Generator().manual_seed(0), padding)
-    assert augmented.dtype == torch.uint8
-    for image, crop in zip(pixels, augmented.numpy(), strict=True):
-        assert crop.tobytes() in every_crop(image, padding)
-
-
-def test_every_offset_and_mirror_is_equally_likely() -> None:
-    image, n, cells = noise(2, 3, 8, 8), 20_000, 2 * 5 * 5
-    pixels = torch.from_numpy(image).expand(n, -1, -1, -1)
-    augmented = crop_and_flip(pixels, torch.Generator().manual_seed(1), padding=2)
-    chosen = every_crop(image, 2)
-    counts = Counter(chosen[crop.tobytes()] for crop in augmented.numpy())
-    assert len(counts) == cells
-    spread = (n / cells * (1 - 1 / cells)) ** 0.5
-    assert max(abs(count - n / cells) for count in counts.values()) < 5 * spread
-
-
-def test_the_augmentation_depends_on_its_generator_alone() -> None:
-    pixels = torch.from_numpy(noise(3, 16, 3, 8, 8))
-    first, again, other = (crop_and_flip(pixels, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)

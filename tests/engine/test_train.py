@@ -233,7 +233,7 @@ def test_weights_that_are_not_finite_are_never_saved_though_the_loss_before_them
                 t.model.get_parameter("linear.weight")[0, 0] = value
 
     t = trainer(replace(ROBUST, epsilon=0.0))
-    with pytest.raises(Diverged, match="the weights are not finite at step 1"):
+    with pytest.raises(Diverged, match="the weights or logits are not finite at step 1"):
         run(t, None, tmp_path, checkpoint_seconds=-1, observer=Spoiler(), check_seconds=0)
     assert list(tmp_path.iterdir()) == []
 

@@ -38,6 +38,15 @@ def test_crops_are_windows_of_the_padded_image_and_all_of_them_occur() -> None:
     assert 0.4 < moves.flip.double().mean() < 0.6
 
 
+def test_every_offset_and_mirror_is_equally_likely() -> None:
+    n, cells = 40_000, 2 * (2 * PADDING + 1) ** 2
+    moves = torch.stack([each.long() for each in draw_moves(n, generator(1))], dim=1)
+    _, counts = np.unique(moves.numpy(), axis=0, return_counts=True)
+    assert len(counts) == cells
+    spread = (n / cells * (1 - 1 / cells)) ** 0.5
+    assert np.abs(counts - n / cells).max() < 5 * spread
+
+
 def test_images_in_memory_undergo_the_same_in_any_company_and_other_things_in_other_epochs() -> None:
     source = Memory(images(50), "cifar")
     whole = source.batch(torch.arange(50), 0, 0)

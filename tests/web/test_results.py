@@ -15,11 +15,11 @@ from tests.web.test_dashboard import HOSTILE, LATE, SOON, changed, expect_state,
 pytestmark = pytest.mark.e2e
 
 LINE = re.compile(r"^M.*L")
-TRAINING = {
+TRAINING: dict[str, Any] = {
     "kind": "training", "architecture": "cifar-resnet-slim", "dataset": "cifar10-sample",
     "validation": "cifar10-sample", "preset": "cifar-small", "epochs": 2, "batch_size": 128, "evaluation_images": 20,
 }  # fmt: skip
-EVALUATION = {
+EVALUATION: dict[str, Any] = {
     "kind": "evaluation", "model": "cifar10-robust", "dataset": "cifar10-sample", "preset": "cifar", "images": 40,
     "attacks": [{"steps": 2}],
 }  # fmt: skip
@@ -123,6 +123,18 @@ def test_suspicions_and_missing_images_are_warned_of_and_stay_text(live_service:
     expect(page.locator(".note").filter(has_text="16 images missing")).to_be_visible()
     expect(page.get_by_role("table", name="Accuracy", exact=True)).to_contain_text(HOSTILE)
     expect(page.locator("img[src=x]")).to_have_count(0)
+
+
+def test_a_table_of_accuracies_is_a_recipe_of_evaluations(live_service: LiveService, page: Page) -> None:
+    asked = {name: EVALUATION[name] for name in ("model", "dataset", "preset", "images", "attacks")}
+    job = live_service.client.recipe("table-4", **asked | {"controls": False})
+    live_service.wait(job["id"])
+    page.goto(f"{live_service.url}/ui/jobs/{job['id']}")
+    claims = page.get_by_role("table", name=re.compile("^Claims")).locator("tbody tr")
+    expect(claims.locator("th")).to_have_text([re.compile("clean"), re.compile("pgd-2")], timeout=SOON)
+    parts = page.get_by_role("table", name="Parts").locator("tbody tr")
+    expect(parts.locator(".c-model")).to_have_text(["cifar10-robust", "cifar10-standard"])
+    assert page.get_by_role("img", name="table-4").evaluate("image => image.naturalWidth") > 300
 
 
 def test_a_ranking_shows_the_images_at_both_ends_of_each_direction(live_service: LiveService, page: Page) -> None:

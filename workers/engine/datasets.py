@@ -1,4 +1,4 @@
-"""Data sets in memory as tensors, and the CIFAR augmentation."""
+"""Data sets in memory as tensors."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.datasets import CIFAR10
 
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -48,15 +47,3 @@ def load_cifar10(folder: Path, train: bool) -> Images:
         return load_npz(npz)
     data = CIFAR10(str(folder), train=train, download=False)
     return Images(torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets))
-
-
-def crop_and_flip(pixels: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """A random crop of each zero-padded image and a random mirror image, uint8 [N, 3, H, W]."""
-    n, c, h, w = pixels.shape
-    padded = F.pad(pixels, [padding] * 4)
-    top, left = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator)
-    flip = torch.randint(0, 2, (n, 1), generator=generator).bool()
-    rows = top + torch.arange(h)
-    columns = left + torch.where(flip, torch.arange(w - 1, -1, -1), torch.arange(w))
-    images, channels = torch.arange(n)[:, None, None, None], torch.arange(c)[None, :, None, None]
-    return padded[images, channels, rows[:, None, :, None], columns[:, None, None, :]]

@@ -31,14 +31,14 @@ from workers.engine.training_config import PRECISIONS, PRESETS, Config
 
 
 class Diverged(FloatingPointError):  # noqa: N818 - what happened
-    """The loss or the weights are not finite after `step` updates."""
+    """The loss, the weights or the logits are not finite after `step` updates."""
 
     def __init__(self, step: int, loss: float) -> None:
         super().__init__(step, loss)
         self.step, self.loss = step, loss
 
     def __str__(self) -> str:
-        what = "the weights are not finite" if math.isfinite(self.loss) else f"the mean loss is {self.loss}"
+        what = "the weights or logits are not finite" if math.isfinite(self.loss) else f"the mean loss is {self.loss}"
         return f"{what} at step {self.step}; the last checkpoint is kept"
 
 
@@ -53,6 +53,9 @@ class Observer:
 
     def checkpoint(self, path: Path) -> None:
         """A checkpoint was written. The file is replaced by the next one, never written into."""
+
+    def measuring(self) -> None:
+        """An epoch's accuracies are being measured, which may take a while."""
 
     def should_stop(self) -> bool:
         return False
@@ -145,7 +148,7 @@ class Run:
             "data_wait": meter.waited / seconds,
         }  # fmt: skip
         if self.first and self.test is not None and len(self.test):
-            metrics |= accuracies(t, self.test)
+            metrics |= self._measure(self.test, loss)
         t.history.append(metrics)
         t.tally.zero_()
         self._save(loss)
@@ -153,6 +156,12 @@ class Run:
         if self.first:
             self.observer.epoch(metrics)
         self.meter = Meter()
+
+    def _measure(self, test: Images, loss: float) -> dict[str, float]:
+        try:
+            return accuracies(self.trainer, test, self.observer.measuring)
+        except FloatingPointError as e:  # the weights are finite still, the logits are not
+            raise Diverged(self.trainer.step, loss) from e
 
     def _save(self, loss: float) -> None:
         if not self.trainer.sound():
@@ -195,12 +204,16 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     temporary.replace(path)
 
 
-def accuracies(trainer: Trainer, test: Images) -> dict[str, float]:
-    """Clean and PGD-10 accuracy on `test` of the weights that the run would end with, fp32."""
+def accuracies(trainer: Trainer, test: Images, measuring: Callable[[], None]) -> dict[str, float]:
+    """Clean and PGD-10 accuracy on `test` of the weights that the run would end with, fp32.
+
+    `measuring` is called before each forward. Raises FloatingPointError for logits that are not finite.
+    """
     c, device, weights, model = trainer.config, trainer.device, trainer.weights(), trainer.model.eval()
     images = Images(test.pixels.to(device), test.labels.to(device))
 
     def f(x: Tensor) -> Tensor:
+        measuring()
         logits: Tensor = functional_call(model, weights, (x,))
         return logits
 

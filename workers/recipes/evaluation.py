@@ -55,7 +55,7 @@ def labels(p: EvaluationParameters) -> list[str]:
     """The attacks as tables call them: those that expose hidden gradients have another radius, and say so."""
     names = [a.name + (f" step {a.step_size:g}" if a.step_size else "") for a in attacks(p)]
     own = len(p.attacks)
-    return names[:own] + [f"control {a.name}, {a.norm} {a.eps:g}" for a in attacks(p)[own:]]
+    return names[:own] + [f"control {a.name}" for a in attacks(p)[own:]]
 
 
 def chosen(ctx: ShardContext, p: DatasetParameters, item: Item) -> tuple[Dataset, list[int]]:
