@@ -65,7 +65,7 @@ def main() -> None:
         "ms_per_image_step": {name: round(1000 * value, 4) for name, value in medians.items()},
         "plain_over_engine": round(medians["plain"] / medians["engine"], 2), "largest_pixel_difference": difference,
     }  # fmt: skip
-    print(json.dumps(report, indent=2))  # noqa: T201
+    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

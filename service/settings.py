@@ -55,6 +55,10 @@ class Settings(BaseSettings):
     max_steps: int = Field(100_000, gt=0, description="Most PGD steps for one item")
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    torchrun_options: str = Field(
+        "",
+        description="For training on several nodes: --nnodes=2 --node-rank=0 --master-addr=HOST --master-port=29500",
+    )
     worker_threads: int = Field(1, ge=1, le=64, description="Shards that one worker process holds at once")
     shard_items: int = Field(64, ge=1, le=1024, description="Most items in one shard, which one batch computes")
     lease_seconds: float = Field(60, gt=0, description="How long a silent worker keeps its shard")

@@ -13,7 +13,9 @@ from typing import Any
 
 import httpx2
 import pytest
+import torch
 from redis import Redis
+from safetensors.torch import load
 from sqlalchemy import func, select
 
 from deploy.servers import usable_port
@@ -182,6 +184,30 @@ def test_a_training_run_survives_its_worker_and_ends_with_the_weights_of_an_unbr
     assert trained(stack, broken) == trained(stack, unbroken)
     kept = [key for key in stack.storage.keys(f"jobs/{broken}/") if "checkpoint" in key]
     assert len(kept) == 1, "an older checkpoint goes when its successor is in place"
+
+
+def test_two_nodes_train_the_network_of_one(stack: Stack) -> None:
+    """The worker starts its node's processes; the other node's are started by hand, without a folder or a job."""
+    port = usable_port()
+    where = ["--nnodes=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    alone = stack.start("worker")
+    one = stack.client.submit(**TRAINING | {"epochs": 1})["id"]
+    stack.client.wait(one, timeout=100)
+    alone.terminate()
+    alone.wait()
+    stack.environment["ROBUSTREPS_TORCHRUN_OPTIONS"] = " ".join([*where, "--node-rank=0"])
+    stack.start("worker")
+    two = stack.client.submit(**TRAINING | {"epochs": 1})["id"]
+    other = [sys.executable, "-m", "torch.distributed.run", *where, "--node-rank=1", "-m", "workers.training"]
+    with subprocess.Popen(other, env=stack.environment) as node:
+        job = stack.client.wait(two, timeout=150)
+        assert node.wait(60) == 0
+    assert job["state"] == "succeeded", next(stack.client.items(two))["error"]
+    found = [next(stack.client.items(job_id)) for job_id in (one, two)]
+    assert [item["provenance"]["processes"] for item in found] == [1, 2]
+    weights = [load(stack.client.artifact(item, "model.safetensors")) for item in found]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=2e-3, atol=2e-4)
 
 
 def test_redis_wiped_in_mid_job_loses_nothing(stack: Stack) -> None:

@@ -1,8 +1,10 @@
 """A training run as a process: started by the worker, alone or by torchrun, in a folder with job.json.
 
     python -m workers.training FOLDER
+    torchrun --nnodes=2 --node-rank=1 --nproc-per-node=8 --master-addr=HOST --master-port=29500 -m workers.training
 
-It goes on from FOLDER/checkpoint.pt if that is there, and keeps it up to date. What happens is written to
+The second is for the other nodes of a training on several: the worker's own, whose node rank is 0, tells them the job.
+A run goes on from FOLDER/checkpoint.pt if that is there, and keeps it up to date. What happens is written to
 FOLDER/events.jsonl, an object a line; at the end there are model.safetensors and result.json. SIGTERM stops it at a
 checkpoint. It ends by itself once the worker is gone.
 """
@@ -13,7 +15,9 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -35,6 +39,7 @@ from workers.engine.attacks import Attack
 from workers.engine.datasets import Images
 from workers.engine.evaluate import evaluate
 from workers.engine.outcomes import Outcome, summarise
+from workers.engine.parallel import World
 from workers.engine.sources import Decoded, Memory, Source
 from workers.engine.train import Diverged, Observer, run
 from workers.engine.trainer import Trainer
@@ -54,9 +59,9 @@ class Stopped(Exception):  # noqa: N818 - what happened
 
 
 class Told(Observer):
-    """Writes events; asked to stop by SIGTERM, or by the worker's end."""
+    """Writes events; asked to stop by SIGTERM, or by the worker's end, where there is one on this node."""
 
-    def __init__(self, folder: Path, worker: int) -> None:
+    def __init__(self, folder: Path, worker: int | None) -> None:
         self.events, self.worker, self.asked, self.step = folder / "events.jsonl", worker, False, 0
         signal.signal(signal.SIGTERM, self._ask)
 
@@ -81,7 +86,7 @@ class Told(Observer):
         self.tell("checkpoint", step=self.step)  # a run tells of its progress before it writes
 
     def should_stop(self) -> bool:
-        return self.asked or not _lives(self.worker)
+        return self.asked or (self.worker is not None and not _lives(self.worker))
 
 
 def _lives(process: int) -> bool:
@@ -186,12 +191,20 @@ def finish(trainer: Trainer, p: TrainingParameters, validation: Dataset | None, 
 
 def main() -> int:
     """The exit status: 0 for an end that was told of, be it that the loss diverged."""
-    folder = Path(sys.argv[1])
-    job = json.loads((folder / "job.json").read_text())
-    p, settings = TrainingParameters.model_validate(job["parameters"]), Settings()
+    settings = Settings()
     world, device = parallel.join(str(pick_device(settings.device)))
-    told = Told(folder, job["worker"])
-    storage = open_storage(settings)
+    here = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    job = world.from_first(json.loads((here / "job.json").read_text()) if here and world.rank == 0 else None)
+    if job is None:
+        sys.exit("usage: python -m workers.training FOLDER; without it, only on a node whose rank is not 0")
+    with ExitStack() as exits:
+        folder = here or Path(exits.enter_context(TemporaryDirectory()))
+        return train(job, folder, Told(folder, job["worker"] if here else None), settings, world, device)
+
+
+def train(job: dict[str, Any], folder: Path, told: Told, settings: Settings, world: World, device: str) -> int:
+    """Train as `job` says, and tell."""
+    p, storage = TrainingParameters.model_validate(job["parameters"]), open_storage(settings)
 
     def opened(name: str) -> Dataset:
         about = job["datasets"][name]

@@ -6,6 +6,7 @@ may die in any way: its checkpoint is stored by then, and whoever claims the sha
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -73,8 +74,10 @@ def prepare(ctx: ShardContext, p: TrainingParameters, item: Item, folder: Path) 
 def started(ctx: ShardContext, p: TrainingParameters, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The training processes, in a group of their own that does not outlive the block."""
     command = [sys.executable, "-m"]
-    if p.processes > 1:
-        command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={p.processes}", "-m"]
+    nodes = ctx.runtime.settings.torchrun_options
+    if nodes or p.processes > 1:
+        how = shlex.split(nodes) if nodes else ["--standalone"]
+        command += ["torch.distributed.run", *how, f"--nproc-per-node={p.processes}", "-m"]
     command += ["workers.training", str(folder)]
     environment = os.environ | ctx.runtime.settings.environment()
     with (folder / "stderr").open("wb") as errors:
