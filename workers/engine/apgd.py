@@ -10,7 +10,7 @@ from torch import Tensor
 
 from workers.engine.constraints import L2, Constraint, norm, per_example
 from workers.engine.objectives import Objective
-from workers.engine.pgd import Function, Observer
+from workers.engine.pgd import Function, Observer, gradient
 
 MOMENTUM = 0.75
 PROGRESS = 0.75
@@ -47,7 +47,7 @@ def apgd(
     last_loss = best_loss = best_at_check = torch.full_like(step_size, torch.inf)
     lowered, halved = torch.zeros_like(step_size), torch.zeros_like(step_size, dtype=torch.bool)
     for k in range(steps):
-        loss, g = _gradient(f, objective, x)
+        loss, g = gradient(f, objective, x)
         if observe is not None and observe(k, x, loss, norm(g)):
             break
         lowered = lowered + (loss < last_loss)
@@ -64,15 +64,6 @@ def apgd(
     with torch.no_grad():
         loss, _ = objective(f(x))
     return _where(loss < best_loss, (x,), (best_x,))[0]
-
-
-def _gradient(f: Function, objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        x = x.detach().requires_grad_(True)
-        r = f(x)
-    loss, v = objective(r.detach())
-    (g,) = torch.autograd.grad(r, x, v)
-    return loss, g
 
 
 def _where(chosen_N: Tensor, these: tuple[Tensor, ...], those: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

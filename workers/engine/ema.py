@@ -35,5 +35,5 @@ class Ema:
 
 def final_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The weights to use a checkpoint with, by name: their moving average if the run kept one."""
-    weights: dict[str, Tensor] = checkpoint["ema"] or checkpoint["model"]
+    weights: dict[str, Tensor] = checkpoint.get("ema") or checkpoint["model"]
     return weights

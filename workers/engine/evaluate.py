@@ -18,6 +18,7 @@ from torch import Tensor
 from workers.engine import datasets, models
 from workers.engine.attacks import Attack, controls, parse
 from workers.engine.constraints import CONSTRAINTS, FLOOR
+from workers.engine.ema import final_weights
 from workers.engine.outcomes import Outcome, summarise
 from workers.engine.pgd import Function
 from workers.engine.progress import Progress
@@ -181,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     attacks = [parse(name, args.norm, args.epsilon, args.restarts) for name in names]
     attacks += controls(args.norm, args.epsilon) if attacks else ()
     saved = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
-    model = models.load(saved["config"]["architecture"], saved["model"], args.device)
+    model = models.load(saved["config"]["architecture"], final_weights(saved), args.device)
     test = datasets.load_cifar10(args.data, train=False)
     every = torch.arange(len(test))[: args.limit]
     outcomes, progress = [], Progress("evaluation", len(every))

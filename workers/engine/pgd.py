@@ -29,6 +29,16 @@ class Step(NamedTuple):
     grad_norm: Tensor
 
 
+def gradient(f: Function, objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss [N], and g = v^T dR/dx [N, C, H, W]: one forward, one vector-Jacobian product."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        r = f(x)
+    loss, v = objective(r.detach())
+    (g,) = torch.autograd.grad(r, x, v)
+    return loss, g
+
+
 def step(
     f: Function,
     objective: Objective,
@@ -39,11 +49,7 @@ def step(
     constraint: Constraint = L2,
 ) -> Step:
     """One forward, one vector-Jacobian product, one normalised step of `step_size` (pixel units), one projection."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_(True)
-        r = f(x)
-    loss, v = objective(r.detach())
-    (g,) = torch.autograd.grad(r, x, v)
+    loss, g = gradient(f, objective, x)
     x = x.detach()
     after = constraint.project(x - per_example(step_size, x) * constraint.direction(g), x0, eps)
     return Step(after, loss, norm(g))
