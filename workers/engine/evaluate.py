@@ -24,6 +24,9 @@ from workers.engine.pgd import Function
 from workers.engine.progress import Progress
 from workers.engine.seeding import generator
 
+GRAIN = 32
+"""Batch sizes are multiples of this; some images are then computed twice."""
+
 Observe = Callable[[str, int], None]
 """Called before each forward with the attack's name, or `clean`, and how many images it is for; may raise to stop."""
 
@@ -56,7 +59,8 @@ class Watch:
         if not len(self.up):
             return x.new_zeros(len(x), self.classes)
         rows = self.batch[self.up]
-        logits = _finite(self.f(x[self.up]))
+        some = self.up[torch.arange(_rounded(len(rows), len(x)), device=x.device) % len(rows)]
+        logits = _finite(self.f(x[some])[: len(rows)])
         self.prediction[rows] = logits.argmax(dim=1)
         self.margin[rows] = torch.minimum(self.margin[rows], _margin(logits.detach(), self.label[rows]))
         return logits.new_zeros(len(x), self.classes).index_copy(0, self.up, logits)
@@ -147,6 +151,11 @@ def _observed(f: Function, name: str, observe: Observe | None) -> Function:
         return f(x)
 
     return logits
+
+
+def _rounded(n: int, most: int) -> int:
+    """A batch size for `n` images: libraries keep code and memory for each size that they meet."""
+    return min(-(-n // GRAIN) * GRAIN, most)
 
 
 def _as_float(pixels: Tensor) -> Tensor:
