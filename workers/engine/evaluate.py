@@ -59,7 +59,7 @@ class Watch:
         if not len(self.up):
             return x.new_zeros(len(x), self.classes)
         rows = self.batch[self.up]
-        some = self.up[torch.arange(_rounded(len(rows), len(x)), device=x.device) % len(rows)]
+        some = self.up[torch.arange(_rounded(len(rows)), device=x.device) % len(rows)]
         logits = _finite(self.f(x[some])[: len(rows)])
         self.prediction[rows] = logits.argmax(dim=1)
         self.margin[rows] = torch.minimum(self.margin[rows], _margin(logits.detach(), self.label[rows]))
@@ -80,7 +80,7 @@ def evaluate(
     attacks: Sequence[Attack],
     indices: Sequence[int] | None = None,
     seed: int = 0,
-    batch: int = 250,
+    batch: int = 256,
     observe: Observe | None = None,
 ) -> Outcome:
     """What `f` answers to each image, and to each under each attack; the attacks know nothing of one another.
@@ -116,7 +116,7 @@ def evaluate(
 
 
 def correct(
-    f: Function, images: datasets.Images, eps: float, steps: int, seed: int = 0, batch: int = 250, title: str = "",
+    f: Function, images: datasets.Images, eps: float, steps: int, seed: int = 0, batch: int = 256, title: str = "",
     norm: str = "l2",
 ) -> Tensor:  # fmt: skip
     """Whether each image is classified correctly, bool [N]; under PGD with step 2.5 eps / steps if eps > 0."""
@@ -153,9 +153,9 @@ def _observed(f: Function, name: str, observe: Observe | None) -> Function:
     return logits
 
 
-def _rounded(n: int, most: int) -> int:
+def _rounded(n: int) -> int:
     """A batch size for `n` images: libraries keep code and memory for each size that they meet."""
-    return min(-(-n // GRAIN) * GRAIN, most)
+    return -(-n // GRAIN) * GRAIN
 
 
 def _as_float(pixels: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--restarts", type=int, default=1, help="of attacks that do not say, as pgd-100x5 does")
     parser.add_argument("--limit", type=int, help="only the first N test images")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=250)
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(arguments)
     names = [name for name in args.attacks.split(",") if name != "clean"]
