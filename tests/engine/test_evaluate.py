@@ -197,7 +197,7 @@ def test_the_fallen_are_not_asked_about_again() -> None:
         logits: Tensor = model(x)
         return logits
 
-    outcome = evaluate(f, wrong.pixels, wrong.labels, [Attack("pgd", "l2", 0.4, 10)])
+    outcome = evaluate(f, wrong.pixels, wrong.labels, [Attack("pgd", "l2", 0.8, 10)])
     clean, first, *later = asked
     assert (clean, first) == (120, 96)
     assert all(more >= fewer for more, fewer in pairwise(later))

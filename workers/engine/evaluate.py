@@ -41,11 +41,12 @@ class Watch:
         self.f, self.label, self.classes = f, label_N, logits_NK.shape[1]
         self.prediction, self.margin = logits_NK.argmax(dim=1), _margin(logits_NK, label_N)
         self.steps, self.vanished = torch.zeros_like(self.margin), torch.zeros_like(self.margin)
-        self.batch = self.up = torch.arange(0)
+        self.batch, self.up, self.size = torch.arange(0), torch.arange(0), 0
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """The images that stand now, `size` at a time, int64 [n]; each batch is what the calls that follow are for."""
         standing = self._standing(torch.arange(len(self.label), device=self.label.device))
+        self.size = size
         for rows in torch.split(standing, size):
             self.batch = rows
             if len(rows):
@@ -59,7 +60,7 @@ class Watch:
         if not len(self.up):
             return x.new_zeros(len(x), self.classes)
         rows = self.batch[self.up]
-        some = self.up[torch.arange(_rounded(len(rows)), device=x.device) % len(rows)]
+        some = self.up[torch.arange(_rounded(len(rows), self.size), device=x.device) % len(rows)]
         logits = _finite(self.f(x[some])[: len(rows)])
         self.prediction[rows] = logits.argmax(dim=1)
         self.margin[rows] = torch.minimum(self.margin[rows], _margin(logits.detach(), self.label[rows]))
@@ -153,9 +154,9 @@ def _observed(f: Function, name: str, observe: Observe | None) -> Function:
     return logits
 
 
-def _rounded(n: int) -> int:
+def _rounded(n: int, most: int) -> int:
     """A batch size for `n` images: libraries keep code and memory for each size that they meet."""
-    return -(-n // GRAIN) * GRAIN
+    return min(-(-n // GRAIN) * GRAIN, most)
 
 
 def _as_float(pixels: Tensor) -> Tensor:
