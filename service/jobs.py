@@ -126,8 +126,11 @@ def save_item(
 
 
 def save_checkpoint(session: Session, lease: Lease, index: int, stored: Stored, step: int) -> str | None:
-    """Point to where a later claim goes on with an item; answers the key of the checkpoint that this one replaces."""
-    _fence(session, lease)
+    """Point to where a later claim goes on with an item; answers the key of the checkpoint that this one replaces.
+
+    Work that moves on is not what killed workers: the shard's attempts and crashes are counted anew.
+    """
+    _fence(session, lease, attempts=0, crashes=0)
     item = session.get_one(Item, (lease.job_id, index))
     before = item.checkpoint
     item.checkpoint = {**stored._asdict(), "step": step}

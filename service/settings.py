@@ -5,6 +5,7 @@ one process, SQLite, local files, an in-process broker.
 """
 
 import os
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -79,9 +80,10 @@ class Settings(BaseSettings):
             raise ValueError("broker_url memory:// serves one process: use redis:// beside a database server")
         return self
 
-    def environment(self) -> dict[str, str]:
-        """The variables that give another process the same settings."""
-        plain = {n: v.get_secret_value() if isinstance(v, SecretStr) else v for n, v in self if v is not None}
+    def environment(self, names: Collection[str]) -> dict[str, str]:
+        """The variables that give another process these settings."""
+        chosen = {name: value for name, value in self if name in names and value is not None}
+        plain = {n: v.get_secret_value() if isinstance(v, SecretStr) else v for n, v in chosen.items()}
         return {PREFIX + name.upper(): str(value) for name, value in plain.items()}
 
     @property

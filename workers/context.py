@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -91,11 +92,18 @@ class ShardContext:
         """Store an object; the row that points to it comes later. Raises StorageError."""
         storage = self.runtime.storage
         if isinstance(data, Path):
-            stored = storage.put_file(key, data, media_type)
-        else:
-            stored = storage.put(key, data, media_type)
+            return self._patiently(lambda: storage.put_file(key, data, media_type))
+        stored = storage.put(key, data, media_type)
         self._moves += 1
         return stored
+
+    def _patiently(self, call: Callable[[], Stored]) -> Stored:
+        """The call's answer. A large file may take longer than a lease without a heartbeat lives; storages time out."""
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(call)
+            while not wait([future], timeout=1).done:
+                self._moves += 1
+            return future.result()
 
     def checkpoint(self, index: int, path: Path, step: int) -> None:
         """Keep the file at `path` as where a later claim goes on with an item. Raises LeaseLost or StorageError."""

@@ -4,6 +4,7 @@ import os
 import platform
 import socket
 import threading
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +21,10 @@ from workers.engine import models
 # Results say fp32: on a GPU, PyTorch would otherwise keep 10 bits of a convolution's mantissa.
 torch.backends.cudnn.allow_tf32 = False
 torch.backends.cuda.matmul.allow_tf32 = False
+
+
+MOST_LOADED = 8
+"""Networks that stay in memory, the last used; a shard keeps its own as long as it computes."""
 
 
 class Hopeless(Exception):  # noqa: N818 - trying again cannot help, whatever is at fault
@@ -39,7 +44,7 @@ class ModelStore:
     def __init__(self, catalog: Catalog, device: torch.device, storage: Storage | None = None) -> None:
         self.catalog, self.device, self.storage = catalog, device, storage
         self._lock = threading.Lock()
-        self._loaded: dict[str, models.Network] = {}
+        self._loaded: OrderedDict[str, models.Network] = OrderedDict()
 
     def get(self, name: str, digest: str) -> models.Network:
         """Raises Hopeless if the catalog has no such model, or its weights are not the ones that the job was given.
@@ -55,6 +60,9 @@ class ModelStore:
                 if models.digest(state) != digest:
                     raise Hopeless(f"the weights of {name} do not have the digest on its card")
                 self._loaded[digest] = models.load(card.architecture, state, self.device)
+                while len(self._loaded) > MOST_LOADED:
+                    self._loaded.popitem(last=False)
+            self._loaded.move_to_end(digest)
             return self._loaded[digest]
 
     def _weights(self, name: str, digest: str) -> dict[str, Tensor]:

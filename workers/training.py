@@ -9,12 +9,12 @@ FOLDER/events.jsonl, an object a line; at the end there are model.safetensors an
 checkpoint. It ends by itself once the worker is gone.
 """
 
+import ctypes
 import json
-import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,17 +22,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from service import images
 from service.cards import DatasetCard
 from service.catalog import Dataset
 from service.data.opening import open_dataset
 from service.evaluation import selection
 from service.settings import Settings
-from service.storage import open_storage
+from service.storage import ObjectNotFound, open_storage
 from service.training import TrainingParameters
 from workers.engine import layers, models, parallel
 from workers.engine.attacks import Attack
@@ -41,13 +39,16 @@ from workers.engine.evaluate import evaluate
 from workers.engine.outcomes import Outcome, summarise
 from workers.engine.parallel import World
 from workers.engine.sources import Decoded, Memory, Source
-from workers.engine.train import Diverged, Observer, run
+from workers.engine.train import Observer, run
 from workers.engine.trainer import Trainer
 from workers.engine.training_config import Config
+from workers.recipes.following import lives
+from workers.recipes.reading import at_once, read_pixels
 from workers.runtime import pick_device
 
 CHUNK = 500
-"""Validation images held in memory at once; the first of them are for the accuracies after each epoch."""
+"""Validation images held in memory at once, and so many for the accuracies after each epoch."""
+PR_SET_PDEATHSIG = 1
 USUAL = {"l2": (0.5, 3.0), "linf": (8 / 255, 4 / 255)}
 """Radii at which networks trained on clean images are attacked for their cards, up to 64 pixels and beyond."""
 RENAMED = {"epsilon": "eps", "size": "input_size"}
@@ -86,17 +87,7 @@ class Told(Observer):
         self.tell("checkpoint", step=self.step)  # a run tells of its progress before it writes
 
     def should_stop(self) -> bool:
-        return self.asked or (self.worker is not None and not _lives(self.worker))
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        return self.asked or (self.worker is not None and not lives(self.worker))
 
 
 def recipe(p: TrainingParameters) -> Config:
@@ -114,32 +105,45 @@ def source(dataset: Dataset, p: TrainingParameters) -> Source:
     pixels = getattr(dataset, "images", None)
     if pixels is not None and p.augmentation != "imagenet" and pixels.shape[1:3] == (p.input_size, p.input_size):
         return Memory(Images(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels), p.augmentation)
-    return Decoded(dataset.image, labels, p.augmentation, p.input_size)
+
+    def read(index: int) -> Any:
+        try:
+            return dataset.image(index)
+        except (ObjectNotFound, OSError, ValueError) as e:
+            raise ValueError(f"image {index} of {dataset.card.name} cannot be read: {e}") from e
+
+    return Decoded(read, labels, p.augmentation, p.input_size)
 
 
-def held_out(dataset: Dataset, p: TrainingParameters) -> Iterator[tuple[list[int], Images]]:
-    """The validation images in chunks, with their places; cut and scaled as for an evaluation on ImageNet."""
+def drawn(dataset: Dataset, p: TrainingParameters, most: int | None) -> list[int]:
+    """So many of the validation images at most, in order."""
     size = dataset.card.size
-    chosen = selection(size, p.evaluation_images or size, p.seed)
-    for start in range(0, len(chosen), CHUNK):
-        places = chosen[start : start + CHUNK]
-        fitted = [images.fit(Image.fromarray(dataset.image(i)), p.input_size, "imagenet") for i in places]
-        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in fitted])).permute(0, 3, 1, 2).contiguous()
-        yield places, Images(pixels, torch.tensor([int(dataset.labels[i]) for i in places]))
+    return selection(size, min(most or size, p.evaluation_images or size), p.seed)
+
+
+def held_out(dataset: Dataset, places: list[int], p: TrainingParameters) -> tuple[list[int], Images]:
+    """Validation images cut and scaled as on ImageNet, and their places: without those that cannot be read."""
+    pixels, places = read_pixels(dataset, places, p.input_size, "imagenet")
+    return places, Images(pixels, torch.tensor([int(dataset.labels[i]) for i in places], dtype=torch.int64))
 
 
 def evaluated(
     network: models.Network, dataset: Dataset, p: TrainingParameters, device: str, alive: Callable[[], None]
 ) -> dict[str, Any]:
-    """Clean and PGD-20 accuracy of the finished network. `alive` is called on the way, and may raise to stop."""
+    """Clean and PGD-20 accuracy of the finished network. `alive` is called on the way, and may raise to stop.
+
+    Raises FloatingPointError for logits that are not finite.
+    """
     eps = p.eps or USUAL[p.norm][p.input_size > 64]
-    attacks, outcomes = [Attack("pgd", p.norm, eps, 20)], list[Outcome]()
-    for places, some in held_out(dataset, p):
-        outcomes.append(
-            evaluate(network, some.pixels.to(device), some.labels.to(device), attacks, places, p.seed,
-                     observe=lambda *_: alive())
-        )  # fmt: skip
-    return summarise(outcomes, attacks, p.classes)
+    attacks, outcomes, chosen = [Attack("pgd", p.norm, eps, 20)], list[Outcome](), drawn(dataset, p, None)
+    batch = at_once(p.input_size, device)
+    for start in range(0, len(chosen), CHUNK):
+        places, some = held_out(dataset, chosen[start : start + CHUNK], p)
+        if places:
+            x, labels = some.pixels.to(device), some.labels.to(device)
+            outcomes.append(evaluate(network, x, labels, attacks, places, p.seed, batch, observe=lambda *_: alive()))
+    summary = summarise(outcomes, attacks, p.classes) if outcomes else {}
+    return summary | {"missing": len(chosen) - summary["images"]} if summary else {}
 
 
 def card(p: TrainingParameters, network: models.Network, digest: str, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,8 +193,14 @@ def finish(trainer: Trainer, p: TrainingParameters, validation: Dataset | None, 
     told.tell("done")
 
 
+def die_with_parent() -> None:
+    """Have the kernel kill this process once its parent is gone, also where it hangs in waiting for others."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> int:
     """The exit status: 0 for an end that was told of, be it that the loss diverged."""
+    die_with_parent()
     settings = Settings()
     world, device = parallel.join(str(pick_device(settings.device)))
     here = Path(sys.argv[1]) if len(sys.argv) > 1 else None
@@ -211,8 +221,8 @@ def train(job: dict[str, Any], folder: Path, told: Told, settings: Settings, wor
         return open_dataset(DatasetCard.model_validate(about["card"]), about["location"], settings, storage)
 
     validation = opened(p.validation) if p.validation else None
-    watched = next(held_out(validation, p))[1] if validation and world.rank == 0 else None
     try:
+        watched = held_out(validation, drawn(validation, p, CHUNK), p)[1] if validation and world.rank == 0 else None
         trainer = Trainer(recipe(p), source(opened(p.dataset), p), device, world)
         if not run(trainer, watched, folder, p.checkpoint_seconds, told):
             raise Stopped
@@ -221,9 +231,11 @@ def train(job: dict[str, Any], folder: Path, told: Told, settings: Settings, wor
     except Stopped:
         if world.rank == 0:
             told.tell("stopped")
-    except Diverged as e:
+    except FloatingPointError as e:
         if world.rank == 0:
             told.tell("diverged", detail=str(e))
+    except ValueError as e:  # of the recipe, or of an image: the same again
+        told.tell("failed", detail=str(e))
     finally:
         parallel.leave()
     return 0

@@ -4,24 +4,54 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load
 
+from service.catalog import ShippedDataset
 from service.client import Client
-from tests.fixtures import LiveService
+from service.models import Item
+from service.recipe_cli import connected
+from service.settings import Settings
+from service.storage import StorageError
+from service.training import TrainingParameters
 from workers.engine import models
 from workers.engine.datasets import to_float
+from workers.recipes.following import Keeper
+from workers.training import drawn
 
 SAMPLE = "cifar10-sample"
 STANDARD: dict[str, Any] = {
     "kind": "training", "architecture": "cifar-resnet-slim", "dataset": SAMPLE, "preset": "cifar-small", "eps": 0.0,
     "epochs": 2, "batch_size": 100, "lr": 0.1,
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sets")
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path, data_dir: Path) -> Iterator[Client]:
+    """A service over a folder of data sets."""
+    settings = Settings(
+        data_dir=data_dir, datasets_dir=folder, port=0, heartbeat_seconds=0.2, lease_seconds=20, reconcile_seconds=0.5
+    )
+    with connected(None, settings) as client:
+        yield client
+
+
+def registered(client: Client, **body: Any) -> None:
+    job = client.request("POST", "/v1/datasets", json=body).json()
+    assert client.wait(job["id"], timeout=60, interval=0.1)["state"] == "succeeded"
 
 
 def ended(client: Client, **changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -123,7 +153,8 @@ def test_a_loss_that_is_not_finite_ends_the_job_in_words_and_is_not_tried_again(
     assert item["error"]["title"] == "Training diverged"
     assert "the last checkpoint is kept" in item["error"]["detail"]
     assert running() == []
-    assert client.request("GET", f"/v1/jobs/{job['id']}/epochs").json()["epochs"] == []
+    epochs = client.request("GET", f"/v1/jobs/{job['id']}/epochs").json()["epochs"]
+    assert all(np.isfinite(each["metrics"]["train_loss"]) for each in epochs)
 
 
 @pytest.mark.slow
@@ -147,8 +178,7 @@ def test_a_name_that_is_taken_meanwhile_does_not_lose_the_network(client: Client
 
 
 @pytest.mark.slow
-def test_a_service_that_shuts_down_keeps_the_checkpoint_and_goes_on_from_it(live_service: LiveService) -> None:
-    client = live_service.client
+def test_a_run_that_is_asked_to_stop_keeps_its_checkpoint_and_goes_on_from_it(client: Client) -> None:
     job = client.submit(**STANDARD | {"epochs": 1000})
     until(lambda: client.job(job["id"])["progress"]["steps_done"] > 0)
     (process,) = running()
@@ -160,3 +190,53 @@ def test_a_service_that_shuts_down_keeps_the_checkpoint_and_goes_on_from_it(live
     assert item["checkpoint"]["step"] > 0
     client.request("POST", f"/v1/jobs/{job['id']}/cancel")
     client.wait(job["id"], timeout=60)
+
+
+def test_a_checkpoint_that_cannot_be_stored_does_not_end_the_run(tmp_path: Path) -> None:
+    """The keeper alone: what is newest when the storage works again is what is kept."""
+    stored: list[int] = []
+
+    class Failing:
+        def checkpoint(self, _: int, path: Path, step: int) -> None:
+            assert path.read_text() == str(step)
+            if step < 3:
+                raise StorageError("the disk is full")
+            stored.append(step)
+
+    keeper = Keeper(cast(Any, Failing()), Item(index=0), tmp_path)
+    for step in (1, 2, 3):
+        (tmp_path / "new").write_text(str(step))
+        (tmp_path / "new").replace(tmp_path / "checkpoint.pt")
+        keeper.offer(step)
+        until(lambda: not keeper.busy())
+    assert stored == [3]
+
+
+def test_accuracies_after_an_epoch_are_of_images_from_all_over_the_data_set() -> None:
+    p = cast(TrainingParameters, SimpleNamespace(evaluation_images=None, seed=0))
+    many = cast(Any, SimpleNamespace(card=SimpleNamespace(size=10_000)))
+    chosen = drawn(many, p, 500)
+    assert len(set(chosen)) == 500
+    assert min(chosen) < 200
+    assert max(chosen) > 9_800
+    assert len(drawn(many, p, None)) == 10_000
+
+
+@pytest.mark.slow
+def test_images_that_cannot_be_read_are_left_out_of_the_accuracies_and_named_in_training(
+    client: Client, folder: Path
+) -> None:
+    sample = ShippedDataset(Settings().assets_dir / "datasets" / SAMPLE)
+    for i in range(40):
+        path = folder / "files" / sample.card.classes[sample.labels[i]] / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sample.images[i]).save(path)
+    registered(client, name="files", format="image_folder", path="files")
+    bad = next((folder / "files" / "dog").iterdir())
+    bad.write_bytes(b"x" * bad.stat().st_size)
+    job, item = ended(client, epochs=1, validation="files")
+    assert job["state"] == "succeeded", item["error"]
+    assert json.loads(client.artifact(item, "card.json"))["test_images"] == 39
+    job, item = ended(client, epochs=1, dataset="files", batch_size=40)
+    assert (job["state"], item["error"]["title"]) == ("failed", "Cannot be trained")
+    assert "of files cannot be read" in item["error"]["detail"]

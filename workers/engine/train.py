@@ -217,9 +217,10 @@ def accuracies(trainer: Trainer, test: Images, measuring: Callable[[], None]) ->
         logits: Tensor = functional_call(model, weights, (x,))
         return logits
 
-    result = {"clean_accuracy": correct(f, images, 0, 0).float().mean().item()}
+    batch = max(1, c.batch_size // trainer.world.size)  # which fits into memory
+    result = {"clean_accuracy": correct(f, images, 0, 0, batch=batch).float().mean().item()}
     if c.epsilon:
-        result["pgd10_accuracy"] = correct(f, images, c.epsilon, 10, norm=c.norm).float().mean().item()
+        result["pgd10_accuracy"] = correct(f, images, c.epsilon, 10, batch=batch, norm=c.norm).float().mean().item()
     return result
 
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from service.evaluation import ActivatingParameters
 from service.models import Item
-from service.storage import ObjectNotFound
 from workers.context import ShardContext
 from workers.engine import figures, layers
 from workers.engine.datasets import to_float
-from workers.recipes.evaluation import Stopped, chosen, pixels, provenance, stored
+from workers.recipes.evaluation import Stopped, chosen, provenance, stored
+from workers.recipes.reading import read_pixels
 from workers.recipes.results import table
 from workers.runtime import Hopeless
 
@@ -44,24 +44,26 @@ def weights(p: ActivatingParameters, k: int) -> Tensor:
 @torch.no_grad()
 def ranked(ctx: ShardContext, p: ActivatingParameters, item: Item) -> None:
     """The extremes of one run of images, by direction. Raises Stopped."""
-    dataset, places = chosen(ctx, p, item)
+    dataset, wanted = chosen(ctx, p, item)
     network, device = ctx.runtime.models.get(p.model, p.model_digest), ctx.runtime.models.device
     try:
         function = layers.function(network, p.layer, False, p.pool)
     except ValueError as e:
         raise Hopeless(str(e)) from e
-    size, scores = ctx.runtime.catalog.models[p.model].input_size, []
-    for start in range(0, len(places), BATCH):
+    size, scores, places = ctx.runtime.catalog.models[p.model].input_size, list[Tensor](), list[int]()
+    for start in range(0, len(wanted), BATCH):
         if ctx.should_stop():
             raise Stopped
-        try:
-            x = pixels(dataset, places[start : start + BATCH], size, p.resize)
-        except (ObjectNotFound, OSError, ValueError) as e:
-            ctx.fail(item.index, "Images cannot be read", str(e))
-            return
+        x, kept = read_pixels(dataset, wanted[start : start + BATCH], size, p.resize)
+        if not kept:
+            continue
+        places += kept
         r_NK = function(to_float(x.to(device)))
         scores.append((r_NK @ weights(p, r_NK.shape[1]).to(r_NK).T).cpu())
         ctx.alive()
+    if not places:
+        ctx.fail(item.index, "Images cannot be read", f"none of the {len(wanted)} images of this run can be read")
+        return
     found = extremes(torch.cat(scores).T, torch.tensor(places).expand(len(p.directions), -1), p.k)
     ctx.save(
         item.index, {"images": len(places)}, provenance(ctx), {EXTREMES: (save(found), "application/octet-stream")}
@@ -94,7 +96,7 @@ def merged(ctx: ShardContext, p: ActivatingParameters, item: Item) -> None:
                 label = dataset.card.classes[dataset.labels[place]] if dataset.card.classes else None
                 row = {"direction": direction["label"], "end": end, "rank": rank, "index": place, "class": label}
                 rows.append(row | {"activation": value})
-            strip = to_float(pixels(dataset, best, size, p.resize))
+            strip = to_float(read_pixels(dataset, best, size, p.resize)[0])
             files[f"{end}-{d}.png"] = (figures.png(torch.cat(list(strip), dim=2)), "image/png")
             ctx.alive()
     files |= {

@@ -9,22 +9,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from sqlalchemy import select
 from torch import Tensor
 
-from service import images, registry
+from service import registry
 from service.catalog import Dataset
 from service.evaluation import DatasetParameters, EvaluationParameters
 from service.models import Artifact, Item
 from service.states import ItemState
-from service.storage import ObjectNotFound
 from workers.context import ShardContext
 from workers.engine.attacks import Attack, controls
 from workers.engine.evaluate import evaluate
 from workers.engine.models import Network
 from workers.engine.outcomes import Outcome, summarise
 from workers.engine.pgd import Function
+from workers.recipes.reading import at_once, read_pixels
 from workers.recipes.results import table
 from workers.runtime import Hopeless
 
@@ -67,12 +66,6 @@ def chosen(ctx: ShardContext, p: DatasetParameters, item: Item) -> tuple[Dataset
     return dataset, p.selection(dataset.card.size)[first : first + item.target["count"]]
 
 
-def pixels(dataset: Dataset, places: Sequence[int], size: int, how: images.Resize) -> Tensor:
-    """The images at these places, uint8 [N, 3, S, S]. Raises ObjectNotFound, OSError or ValueError."""
-    fitted = [np.asarray(images.fit(Image.fromarray(dataset.image(i)), size, how)) for i in places]
-    return torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2).contiguous()
-
-
 def logits(network: Network, precision: str, x: Tensor) -> Tensor:
     """float32 [N, classes]; `bf16` computes by autocast."""
     with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -82,12 +75,12 @@ def logits(network: Network, precision: str, x: Tensor) -> Tensor:
 
 def evaluated(ctx: ShardContext, p: EvaluationParameters, item: Item) -> None:
     """One run of images, each with what became of it. Raises Stopped."""
-    dataset, places = chosen(ctx, p, item)
+    dataset, wanted = chosen(ctx, p, item)
     network, device = ctx.runtime.models.get(p.model, p.model_digest), ctx.runtime.models.device
-    try:
-        x = pixels(dataset, places, ctx.runtime.catalog.models[p.model].input_size, p.resize)
-    except (ObjectNotFound, OSError, ValueError) as e:
-        ctx.fail(item.index, "Images cannot be read", str(e))
+    size = ctx.runtime.catalog.models[p.model].input_size
+    x, places = read_pixels(dataset, wanted, size, p.resize)
+    if not places:
+        ctx.fail(item.index, "Images cannot be read", f"none of the {len(wanted)} images of this run can be read")
         return
     classes = torch.tensor([p.class_of[dataset.labels[i]] for i in places])
     f: Function = partial(logits, network, p.precision)
@@ -101,14 +94,15 @@ def evaluated(ctx: ShardContext, p: EvaluationParameters, item: Item) -> None:
         ctx.report(steps // len(places), 1)
 
     try:
-        outcome = evaluate(f, x.to(device), classes.to(device), attacks(p), places, p.seed, observe=observe)
+        batch = at_once(size, device)
+        outcome = evaluate(f, x.to(device), classes.to(device), attacks(p), places, p.seed, batch, observe)
     except FloatingPointError as e:
         ctx.fail(item.index, "Result is not finite", str(e))
         return
     file = io.BytesIO()
     np.savez_compressed(file, **outcome._asdict())
     right = zip(["clean", *labels(p)], outcome.stood().mean(axis=0).tolist(), strict=True)
-    metrics = {"images": len(places), "accuracy": dict(right)}
+    metrics = {"images": len(places), "missing": len(wanted) - len(places), "accuracy": dict(right)}
     ctx.save(item.index, metrics, provenance(ctx), {OUTCOME: (file.getvalue(), "application/octet-stream")})
 
 

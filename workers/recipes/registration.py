@@ -25,7 +25,8 @@ from service.registration import DatasetRegistration, ModelRegistration, Registr
 from service.storage import LocalFolder, ObjectNotFound
 from service.training import NORMALISATION
 from workers.context import ShardContext
-from workers.recipes.evaluation import Stopped, pixels
+from workers.recipes.evaluation import Stopped
+from workers.recipes.reading import read_pixels
 from workers.runtime import Hopeless
 
 SAMPLE, LOADING_SECONDS, POLL_SECONDS = 200, 1800, 0.2
@@ -77,9 +78,8 @@ def sample(ctx: ShardContext, request: ModelRegistration, job: dict[str, Any], f
     names = job.get("classes") or dataset.card.classes
     job["classes"] = names
     size = job.get("input_size") or ctx.runtime.catalog.architectures[job["architecture"]].input_size
-    places = selection(dataset.card.size, SAMPLE, 0)
+    x, places = read_pixels(dataset, selection(dataset.card.size, SAMPLE, 0), size, "imagenet")
     labels = [names.index(dataset.card.classes[dataset.labels[i]]) for i in places]
-    x = pixels(dataset, places, size, "imagenet")
     np.savez(folder / "images.npz", pixels=x.numpy(), labels=np.array(labels, np.int64))
 
 

@@ -7,16 +7,15 @@ may die in any way: its checkpoint is stored by then, and whoever claims the sha
 import json
 import os
 import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import structlog
@@ -26,12 +25,16 @@ from service.keys import weights_key
 from service.models import Item
 from service.training import TrainingParameters
 from workers.context import ShardContext
+from workers.recipes.following import Follower, lives
 
 log = structlog.get_logger()
-POLL_SECONDS = 0.2
-STOP_SECONDS = 30
-"""How long a run may take to write its checkpoint once it is asked to stop."""
 ERROR_BYTES = 2000
+NEEDED = (
+    "data_dir", "storage_url", "s3_endpoint", "s3_access_key", "s3_secret_key", "s3_region", "assets_dir",
+    "datasets_dir", "cache_dir", "cache_bytes", "device",
+)  # fmt: skip
+"""Settings of the processes: they read data sets, and nothing else of the service."""
+TORCHRUN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class TrainingFailed(RuntimeError):  # noqa: N818 - what happened
@@ -41,129 +44,77 @@ class TrainingFailed(RuntimeError):  # noqa: N818 - what happened
 def run(ctx: ShardContext) -> None:
     """Train to the end, register the network, and save it. Raises LeaseLost, StorageError or TrainingFailed."""
     for item in ctx.work.items:
-        parameters = TrainingParameters.model_validate(ctx.work.parameters)
-        with TemporaryDirectory(prefix="robustreps-training-") as name:
-            folder = Path(name)
-            prepare(ctx, parameters, item, folder)
-            with started(ctx, parameters, folder) as process:
+        p = TrainingParameters.model_validate(ctx.work.parameters)
+        with workplace(ctx) as folder:
+            prepare(ctx, p, item, folder)
+            with started(ctx, p, folder) as process:
                 last = Follower(ctx, item, folder, process).follow()
             match last.get("event"):
                 case "done":
-                    save(ctx, parameters, item, folder)
+                    save(ctx, p, item, folder)
                 case "diverged":
                     ctx.fail(item.index, "Training diverged", last["detail"])
-                case "stopped":
+                case "failed":
+                    ctx.fail(item.index, "Cannot be trained", last["detail"])
+                case _ if last.get("event") == "stopped" or ctx.should_stop():
                     return
                 case _:
                     tail = (folder / "stderr").read_bytes()[-ERROR_BYTES:].decode(errors="replace").strip()
                     raise TrainingFailed(f"the training process ended with status {process.returncode}: {tail}")
 
 
+@contextmanager
+def workplace(ctx: ShardContext) -> Iterator[Path]:
+    """An empty folder for the run. Those that killed workers on this machine left behind are removed."""
+    place, host = ctx.runtime.settings.cache / "training", socket.gethostname()
+    place.mkdir(parents=True, exist_ok=True)
+    for left in place.glob(f"{host}.*"):
+        if not lives(int(left.name.split(".")[-2])):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = place / f"{host}.{os.getpid()}.{ctx.work.lease.job_id}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def prepare(ctx: ShardContext, p: TrainingParameters, item: Item, folder: Path) -> None:
     """The folder as `workers.training` wants it: job.json, and the checkpoint to go on from, if there is one."""
     named = {name: ctx.runtime.catalog.datasets[name] for name in (p.dataset, p.validation) if name}
-    datasets = {name: {"card": d.card.model_dump(mode="json"), "location": d.location} for name, d in named.items()}
+    datasets = {
+        name: {"card": dataset.card.model_dump(mode="json"), "location": dataset.location}
+        for name, dataset in named.items()
+    }
     job = {"parameters": p.model_dump(mode="json"), "datasets": datasets, "worker": os.getpid()}
     (folder / "job.json").write_text(json.dumps(job))
     if item.checkpoint:
-        ctx.runtime.storage.download(item.checkpoint["key"], folder / "checkpoint.pt")
+        stored = ctx.runtime.storage.download(item.checkpoint["key"], folder / "checkpoint.pt")
+        if stored.sha256 != item.checkpoint["sha256"]:
+            raise TrainingFailed(f"the stored checkpoint {stored.key} is not what was stored")
         log.info("goes on", step=item.checkpoint["step"])
 
 
 @contextmanager
-def started(ctx: ShardContext, p: TrainingParameters, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The training processes, in a group of their own that does not outlive the block."""
-    command = [sys.executable, "-m"]
-    nodes = ctx.runtime.settings.torchrun_options
+def started(ctx: ShardContext, p: TrainingParameters, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """The training processes, which do not outlive the block: those that torchrun starts end once it is gone."""
+    command, nodes = [sys.executable, "-m"], ctx.runtime.settings.torchrun_options
     if nodes or p.processes > 1:
         how = shlex.split(nodes) if nodes else ["--standalone"]
         command += ["torch.distributed.run", *how, f"--nproc-per-node={p.processes}", "-m"]
     command += ["workers.training", str(folder)]
-    environment = os.environ | ctx.runtime.settings.environment()
+    inherited = {n: v for n, v in os.environ.items() if not n.startswith("ROBUSTREPS_") and n not in TORCHRUN}
     with (folder / "stderr").open("wb") as errors:
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True
-        )
+            command, env=inherited | ctx.runtime.settings.environment(NEEDED), stdin=subprocess.DEVNULL, stdout=errors,
+            stderr=errors, start_new_session=True,
+        )  # fmt: skip
         try:
             yield process
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-class Follower:
-    """Reads a run's events as they come, and passes them on to the database and the storage."""
-
-    def __init__(self, ctx: ShardContext, item: Item, folder: Path, process: "subprocess.Popen[bytes]") -> None:
-        self.ctx, self.item, self.folder, self.process = ctx, item, folder, process
-        self.read = 0
-        self.uploads = ThreadPoolExecutor(1)  # an upload may take longer than a lease without a heartbeat lives
-        self.upload: Future[None] | None = None
-
-    def follow(self) -> dict[str, Any]:
-        """The last event, once the processes have ended. Raises LeaseLost or StorageError."""
-        asked, last = None, dict[str, Any]()
-        with self.uploads:
-            while True:
-                ended = self._ended()
-                for event in self._events():
-                    self._take(event)
-                    last = event
-                if self.upload and self.upload.done():
-                    self.upload.result()
-                if ended:
-                    break
-                if self.ctx.should_stop() and asked is None:
-                    asked = time.monotonic()
-                    os.killpg(self.process.pid, signal.SIGTERM)
-                elif asked is not None and time.monotonic() - asked > STOP_SECONDS:
-                    os.killpg(self.process.pid, signal.SIGKILL)
-            if self.upload:
-                self.upload.result()
-        return last
-
-    def _ended(self) -> bool:
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(POLL_SECONDS)
-        return self.process.returncode is not None
-
-    def _events(self) -> Iterator[dict[str, Any]]:
-        """Those that are whole and were not read before."""
-        path = self.folder / "events.jsonl"
-        if not path.exists():
-            return
-        with path.open("rb") as file:
-            file.seek(self.read)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self.read += len(line)
-                yield json.loads(line)
-
-    def _take(self, event: dict[str, Any]) -> None:
-        match event["event"]:
-            case "progress":
-                self.ctx.report(event["step"], 1, event["loss"])
-            case "epoch":
-                self.ctx.epoch(event["epoch"], event["metrics"])
-            case "checkpoint":
-                self._keep(event["step"])
-            case _:
-                self.ctx.alive()
-
-    def _keep(self, step: int) -> None:
-        """Upload the checkpoint that is there now; the process replaces it, but never writes into it."""
-        if self.upload:
-            self.upload.result()
-        kept = self.folder / f"checkpoint-{step}.pt"
-        kept.unlink(missing_ok=True)
-        os.link(self.folder / "checkpoint.pt", kept)
-        self.upload = self.uploads.submit(self._store, kept, step)
-
-    def _store(self, path: Path, step: int) -> None:
-        self.ctx.checkpoint(self.item.index, path, step)
-        path.unlink()
 
 
 def save(ctx: ShardContext, p: TrainingParameters, item: Item, folder: Path) -> None:
