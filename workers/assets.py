@@ -70,7 +70,8 @@ def card(
         "clean_accuracy": accuracy(model, test, 0),
         "pgd20_accuracy": accuracy(model, test, epsilon),
         "pgd20_epsilon": epsilon,
-        "pgd20_attack": "L2 PGD, 20 steps of 2.5 epsilon / 20, one random start drawn for each image, log-odds, any iterate, fp32",
+        "pgd20_attack": "L2 PGD, 20 steps of 2.5 epsilon / 20, "
+        "one random start drawn for each image, log-odds, any iterate, fp32",
         "digest": models.digest(weights),
         "licence": "Apache-2.0",
     }

@@ -3,7 +3,7 @@
 import copy
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
 
@@ -140,7 +140,18 @@ def test_making_and_calling_a_function_leaves_the_mode_and_the_batch_statistics_
     assert all(torch.equal(t, state[name]) for name, t in model.state_dict().items())
 
 
-def test_threads_that_share_a_network_and_a_function_each_get_their_own_results(resnet: Network) -> None:
+@pytest.fixture
+def serial() -> Iterator[Callable[[], None]]:
+    """Sums in one order, to the last bit, in every thread that calls it: how many cores share one varies with load."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield lambda: torch.set_num_threads(1)
+    torch.set_num_threads(before)
+
+
+def test_threads_that_share_a_network_and_a_function_each_get_their_own_results(
+    resnet: Network, serial: Callable[[], None]
+) -> None:
     names, shared = ("net.layer2", "net.layer4", "logits"), layers.function(resnet, "net.layer3")
     x = {i: pixels(20 + i, 1 + i, 32) for i in range(2)}
     expected = {
@@ -149,6 +160,7 @@ def test_threads_that_share_a_network_and_a_function_each_get_their_own_results(
     wrong, barrier = list[str](), threading.Barrier(2)
 
     def work(i: int) -> None:
+        serial()
         barrier.wait()
         for _ in range(8):
             results = [shared(x[i]), *(gradient(layers.function(resnet, name, bool(i)), x[i]) for name in names)]

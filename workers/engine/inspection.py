@@ -15,6 +15,7 @@ from torch import Tensor
 from workers.engine import layers
 from workers.engine.cifar_models import CIFAR_MEAN, CIFAR_STD
 from workers.engine.network import Network
+from workers.engine.statistics import wilson
 from workers.engine.torchvision_models import HALF, IMAGENET_MEAN, IMAGENET_STD
 
 Channels = tuple[float, ...]
@@ -78,7 +79,7 @@ def inspect(network: Network, images_NCHW: Tensor, labels_N: Tensor | None = Non
         right = predicted == labels_N.to(predicted)
         accuracy = right.double().mean().item()
         alternatives = tuple(_try(network, images_NCHW, labels_N, right, batch))
-        error = _verdict(accuracy, alternatives)
+        error = _verdict(accuracy, alternatives, len(logits), classes)
     several = labels_N is None or bool((labels_N != labels_N[0]).any())
     distinct = len(set(predicted.tolist()))
     if error is None and len(logits) >= DIVERSE and several and distinct == 1:
@@ -140,9 +141,13 @@ def _try(network: Network, images: Tensor, labels: Tensor, right: Tensor, batch:
     return tried
 
 
-def _verdict(accuracy: float, alternatives: tuple[Alternative, ...]) -> str | None:
-    """The best of those that are clearly better, if any is."""
-    better = [a for a in alternatives if a.p < LARGEST_P and a.accuracy - accuracy >= LEAST_GAIN]
+def _verdict(accuracy: float, alternatives: tuple[Alternative, ...], n: int, classes: int) -> str | None:
+    """The best of those that are clearly better, if any is: also than chance, which beats classes in another order."""
+    better = [
+        a for a in alternatives
+        if a.p < LARGEST_P and a.accuracy - accuracy >= LEAST_GAIN
+        and wilson(round(a.accuracy * n), n, 1 - LARGEST_P).low > 1 / classes
+    ]  # fmt: skip
     if not better:
         return None
     best = max(better, key=lambda a: (a.accuracy, not a.bgr))
