@@ -52,5 +52,6 @@ class DatasetCard(BaseModel):
     classes: list[str] = Field(description="Empty: its images have no labels")
     digest: str
     licence: str
+    unlabelled: int = Field(0, description="Images without a label, where others have one")
     mean: list[float] | None = Field(None, description="Of each channel, which networks trained on it subtract")
     std: list[float] | None = None

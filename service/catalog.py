@@ -1,6 +1,7 @@
 """The models and data sets that jobs can name: the shipped ones, from cards under `assets_dir`, and the registered."""
 
 import json
+import threading
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,12 @@ class Dataset(Protocol):
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """uint8 [H, W, 3]. Raises OSError, ValueError, ObjectNotFound or StorageError."""
+
+
+def label_of(dataset: Dataset, index: int) -> str | None:
+    """The class of an image by name; None where it has no label."""
+    place = int(dataset.labels[index]) if dataset.card.classes else -1
+    return dataset.card.classes[place] if place >= 0 else None
 
 
 class ShippedDataset:
@@ -74,32 +81,36 @@ class Catalog:
     def __init__(self, assets: Path, opener: Open | None = None) -> None:
         self.assets, self._open = assets, opener
         self.architectures: Mapping[str, Architecture] = _architectures()
-        self._shipped_models = {
+        self.models: Mapping[str, ModelCard] = {
             path.parent.name: ModelCard.model_validate_json(path.read_text())
             for path in sorted(assets.glob("models/*/card.json"))
         }
-        self._shipped_datasets: dict[str, Dataset] = {
+        self.datasets: Mapping[str, Dataset] = {
             path.parent.name: ShippedDataset(path.parent) for path in sorted(assets.glob("datasets/*/card.json"))
         }
-        self.models: Mapping[str, ModelCard] = self._shipped_models
-        self.datasets: Mapping[str, Dataset] = self._shipped_datasets
         self.stored: Mapping[str, str] = {}
         """The keys of registered models' weights, by digest."""
         self._seen: Any = None
+        self._lock = threading.Lock()
 
     def refresh(self, session: Session) -> "Catalog":
-        """Itself, with everything that is registered by now. A name means the same for ever."""
+        """Itself, with everything that is registered by now. A name means the same for ever, so none is forgotten:
+        the session may see less than another thread's, which was here before."""
+        with self._lock:
+            self._refresh(session)
+        return self
+
+    def _refresh(self, session: Session) -> None:
         counts = (select(func.count(), func.max(table.created_at)) for table in (RegisteredModel, RegisteredDataset))
         seen = tuple(tuple(session.execute(count).one()) for count in counts)
         if seen == self._seen:
-            return self
+            return
         rows = session.scalars(select(RegisteredModel).order_by(RegisteredModel.name)).all()
-        self.stored = {row.digest: row.key for row in rows}
-        self.models = self._shipped_models | {row.name: ModelCard.model_validate(row.card) for row in rows}
+        self.stored = dict(self.stored) | {row.digest: row.key for row in rows}
+        self.models = dict(self.models) | {row.name: ModelCard.model_validate(row.card) for row in rows}
         datasets = session.scalars(select(RegisteredDataset).order_by(RegisteredDataset.name)).all()
-        self.datasets = self._shipped_datasets | {row.name: self._dataset(row) for row in datasets}
+        self.datasets = dict(self.datasets) | {row.name: self._dataset(row) for row in datasets}
         self._seen = seen
-        return self
 
     def _dataset(self, row: RegisteredDataset) -> Dataset:
         if row.name in self.datasets:  # it may hold images by now

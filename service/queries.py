@@ -136,7 +136,10 @@ def evaluations(session: Session, model_digest: str) -> schemas.EvaluationList:
     return schemas.EvaluationList(
         evaluations=[
             schemas.Evaluation(
-                job=row.job_id, dataset=row.dataset, summary=row.summary, at=datetime.fromtimestamp(row.at, UTC)
+                job=row.job_id,
+                dataset=row.dataset,
+                at=datetime.fromtimestamp(row.at, UTC),
+                summary={name: value for name, value in row.summary.items() if name not in ("classes", "confusion")},
             )
             for row in session.scalars(found.limit(100))
         ]

@@ -93,7 +93,7 @@ class Reconciler:
                 select(Shard.id)
                 .join(Job)
                 .where(overdue)
-                .order_by(Shard.sent_at)
+                .order_by(Shard.sent_at.nulls_first())
                 .limit(min(lost, late))
                 .with_for_update(skip_locked=True, of=Shard)
             ).all()

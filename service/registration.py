@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from service.schemas import Finite, JobParameters, Name, Request
 
 Path = Annotated[str, Field(max_length=500, pattern=r"^[A-Za-z0-9._ /=-]*$", description="Plain characters, no ..")]
 Channels = Annotated[list[Finite], Field(min_length=3, max_length=3)]
+Deviations = Annotated[list[Annotated[Finite, Field(gt=0)]], Field(min_length=3, max_length=3)]
 IMPORTS = "imports/"
 """Where in the service's own bucket clients may put what they register."""
 
@@ -60,7 +61,7 @@ class ModelRegistration(Request):
     architecture: Name | None = Field(None, description="Needed unless the source tells: training, torchvision")
     input_size: int | None = Field(None, ge=16, le=1024, description="Pixels; left out: the architecture's")
     mean: Channels | None = Field(None, description="Left out: the checkpoint's own, or the architecture's")
-    std: Channels | None = None
+    std: Deviations | None = None
     dataset: Name | None = Field(
         None, description="Labelled images that the network should get right; its classes are the network's"
     )
@@ -75,6 +76,12 @@ class ModelRegistration(Request):
     twin: Name | None = None
     judge: Name | None = None
     licence: str = Field("", max_length=200)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "ModelRegistration":
+        if self.classes and len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes names a class twice")
+        return self
 
 
 class DatasetRegistration(Request):
@@ -93,7 +100,7 @@ class DatasetRegistration(Request):
     balanced: bool = Field(False, description="For restricted_imagenet: as many images of each class")
     sample: int = Field(200, ge=1, le=10_000, description="So many images are decoded to see that they can be")
     mean: Channels | None = Field(None, description="What training subtracts; left out: the format's, or ImageNet's")
-    std: Channels | None = None
+    std: Deviations | None = None
     licence: str = Field("", max_length=200)
 
 

@@ -1,11 +1,13 @@
 """What jobs add to the registries, each in the transaction that ends the job's item: both happen, or none."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.cards import DatasetCard, ModelCard
 from service.db import now
 from service.models import Evaluation, RegisteredDataset, RegisteredModel
 
@@ -18,7 +20,11 @@ class NameTaken(ValueError):  # noqa: N818 - what happened
 
 
 def add_model(job_id: str, card: Mapping[str, Any], key: str) -> Also:
-    """Register a network whose weights are stored under `key`. Raises NameTaken when called."""
+    """Register a network whose weights are stored under `key`.
+
+    Raises ValueError for a card that is none, and NameTaken when it is called.
+    """
+    ModelCard.model_validate_json(json.dumps(card))  # as it will be read by everybody
 
     def add(session: Session) -> None:
         _free(session, RegisteredModel, str(card["name"]))
@@ -28,7 +34,8 @@ def add_model(job_id: str, card: Mapping[str, Any], key: str) -> Also:
 
 
 def add_dataset(job_id: str, card: Mapping[str, Any], location: Mapping[str, Any]) -> Also:
-    """Register a data set that lies where `location` says. Raises NameTaken when called."""
+    """Register a data set that lies where `location` says. Raises as `add_model` does."""
+    DatasetCard.model_validate_json(json.dumps(card))
 
     def add(session: Session) -> None:
         _free(session, RegisteredDataset, str(card["name"]))

@@ -272,7 +272,7 @@ class EpochList(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """What an evaluation found of a network."""
+    """What an evaluation found of a network; by class it stands in the job's summary.json."""
 
     job: str
     dataset: str

@@ -79,8 +79,6 @@ class Training(Request):
             raise ValueError("eps 0 is standard training, which has no attack: leave the attack's fields out")
         if self.lr_drops and sorted(set(self.lr_drops)) != self.lr_drops:
             raise ValueError("lr_drops must increase")
-        if self.batch_size and self.batch_size % self.processes:
-            raise ValueError(f"batch_size {self.batch_size} is no multiple of processes {self.processes}")
         return self
 
     def resolved(self) -> dict[str, Any]:

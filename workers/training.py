@@ -234,7 +234,7 @@ def train(job: dict[str, Any], folder: Path, told: Told, settings: Settings, wor
     except FloatingPointError as e:
         if world.rank == 0:
             told.tell("diverged", detail=str(e))
-    except ValueError as e:  # of the recipe, or of an image: the same again
+    except (ValueError, AssertionError) as e:  # of the recipe, the network, or an image: the same again
         told.tell("failed", detail=str(e))
     finally:
         parallel.leave()

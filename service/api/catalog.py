@@ -4,10 +4,11 @@ import io
 from typing import Any
 
 from fastapi import APIRouter, Response
+from fastapi.responses import FileResponse
 from PIL import Image
 
 from service import cards, queries, schemas
-from service.api.context import Context, Ctx, Index, Key, submit
+from service.api.context import Context, Ctx, Index, Key, streamed, submit
 from service.catalog import Dataset
 from service.errors import NotFound
 from service.kinds import registration
@@ -65,10 +66,10 @@ def list_evaluations(name: str, ctx: Ctx) -> schemas.EvaluationList:
 def get_weights(name: str, ctx: Ctx) -> Response:
     """The weights as safetensors."""
     card = _model(ctx, name)
-    key = ctx.catalog.stored.get(card.digest)
-    data = ctx.storage.get(key) if key else ctx.catalog.weights(name).read_bytes()
     headers = {"Content-Disposition": f'attachment; filename="{name}.safetensors"'}
-    return Response(data, media_type="application/octet-stream", headers=headers)
+    if key := ctx.catalog.stored.get(card.digest):
+        return streamed(ctx, key, headers)
+    return FileResponse(ctx.catalog.weights(name), media_type="application/octet-stream", headers=headers)
 
 
 @router.post("/datasets", status_code=202)

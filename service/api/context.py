@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Header, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -63,6 +64,13 @@ def accept(ctx: Context, response: Response, submit: Submit, digest: str, key: s
     response.headers.update({"Location": f"/v1/jobs/{job_id}", "Retry-After": RETRY_AFTER})
     with ctx.db.reading() as session:
         return queries.job(session, job_id)
+
+
+def streamed(ctx: Context, key: str, headers: dict[str, str]) -> StreamingResponse:
+    """A stored object of any size, a piece at a time. Raises ObjectNotFound or StorageError before it begins."""
+    size = ctx.storage.stat(key)
+    headers = headers | {"Content-Length": str(size)}
+    return StreamingResponse(ctx.storage.stream(key), media_type="application/octet-stream", headers=headers)
 
 
 def submit(ctx: Context, response: Response, body: schemas.Request, key: str | None, kind: str = "") -> schemas.Job:

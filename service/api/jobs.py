@@ -3,9 +3,10 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import StreamingResponse
 
 from service import jobs, queries, schemas
-from service.api.context import ID, RETRY_AFTER, Ctx, Cursor, Id, Index, Key, Limit, Reading, submit
+from service.api.context import ID, RETRY_AFTER, Ctx, Cursor, Id, Index, Key, Limit, Reading, streamed, submit
 from service.errors import NotFound
 from service.kinds.dispatch import JobRequest
 from service.models import Item
@@ -62,15 +63,15 @@ def get_item(job_id: Id, index: Index, session: Reading) -> schemas.Item:
     return queries.item(session, job_id, index)
 
 
-@router.get("/{job_id}/items/{index}/checkpoint", response_class=Response)
-def get_checkpoint(job_id: Id, index: Index, ctx: Ctx) -> Response:
+@router.get("/{job_id}/items/{index}/checkpoint", response_class=StreamingResponse)
+def get_checkpoint(job_id: Id, index: Index, ctx: Ctx) -> StreamingResponse:
     """The newest checkpoint of an item, such as that of a training run which diverged."""
     with ctx.db.reading() as session:
         row = session.get(Item, (job_id, index))
     if row is None or row.checkpoint is None:
         raise NotFound(f"no checkpoint of item {index} in job {job_id}")
     headers = {"Content-Disposition": f'attachment; filename="{job_id}-{index}-{row.checkpoint["step"]}.pt"'}
-    return Response(ctx.storage.get(row.checkpoint["key"]), media_type="application/octet-stream", headers=headers)
+    return streamed(ctx, row.checkpoint["key"], headers)
 
 
 @router.get("/{job_id}/epochs")

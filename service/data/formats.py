@@ -82,6 +82,11 @@ def _class_of(name: str) -> str:
     return name.partition("/")[0]
 
 
+def _is_text(name: str) -> bool:
+    """Whether a name can be shown: a file system may hold other bytes, which Python keeps as surrogates."""
+    return not any("\ud800" <= c <= "\udfff" for c in name)
+
+
 def _order(name: str) -> str:
     """torchvision's: by class, then by folder, then by file."""
     folder, _, file = name.rpartition("/")
@@ -94,6 +99,8 @@ def _folders(
     """Images in folders. `labels_of` says which of the folders to take, and their labels."""
     found = listing(source, path)
     labels = labels_of({_class_of(name) for name in found if "/" in name})
+    if bad := [repr(name) for name in labels if not _is_text(name)]:
+        raise DatasetError("path", f"has {len(bad)} class folders whose names are not UTF-8: {some(bad)}")
     names = sorted((n for n in images_among(found) if "/" in n and _class_of(n) in labels), key=_order)
     if empty := sorted(set(labels) - {_class_of(name) for name in names}):
         raise DatasetError("path", f"has {len(empty)} class folders without an image: {some(empty)}")

@@ -7,7 +7,7 @@ from service.cards import DatasetCard, ModelCard
 from service.catalog import Catalog
 from service.errors import FieldError, InvalidInput
 from service.evaluation import ActivatingImages, ActivatingParameters, Evaluation, EvaluationParameters
-from service.kinds.planning import ItemPlan, LayerPlanner, Plan, unknown
+from service.kinds.planning import ItemPlan, LayerPlanner, Plan, unknown, unlabelled
 from service.settings import Settings
 
 CONTROL_STEPS = 31
@@ -29,6 +29,9 @@ def evaluation(request: Evaluation, catalog: Catalog, _: Session, settings: Sett
     controls = request.controls and bool(chosen["attacks"])
     runs = [a.restarts * (min(9, len(model.classes) - 1) if a.kind == "apgd-t" else 1) for a in chosen["attacks"]]
     steps = sum((a.steps + 1) * run for a, run in zip(chosen["attacks"], runs, strict=True))
+    if steps > settings.max_steps:
+        message = f"take {steps:,} steps in all, restarts and targets included; allowed: {settings.max_steps:,}"
+        raise InvalidInput(FieldError("attacks", message))
     parameters = EvaluationParameters(
         kind=request.kind, steps=1 + steps + (CONTROL_STEPS if controls else 0), preset=request.preset,
         precision=request.precision, class_of=class_of, controls=controls,
@@ -70,7 +73,7 @@ def _runs(count: int, settings: Settings) -> list[ItemPlan]:
     """An item for each run of images. Raises InvalidInput if they are too many."""
     size = settings.evaluation_images
     if -(-count // size) > settings.max_items:
-        raise InvalidInput(FieldError("images", f"is {count}; allowed: {size * settings.max_items}"))
+        raise InvalidInput(FieldError("dataset", f"has {count} images; allowed: {size * settings.max_items}"))
     return [
         ItemPlan(
             {"source": "run", "first": first, "count": min(size, count - first),
@@ -83,11 +86,12 @@ def _runs(count: int, settings: Settings) -> list[ItemPlan]:
 
 def _classes(model: ModelCard, card: DatasetCard) -> tuple[list[int], list[str]]:
     """The network's class for each of the data set's, by name or else by place. Raises InvalidInput."""
-    if not card.classes:
-        raise InvalidInput(FieldError("dataset", f"{card.name} has no labels, so nothing can be right or wrong"))
+    if errors := unlabelled("dataset", card):
+        raise InvalidInput(*errors)
     if set(card.classes) <= set(model.classes):
         return [model.classes.index(name) for name in card.classes], []
-    if len(card.classes) == len(model.classes):
+    moved = [n for n, other in zip(card.classes, model.classes, strict=False) if n != other and n in model.classes]
+    if len(card.classes) == len(model.classes) and not moved:
         return list(range(len(model.classes))), [
             f"{card.name} and {model.name} name their classes differently: they are taken in order"
         ]

@@ -149,6 +149,13 @@ def allowed(names: Iterable[str]) -> str:
     return ", ".join(listed[:NAMED_IN_ERROR]) + more or "none"
 
 
+def unlabelled(field: str, card: DatasetCard) -> list[FieldError]:
+    """What is wrong with a data set whose every image must have a label."""
+    if not card.classes:
+        return [FieldError(field, f"{card.name} has no labels")]
+    return [FieldError(field, f"{card.name} has {card.unlabelled} images without a label")] if card.unlabelled else []
+
+
 def unknown(request: Request, **known: Iterable[str]) -> list[FieldError]:
     """What is wrong with fields that name something: `known` has, by field, what they may name. None names nothing."""
     return [

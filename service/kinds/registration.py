@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from service.catalog import Catalog
 from service.errors import FieldError, InvalidInput
-from service.kinds.planning import ItemPlan, Plan, allowed, unknown
+from service.kinds.planning import ItemPlan, Plan, allowed, unknown, unlabelled
 from service.models import Artifact, Job, Upload
 from service.registration import (
     IMPORTS,
@@ -31,6 +31,7 @@ def model(request: ModelRegistration, catalog: Catalog, session: Session, _: Set
     errors = unknown(
         request, dataset=catalog.datasets, twin=catalog.models, judge=catalog.models, architecture=catalog.architectures
     )
+    resolved = _source(request, session, catalog, errors)
     if request.name in catalog.models:
         errors.append(_taken(request.name))
     if isinstance(request.source, UploadedSource | ObjectSource) and request.architecture is None:
@@ -38,13 +39,15 @@ def model(request: ModelRegistration, catalog: Catalog, session: Session, _: Set
         errors.append(FieldError("architecture", message))
     if request.dataset is not None and request.dataset in catalog.datasets:
         card = catalog.datasets[request.dataset].card
-        if not card.classes:
-            errors.append(FieldError("dataset", f"{card.name} has no labels"))
-        elif request.classes is not None and (lacking := set(card.classes) - set(request.classes)):
-            errors.append(FieldError("classes", f"lacks classes of {card.name}: {allowed(sorted(lacking))}"))
+        errors += unlabelled("dataset", card)
+        named = request.classes or resolved.get("training", {}).get("classes")
+        if named is not None and (lacking := set(card.classes) - set(named)):
+            field = "classes" if request.classes else "dataset"
+            errors.append(FieldError(field, f"the network lacks classes of {card.name}: {allowed(sorted(lacking))}"))
     elif request.least_accuracy:
         errors.append(FieldError("least_accuracy", "needs a dataset to be measured on"))
-    resolved = _source(request, session, catalog, errors)
+    if (request.mean is None) != (request.std is None):
+        errors.append(FieldError("std", "and mean go together"))
     if errors:
         raise InvalidInput(*errors)
     warnings = [] if request.dataset else ["no dataset is named: nobody checks that the network gets images right"]

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import images
-from service.catalog import Catalog
+from service.catalog import Catalog, label_of
 from service.kinds.planning import ItemPlan, LayerPlanner, Plan, Source
 from service.models import Image
 from service.schemas import DatasetImages, GrayStart, MixedImages, NoiseStart, PatternImages, UploadedImages
@@ -142,7 +142,7 @@ class Planner(LayerPlanner):
             if index >= size:
                 self.refuse(f"{field}.indices.{i}", f"is {index}; allowed: 0 to {size - 1}")
                 continue
-            label = dataset.card.classes[dataset.labels[index]] if dataset.card.classes else None
+            label = label_of(dataset, index)
             entry = {"source": "dataset", "dataset": source.dataset, "index": index, "resized": resized, "label": label}
             entries.append(entry)
         return entries

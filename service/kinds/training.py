@@ -4,7 +4,7 @@ from sqlalchemy.orm import Session
 
 from service.catalog import Catalog
 from service.errors import FieldError, InvalidInput
-from service.kinds.planning import ItemPlan, Plan, unknown
+from service.kinds.planning import ItemPlan, Plan, unknown, unlabelled
 from service.settings import Settings
 from service.training import NORMALISATION, Training, TrainingParameters
 
@@ -19,8 +19,9 @@ def training(request: Training, catalog: Catalog, session: Session, settings: Se
         raise InvalidInput(*errors)
     card = catalog.datasets[request.dataset].card
     held_out = catalog.datasets[request.validation].card if request.validation else None
-    if not card.classes:
-        errors.append(FieldError("dataset", f"{card.name} has no labels"))
+    errors += unlabelled("dataset", card) + (unlabelled("validation", held_out) if held_out else [])
+    if len(card.classes) == 1:
+        errors.append(FieldError("dataset", f"{card.name} has 1 class; allowed: 2 or more"))
     if held_out and held_out.classes != card.classes:
         errors.append(FieldError("validation", f"{held_out.name} has other classes than {card.name}"))
     if chosen["batch_size"] > card.size:

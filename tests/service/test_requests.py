@@ -1,12 +1,24 @@
 """Training, evaluation, rankings and registrations as requests: what they become, and how bad ones are refused."""
 
-from typing import Any
+import json
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
 
+from service import registry
+from service.cards import DatasetCard, ModelCard
+from service.catalog import Catalog, Dataset, label_of
+from service.db import Database
+from service.kinds.planning import unlabelled
+from service.models import RegisteredModel
+from service.settings import Settings
+from service.training import PRESETS
 from tests.fixtures import inversion
 from tests.service.test_api import assert_problem, post
+from workers import assets
+from workers.engine import models, training_config
 
 ROBUST, SAMPLE, PHOTOS = "cifar10-robust", "cifar10-sample", "natural-sample"
 BODIES: dict[str, dict[str, Any]] = {
@@ -43,7 +55,8 @@ BAD_JOBS: dict[str, Bad] = {
         "is unknown"),
     "an attack at radius 0": (body("training", eps=0.0, attack_steps=3), ("body",), "which has no attack"),
     "a batch over the data set": (body("training", batch_size=401), ("batch_size",), "at most 400, all images"),
-    "a batch that processes cannot share": (body("training", batch_size=10, processes=4), ("body",), "no multiple"),
+    "a batch that processes cannot share": (
+        body("training", batch_size=10, processes=4), ("processes",), "a divisor of batch_size, 10"),
     "the preset's batch likewise": (body("training", processes=3), ("processes",), "a divisor of batch_size, 128"),
     "drops out of order": (body("training", lr_drops=[5, 5]), ("body",), "must increase"),
     "another norm": (body("training", norm="l1"), ("norm",), "'l2' or 'linf'"),
@@ -52,6 +65,9 @@ BAD_JOBS: dict[str, Bad] = {
     "images to be cropped that are of another size": (
         body("training", input_size=64), ("augmentation",), "crops images of 64 x 64"),
     "evaluation of nothing known": (body("evaluation", model="x", dataset="y"), ("model", "dataset"), "is unknown"),
+    "attacks without end": (
+        body("evaluation", attacks=[{"kind": "apgd-t", "steps": 10_000, "restarts": 100}]), ("attacks",),
+        "take 9,000,900 steps in all, restarts and targets included; allowed: 100,000"),
     "radius 0": (body("evaluation", eps=0.0), ("eps",), "greater than 0"),
     "an attack twice": (body("evaluation", attacks=[{"steps": 5}, {"steps": 5}]), ("attacks",), "an attack twice"),
     "a step for apgd": (
@@ -78,6 +94,9 @@ BAD_MODELS: dict[str, Bad] = {
     "no such job": (MODEL | {"source": {"source": "training", "job": "job_0"}}, ("source.job",), "no such job"),
     "weights of no such form": (
         MODEL | {"source": {"source": "torchvision", "weights": "resnet18"}}, ("source.torchvision.weights",), "match"),
+    "a class twice": (MODEL | {"classes": ["a", "a"]}, ("body",), "names a class twice"),
+    "no deviation": (MODEL | {"mean": [0.5] * 3, "std": [0.0] * 3}, ("std.0", "std.1", "std.2"), "greater than 0"),
+    "a mean alone": (MODEL | {"mean": [0.5] * 3}, ("std",), "go together"),
     "accuracy of nothing": (MODEL | {"least_accuracy": 0.5}, ("least_accuracy",), "needs a dataset"),
     "classes that the data set has not": (
         MODEL | {"dataset": SAMPLE, "classes": ["cat", "dog"]}, ("classes",), "lacks classes of cifar10-sample"),
@@ -192,3 +211,55 @@ def test_what_other_kinds_have_no_epochs_or_evaluations(api: TestClient) -> None
 def test_every_architecture_says_what_it_takes(api: TestClient) -> None:
     found = api.get("/v1/architectures").json()
     assert found["cifar-resnet-small"] == {"input_size": 32, "features": 192, "identity_relu": True}
+
+
+def test_presets_are_those_of_the_engine() -> None:
+    renamed = {"epsilon": "eps"}
+    theirs = {
+        name: {renamed.get(n, n): list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+        for name, values in training_config.PRESETS.items()
+    }
+    assert theirs == PRESETS
+
+
+@pytest.mark.slow
+def test_the_architectures_that_the_service_knows_are_the_engines() -> None:
+    known = json.loads(assets.CATALOG.read_text())
+    assert known == {name: assets.described(name) for name in models.architectures()}
+
+
+def card(**changes: Any) -> DatasetCard:
+    about = {"name": "some", "title": "", "size": 6, "image_size": 32, "classes": ["a", "b", "c"], "digest": "0",
+             "licence": ""}  # fmt: skip
+    return DatasetCard.model_validate(about | changes)
+
+
+def test_images_without_a_label_are_in_no_class() -> None:
+    images = SimpleNamespace(card=card(), labels=[2, -1])
+    assert [label_of(cast(Dataset, images), i) for i in (0, 1)] == ["c", None]
+    assert label_of(cast(Dataset, SimpleNamespace(card=card(classes=[]), labels=[-1])), 0) is None
+    assert [e.message for e in unlabelled("dataset", card(unlabelled=2))] == ["some has 2 images without a label"]
+    assert unlabelled("dataset", card()) == []
+
+
+def test_what_is_registered_is_not_forgotten_for_an_older_view_of_the_database(sqlite_url: str) -> None:
+    db = Database(sqlite_url)
+    catalog = Catalog(Settings().assets_dir)
+    with db.reading() as old:
+        catalog.refresh(old)
+        with db.transaction() as session:
+            registered = ModelCard.model_validate(catalog.models["cifar10-robust"].model_dump() | {"name": "mine"})
+            session.add(
+                RegisteredModel(
+                    name="mine", digest="d", key="k", card=registered.model_dump(mode="json"), created_at=1.0
+                )
+            )
+        with db.reading() as new:
+            assert "mine" in catalog.refresh(new).models
+        assert "mine" in catalog.refresh(old).models
+    db.close()
+
+
+def test_a_card_that_nobody_could_read_is_not_registered() -> None:
+    with pytest.raises(ValueError, match="title"):
+        registry.add_dataset("job", {"name": "x"}, {})

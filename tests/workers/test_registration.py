@@ -232,6 +232,16 @@ def test_arrays_are_copied_and_outlive_their_file(client: Client, folder: Path) 
     assert np.array_equal(shown, SAMPLE.images[5])
 
 
+def test_a_class_folder_that_no_text_can_name_is_refused(client: Client, folder: Path) -> None:
+    place = os.fsencode(folder / "sets" / "bytes") + b"/caf\xe9"
+    os.makedirs(place)  # noqa: PTH103
+    with open(place + b"/0.png", "wb") as file:  # noqa: PTH123 - a path of bytes
+        file.write(png(0))
+    end, item = ended(client, "/v1/datasets", {"name": "bytes", "format": "image_folder", "path": "bytes"})
+    assert (end, "whose names are not UTF-8" in item["error"]["detail"]) == ("failed", True)
+    assert client.request("GET", "/v1/datasets").status_code == 200
+
+
 BAD_SETS: dict[str, tuple[dict[str, Any], str]] = {
     "no such folder": ({"format": "images", "path": "nowhere"}, "holds no files"),
     "not ImageNet": ({"format": "imagenet", "path": "broken"}, "1000 are missing: n01440764"),

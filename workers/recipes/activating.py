@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from service.catalog import label_of
 from service.evaluation import ActivatingParameters
 from service.models import Item
 from workers.context import ShardContext
@@ -93,8 +94,8 @@ def merged(ctx: ShardContext, p: ActivatingParameters, item: Item) -> None:
         for end in ENDS:
             best = found[f"{end}_places"][d].tolist()
             for rank, (place, value) in enumerate(zip(best, found[end][d].tolist(), strict=True), 1):
-                label = dataset.card.classes[dataset.labels[place]] if dataset.card.classes else None
-                row = {"direction": direction["label"], "end": end, "rank": rank, "index": place, "class": label}
+                row = {"direction": direction["label"], "end": end, "rank": rank, "index": place}
+                row["class"] = label_of(dataset, place)
                 rows.append(row | {"activation": value})
             strip = to_float(read_pixels(dataset, best, size, p.resize)[0])
             files[f"{end}-{d}.png"] = (figures.png(torch.cat(list(strip), dim=2)), "image/png")

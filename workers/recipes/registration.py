@@ -78,6 +78,7 @@ def sample(ctx: ShardContext, request: ModelRegistration, job: dict[str, Any], f
     names = job.get("classes") or dataset.card.classes
     job["classes"] = names
     size = job.get("input_size") or ctx.runtime.catalog.architectures[job["architecture"]].input_size
+    job["input_size"] = size
     x, places = read_pixels(dataset, selection(dataset.card.size, SAMPLE, 0), size, "imagenet")
     labels = [names.index(dataset.card.classes[dataset.labels[i]]) for i in places]
     np.savez(folder / "images.npz", pixels=x.numpy(), labels=np.array(labels, np.int64))
@@ -196,9 +197,11 @@ def save_dataset(ctx: ShardContext, request: DatasetRegistration, item: Item, fo
         "format": request.format, "root": request.root, "path": request.path, "split": request.split,
         "balanced": request.balanced, "class_counts": list(seen.class_counts), "sampled": seen.sampled,
         "common_sizes": sizes, "smallest": seen.smallest, "largest": seen.largest, "modes": seen.modes,
-        "job": lease.job_id,
+        "unlabelled": len(found) - sum(seen.class_counts) if found.classes else 0, "job": lease.job_id,
     }  # fmt: skip
-    metrics = {name: card[name] for name in ("size", "image_size", "digest", "sampled", "common_sizes", "modes")}
+    metrics = {
+        name: card[name] for name in ("size", "unlabelled", "image_size", "digest", "sampled", "common_sizes", "modes")
+    }
     metrics |= {"dataset": request.name, "classes": len(found.classes), "empty_classes": list(seen.empty)}
     location = {"root": request.root, kind: stored.key}
     files: Any = {"card.json": (json.dumps(card, indent=2).encode(), "application/json")}
