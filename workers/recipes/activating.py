@@ -1,6 +1,7 @@
 """The images of a whole data set that activate each direction most and least, by forward passes alone."""
 
 import json
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from service.models import Item
 from workers.context import ShardContext
 from workers.engine import figures, layers
 from workers.engine.datasets import to_float
-from workers.recipes.evaluation import Stopped, chosen, provenance, stored
+from workers.recipes.evaluation import Stopped, chosen, provenance, share, stored
 from workers.recipes.reading import read_pixels
 from workers.recipes.results import table
 from workers.runtime import Hopeless
@@ -26,11 +27,7 @@ ENDS = {"top": True, "bottom": False}
 def run(ctx: ShardContext) -> None:
     """Rank the shard's runs of images, or put all of them together. Raises Hopeless, LeaseLost or StorageError."""
     p = ActivatingParameters.model_validate(ctx.work.parameters)
-    for item in ctx.work.items:
-        try:
-            (merged if item.target["source"] == "summary" else ranked)(ctx, p, item)
-        except Stopped:
-            return
+    share(ctx, partial(ranked, ctx, p), partial(merged, ctx, p))
 
 
 def weights(p: ActivatingParameters, k: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -37,9 +37,14 @@ class Stopped(Exception):  # noqa: N818 - what happened
 def run(ctx: ShardContext) -> None:
     """Evaluate the shard's runs of images, or put all of them together. Raises Hopeless, LeaseLost or StorageError."""
     p = EvaluationParameters.model_validate(ctx.work.parameters)
+    share(ctx, partial(evaluated, ctx, p), partial(summarised, ctx, p))
+
+
+def share(ctx: ShardContext, one: Callable[[Item], None], together: Callable[[Item], None]) -> None:
+    """Do the shard's items: `one` run of images, or all runs `together`; until the context asks to stop."""
     for item in ctx.work.items:
         try:
-            (summarised if item.target["source"] == "summary" else evaluated)(ctx, p, item)
+            (together if item.target["source"] == "summary" else one)(item)
         except Stopped:
             return
 
