@@ -246,6 +246,6 @@ RECIPES: Mapping[str, Recipe] = {
     "figure-21": Recipe("Coordinates of robust, standard and a third network", VisualizationFigure, _visualizations),
     "figure-22": Recipe("The same, another data set", VisualizationFigure, _visualizations),
     "figure-23": Recipe("Many features added to images", ManipulationFigure, _manipulations),
-    "table-4": Recipe("Test accuracy, clean and under attack (the paper: Restricted ImageNet)", AccuracyTable, _evaluations),
-    "table-5": Recipe("Test accuracy, clean and under attack (the paper: ImageNet)", AccuracyTable, _evaluations),
+    "table-4": Recipe("Accuracy, clean and under attack (the paper: Restricted ImageNet)", AccuracyTable, _evaluations),
+    "table-5": Recipe("Accuracy, clean and under attack (the paper: ImageNet)", AccuracyTable, _evaluations),
 }
