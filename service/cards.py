@@ -38,6 +38,7 @@ class Architecture(BaseModel):
     input_size: int = Field(description="Pixels of a side that it is usually given")
     features: int | None = Field(description="Coordinates of its representation, where known without building it")
     identity_relu: bool = Field(description="Whether gradients can pass its last ReLU unchanged")
+    fixed_size: bool = Field(False, description="Whether it takes no other")
 
 
 class DatasetCard(BaseModel):

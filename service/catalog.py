@@ -96,25 +96,22 @@ class Catalog:
     def refresh(self, session: Session) -> "Catalog":
         """Itself, with everything that is registered by now. A name means the same for ever, so none is forgotten:
         the session may see less than another thread's, which was here before."""
-        with self._lock:
-            self._refresh(session)
-        return self
-
-    def _refresh(self, session: Session) -> None:
         counts = (select(func.count(), func.max(table.created_at)) for table in (RegisteredModel, RegisteredDataset))
         seen = tuple(tuple(session.execute(count).one()) for count in counts)
         if seen == self._seen:
-            return
-        rows = session.scalars(select(RegisteredModel).order_by(RegisteredModel.name)).all()
-        self.stored = dict(self.stored) | {row.digest: row.key for row in rows}
-        self.models = dict(self.models) | {row.name: ModelCard.model_validate(row.card) for row in rows}
+            return self
+        models = session.scalars(select(RegisteredModel).order_by(RegisteredModel.name)).all()
         datasets = session.scalars(select(RegisteredDataset).order_by(RegisteredDataset.name)).all()
-        self.datasets = dict(self.datasets) | {row.name: self._dataset(row) for row in datasets}
-        self._seen = seen
+        with self._lock:  # not around the queries: they may wait for a thread that waits here
+            self.stored = {row.digest: row.key for row in models} | dict(self.stored)
+            new = {row.name: ModelCard.model_validate(row.card) for row in models if row.name not in self.models}
+            self.models = dict(self.models) | new
+            opened = {row.name: self._dataset(row) for row in datasets if row.name not in self.datasets}
+            self.datasets = dict(self.datasets) | opened
+            self._seen = seen
+        return self
 
     def _dataset(self, row: RegisteredDataset) -> Dataset:
-        if row.name in self.datasets:  # it may hold images by now
-            return self.datasets[row.name]
         if self._open is None:
             raise ValueError("this catalog cannot open registered data sets")
         return self._open(DatasetCard.model_validate(row.card), row.location)

@@ -26,6 +26,8 @@ from workers.engine.evaluate import correct
 
 app = typer.Typer(help=__doc__)
 CATALOG = Path(catalog.__file__).with_name("architectures.json")
+LARGER = 32
+"""Pixels by which an image is larger that shows whether a network takes one."""
 ASSETS: Path = Settings.model_fields["assets_dir"].default
 CIFAR10 = "CIFAR-10 (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009)"
 Data = Annotated[Path, typer.Option(help="Folder with CIFAR-10")]
@@ -141,7 +143,20 @@ def export_architectures(file: Path = CATALOG) -> None:
 def described(name: str) -> dict[str, Any]:
     """An architecture as the service lists it."""
     a = models.find(name)
-    return {"input_size": a.size, "features": a.features, "identity_relu": a.has_last_relu}
+    about = {"input_size": a.size, "features": a.features, "identity_relu": a.has_last_relu}
+    return about | {"fixed_size": True} if is_fixed(a) else about
+
+
+@torch.no_grad()
+def is_fixed(a: models.Architecture) -> bool:
+    """Whether it takes images of its own size only: it is tried on larger ones, without memory or arithmetic."""
+    with models.unallocated():
+        network = a.make(a.classes)
+    try:
+        network.to("meta").eval()(torch.empty(1, 3, a.size + LARGER, a.size + LARGER, device="meta"))
+    except (AssertionError, RuntimeError):
+        return True
+    return False
 
 
 @app.command("natural")

@@ -52,9 +52,19 @@ def published(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         file = folder / file.name
     transforms = weights.transforms()
     return {
-        "file": str(file), "classes": unique(weights.meta["categories"]),
-        "input_size": transforms.crop_size[0], "mean": list(transforms.mean), "std": list(transforms.std),
+        "file": str(file), "classes": unique(weights.meta["categories"]), "input_size": published_size(str(weights)),
+        "mean": list(transforms.mean), "std": list(transforms.std),
     }  # fmt: skip
+
+
+def published_size(weights: str) -> int | None:
+    """Pixels of a side that torchvision publishes weights for, which some have of their own; None if unknown."""
+    from torchvision import models as zoo
+
+    try:
+        return int(zoo.get_weight(weights).transforms.keywords["crop_size"])
+    except (ValueError, KeyError):
+        return None
 
 
 def _prefix(name: str) -> str:

@@ -14,6 +14,7 @@ from service.broker import Broker
 from service.catalog import Catalog
 from service.db import Database
 from service.kinds import dispatch
+from service.kinds.planning import open_named
 from service.settings import Settings
 from service.storage import Storage
 
@@ -73,12 +74,20 @@ def streamed(ctx: Context, key: str, headers: dict[str, str]) -> StreamingRespon
     return StreamingResponse(ctx.storage.stream(key), media_type="application/octet-stream", headers=headers)
 
 
+def opened(ctx: Context, body: schemas.Request) -> Catalog:
+    """Everything that is registered by now, and what planning the request reads of it: before the transaction."""
+    with ctx.db.reading() as session:
+        catalog = ctx.catalog.refresh(session)
+    open_named(body, catalog)
+    return catalog
+
+
 def submit(ctx: Context, response: Response, body: schemas.Request, key: str | None, kind: str = "") -> schemas.Job:
     """Plan a request of any kind and insert its job. Raises InvalidInput."""
-    digest = submissions.request_digest(body, kind)
+    digest, catalog = submissions.request_digest(body, kind), opened(ctx, body)
 
     def insert(session: Session) -> tuple[str, list[str]]:
-        plan = dispatch.plan(body, ctx.catalog.refresh(session), session, ctx.settings)
+        plan = dispatch.plan(body, catalog, session, ctx.settings)
         return submissions.submit(session, plan, digest, key, ctx.settings.shard_items)
 
     return accept(ctx, response, insert, digest, key)

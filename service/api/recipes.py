@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from sqlalchemy.orm import Session
 
 from service import cards, schemas, submissions
-from service.api.context import Context, Ctx, Key, accept
+from service.api.context import Context, Ctx, Key, accept, opened
 from service.errors import NotFound
 from service.expansion import expand, plan
 from service.recipes import RECIPES, Networks
@@ -32,8 +32,7 @@ def _route(name: str, request: type[Networks]) -> Callable[..., schemas.Job]:
 
 
 def _submit(name: str, body: Networks, response: Response, ctx: Context, key: str | None) -> schemas.Job:
-    with ctx.db.reading() as session:
-        catalog = ctx.catalog.refresh(session)
+    catalog = opened(ctx, body)
     networks, parts = expand(name, body, catalog)
     digest = submissions.request_digest(body, name)
     parameters = {

@@ -41,6 +41,8 @@ def scan(source: Source, spec: Spec) -> Index | Arrays:
     found = _FORMATS[spec.format](source, spec)
     if not len(found):
         raise DatasetError("path", f"holds no image; allowed: {', '.join(READABLE)}")
+    if bad := [repr(name) for name in found.classes if not _is_text(name)]:
+        raise DatasetError("path", f"has {len(bad)} classes whose names are not UTF-8: {some(bad)}")
     if not spec.balanced:
         return found
     try:
@@ -99,8 +101,6 @@ def _folders(
     """Images in folders. `labels_of` says which of the folders to take, and their labels."""
     found = listing(source, path)
     labels = labels_of({_class_of(name) for name in found if "/" in name})
-    if bad := [repr(name) for name in labels if not _is_text(name)]:
-        raise DatasetError("path", f"has {len(bad)} class folders whose names are not UTF-8: {some(bad)}")
     names = sorted((n for n in images_among(found) if "/" in n and _class_of(n) in labels), key=_order)
     if empty := sorted(set(labels) - {_class_of(name) for name in names}):
         raise DatasetError("path", f"has {len(empty)} class folders without an image: {some(empty)}")

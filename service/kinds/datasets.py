@@ -91,12 +91,12 @@ def _classes(model: ModelCard, card: DatasetCard) -> tuple[list[int], list[str]]
     if set(card.classes) <= set(model.classes):
         return [model.classes.index(name) for name in card.classes], []
     moved = [n for n, other in zip(card.classes, model.classes, strict=False) if n != other and n in model.classes]
-    if len(card.classes) == len(model.classes) and not moved:
-        return list(range(len(model.classes))), [
-            f"{card.name} and {model.name} name their classes differently: they are taken in order"
-        ]
-    ours, theirs = len(card.classes), len(model.classes)
-    raise InvalidInput(FieldError("dataset", f"has {ours} classes and {model.name} {theirs}, with other names"))
+    if (ours := len(card.classes)) != (theirs := len(model.classes)):
+        raise InvalidInput(FieldError("dataset", f"has {ours} classes and {model.name} {theirs}, with other names"))
+    if moved:
+        message = f"names other classes than {model.name}, and {moved[0]} stands at another place: they have no order"
+        raise InvalidInput(FieldError("dataset", message))
+    return list(range(ours)), [f"{card.name} and {model.name} name their classes differently: they are taken in order"]
 
 
 def _resized(request: Evaluation | ActivatingImages, model: ModelCard, card: DatasetCard) -> list[str]:

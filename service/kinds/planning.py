@@ -142,11 +142,37 @@ def _datasets(field: str, value: Any) -> Iterator[tuple[str, str]]:
             yield from _datasets(f"{field}.{i}", each)
 
 
+def open_named(request: Request, catalog: Catalog) -> None:
+    """Have the labels of the images that a request names, which planning reads: that may take long, so not within a
+    transaction. Raises ObjectNotFound or StorageError, or ValueError if they are not what was registered."""
+    for field in type(request).model_fields:
+        for named in _images(getattr(request, field)):
+            if (dataset := catalog.datasets.get(named.dataset)) and dataset.card.classes:
+                _ = dataset.labels
+
+
+def _images(value: Any) -> Iterator[DatasetImages]:
+    """The images of data sets that a field of a request names."""
+    if isinstance(value, DatasetImages):
+        yield value
+    elif isinstance(value, MixedImages | list):
+        for each in value.parts if isinstance(value, MixedImages) else value:
+            yield from _images(each)
+
+
 def allowed(names: Iterable[str]) -> str:
     """Names as an error lists them."""
     listed = list(names)
     more = f", and {len(listed) - NAMED_IN_ERROR} more" if len(listed) > NAMED_IN_ERROR else ""
     return ", ".join(listed[:NAMED_IN_ERROR]) + more or "none"
+
+
+def size_taken(catalog: Catalog, architecture: str | None, size: int | None) -> list[FieldError]:
+    """What is wrong with an input size for an architecture, if both are known."""
+    known = catalog.architectures.get(architecture or "")
+    if size is None or known is None or not known.fixed_size or size == known.input_size:
+        return []
+    return [FieldError("input_size", f"is {size}; allowed: {known.input_size}, all that {architecture} takes")]
 
 
 def unlabelled(field: str, card: DatasetCard) -> list[FieldError]:

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from service.catalog import Catalog
 from service.errors import FieldError, InvalidInput
-from service.kinds.planning import ItemPlan, Plan, allowed, unknown, unlabelled
+from service.kinds.planning import ItemPlan, Plan, allowed, size_taken, unknown, unlabelled
 from service.models import Artifact, Job, Upload
 from service.registration import (
     IMPORTS,
@@ -46,6 +46,7 @@ def model(request: ModelRegistration, catalog: Catalog, session: Session, _: Set
             errors.append(FieldError(field, f"the network lacks classes of {card.name}: {allowed(sorted(lacking))}"))
     elif request.least_accuracy:
         errors.append(FieldError("least_accuracy", "needs a dataset to be measured on"))
+    errors += size_taken(catalog, resolved.get("architecture"), request.input_size)
     if (request.mean is None) != (request.std is None):
         errors.append(FieldError("std", "and mean go together"))
     if errors:

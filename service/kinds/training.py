@@ -4,7 +4,7 @@ from sqlalchemy.orm import Session
 
 from service.catalog import Catalog
 from service.errors import FieldError, InvalidInput
-from service.kinds.planning import ItemPlan, Plan, unknown, unlabelled
+from service.kinds.planning import ItemPlan, Plan, size_taken, unknown, unlabelled
 from service.settings import Settings
 from service.training import NORMALISATION, Training, TrainingParameters
 
@@ -30,6 +30,7 @@ def training(request: Training, catalog: Catalog, session: Session, settings: Se
         message = f"is {request.processes}; allowed: a divisor of batch_size, {chosen['batch_size']}"
         errors.append(FieldError("processes", message))
     size = request.input_size or card.image_size or USUAL_SIZE
+    errors += size_taken(catalog, request.architecture, size)
     if chosen["augmentation"] == "cifar" and card.image_size != size:
         errors.append(FieldError("augmentation", f"cifar crops images of {size} x {size}; {card.name} has others"))
     if errors:

@@ -82,6 +82,17 @@ def test_messages_that_wait_are_not_sent_twice(database: Database, reconciler: R
     assert sorted(messages(broker)) == sorted(shards)
 
 
+def test_what_was_never_sent_goes_before_what_was(database: Database, reconciler: Reconciler, broker: Broker) -> None:
+    submit(database)
+    _, [never] = submit(database)
+    overdue(database)
+    with database.transaction() as session:
+        session.execute(update(Shard).where(Shard.id == never).values(sent_at=None))
+    broker.enqueue(["another"])
+    reconciler.reconcile()
+    assert sorted(messages(broker)) == sorted(["another", never])
+
+
 def test_fresh_shards_are_left_to_their_first_message(
     database: Database, reconciler: Reconciler, broker: Broker
 ) -> None:

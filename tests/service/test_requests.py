@@ -64,6 +64,9 @@ BAD_JOBS: dict[str, Bad] = {
     "a name that is taken": (body("training", name=ROBUST), ("name",), "registered already"),
     "images to be cropped that are of another size": (
         body("training", input_size=64), ("augmentation",), "crops images of 64 x 64"),
+    "a network of fixed size on others": (
+        body("training", architecture="vit_b_16", augmentation="none"), ("input_size",),
+        "is 32; allowed: 224, all that vit_b_16 takes"),
     "evaluation of nothing known": (body("evaluation", model="x", dataset="y"), ("model", "dataset"), "is unknown"),
     "attacks without end": (
         body("evaluation", attacks=[{"kind": "apgd-t", "steps": 10_000, "restarts": 100}]), ("attacks",),
@@ -94,6 +97,9 @@ BAD_MODELS: dict[str, Bad] = {
     "no such job": (MODEL | {"source": {"source": "training", "job": "job_0"}}, ("source.job",), "no such job"),
     "weights of no such form": (
         MODEL | {"source": {"source": "torchvision", "weights": "resnet18"}}, ("source.torchvision.weights",), "match"),
+    "a network of fixed size on others": (
+        MODEL | {"source": UPLOADED, "architecture": "vit_b_16", "input_size": 384},
+        ("source.checkpoint", "input_size"), "is 384; allowed: 224"),
     "a class twice": (MODEL | {"classes": ["a", "a"]}, ("body",), "names a class twice"),
     "no deviation": (MODEL | {"mean": [0.5] * 3, "std": [0.0] * 3}, ("std.0", "std.1", "std.2"), "greater than 0"),
     "a mean alone": (MODEL | {"mean": [0.5] * 3}, ("std",), "go together"),
@@ -210,7 +216,10 @@ def test_what_other_kinds_have_no_epochs_or_evaluations(api: TestClient) -> None
 
 def test_every_architecture_says_what_it_takes(api: TestClient) -> None:
     found = api.get("/v1/architectures").json()
-    assert found["cifar-resnet-small"] == {"input_size": 32, "features": 192, "identity_relu": True}
+    small = {"input_size": 32, "features": 192, "identity_relu": True, "fixed_size": False}
+    assert found["cifar-resnet-small"] == small
+    assert [name for name, each in found.items() if each["fixed_size"]] == [
+        "maxvit_t", "vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32"]  # fmt: skip
 
 
 def test_presets_are_those_of_the_engine() -> None:

@@ -20,6 +20,7 @@ from service.recipe_cli import connected
 from service.settings import Settings
 from tests.service.datafiles import shard
 from workers.engine import models
+from workers.loading import published_size
 
 ASSETS = Settings().assets_dir
 SAMPLE = ShippedDataset(ASSETS / "datasets" / "cifar10-sample")
@@ -162,6 +163,12 @@ def test_torchvisions_weights_are_read_from_a_file_of_their_name(client: Client,
     assert (end, "allowed: ResNet18_Weights.IMAGENET1K_V1" in item["error"]["detail"]) == ("failed", True)
 
 
+def test_weights_that_torchvision_publishes_for_another_size_are_tried_at_it() -> None:
+    assert published_size("RegNet_Y_16GF_Weights.IMAGENET1K_SWAG_E2E_V1") == 384
+    assert published_size("ResNet18_Weights.IMAGENET1K_V1") == 224
+    assert published_size("ResNet18_Weights.IMAGENET1K_V9") is published_size("Other_Weights.V1") is None
+
+
 def png(index: int) -> bytes:
     file = io.BytesIO()
     Image.fromarray(SAMPLE.images[index]).save(file, "PNG")
@@ -238,7 +245,7 @@ def test_a_class_folder_that_no_text_can_name_is_refused(client: Client, folder:
     with open(place + b"/0.png", "wb") as file:  # noqa: PTH123 - a path of bytes
         file.write(png(0))
     end, item = ended(client, "/v1/datasets", {"name": "bytes", "format": "image_folder", "path": "bytes"})
-    assert (end, "whose names are not UTF-8" in item["error"]["detail"]) == ("failed", True)
+    assert (end, "1 classes whose names are not UTF-8" in item["error"]["detail"]) == ("failed", True)
     assert client.request("GET", "/v1/datasets").status_code == 200
 
 

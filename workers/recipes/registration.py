@@ -25,6 +25,7 @@ from service.registration import DatasetRegistration, ModelRegistration, Registr
 from service.storage import LocalFolder, ObjectNotFound
 from service.training import NORMALISATION
 from workers.context import ShardContext
+from workers.loading import published_size
 from workers.recipes.evaluation import Stopped
 from workers.recipes.reading import read_pixels
 from workers.runtime import Hopeless
@@ -77,8 +78,9 @@ def sample(ctx: ShardContext, request: ModelRegistration, job: dict[str, Any], f
     dataset = ctx.runtime.catalog.datasets[str(request.dataset)]
     names = job.get("classes") or dataset.card.classes
     job["classes"] = names
-    size = job.get("input_size") or ctx.runtime.catalog.architectures[job["architecture"]].input_size
-    job["input_size"] = size
+    usual = ctx.runtime.catalog.architectures[job["architecture"]].input_size
+    published = published_size(job["weights"]) if "weights" in job else None
+    size = job["input_size"] = job.get("input_size") or published or usual
     x, places = read_pixels(dataset, selection(dataset.card.size, SAMPLE, 0), size, "imagenet")
     labels = [names.index(dataset.card.classes[dataset.labels[i]]) for i in places]
     np.savez(folder / "images.npz", pixels=x.numpy(), labels=np.array(labels, np.int64))
