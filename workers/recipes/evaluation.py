@@ -100,13 +100,13 @@ def evaluated(ctx: ShardContext, p: EvaluationParameters, item: Item) -> None:
 
     try:
         batch = at_once(size, device)
-        outcome = evaluate(f, x.to(device), classes.to(device), attacks(p), places, p.seed, batch, observe)
+        found = evaluate(f, x.to(device), classes.to(device), attacks(p), places, p.seed, batch, observe)
     except FloatingPointError as e:
         ctx.fail(item.index, "Result is not finite", str(e))
         return
     file = io.BytesIO()
-    np.savez_compressed(file, **outcome._asdict())
-    right = zip(["clean", *labels(p)], outcome.stood().mean(axis=0).tolist(), strict=True)
+    np.savez_compressed(file, **found._asdict())
+    right = zip(["clean", *labels(p)], found.stood().mean(axis=0).tolist(), strict=True)
     metrics = {"images": len(places), "missing": len(wanted) - len(places), "accuracy": dict(right)}
     ctx.save(item.index, metrics, provenance(ctx), {OUTCOME: (file.getvalue(), "application/octet-stream")})
 
@@ -142,12 +142,15 @@ def stored(ctx: ShardContext, name: str, job_id: str) -> list[bytes]:
     return found
 
 
+def outcome(data: bytes) -> Outcome:
+    """What an evaluation's item stored."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as f:
+        return Outcome(**f)
+
+
 def summarised(ctx: ShardContext, p: EvaluationParameters, item: Item) -> None:
     """Every run together: accuracies with intervals, the table by class, and what each image came to."""
-    outcomes = []
-    for data in stored(ctx, OUTCOME, ctx.work.lease.job_id):
-        with np.load(io.BytesIO(data), allow_pickle=False) as f:
-            outcomes.append(Outcome(**f))
+    outcomes = [outcome(data) for data in stored(ctx, OUTCOME, ctx.work.lease.job_id)]
     classes = ctx.runtime.catalog.models[p.model].classes
     summary = summarise(outcomes, attacks(p), classes)
     summary["missing"] = p.images - summary["images"]

@@ -1,6 +1,5 @@
 """The last job of a table's recipe: the evaluations of several networks side by side (paper, tables 4 and 5)."""
 
-import io
 import json
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,10 +12,10 @@ from sqlalchemy import select
 from service.evaluation import EvaluationParameters
 from service.models import Artifact, Job
 from workers.context import ShardContext
-from workers.engine.outcomes import Outcome, together
+from workers.engine.outcomes import together
 from workers.figures import layout
 from workers.figures.claims import Claim, claim
-from workers.recipes.evaluation import OUTCOME, Stopped, labels, stored
+from workers.recipes.evaluation import OUTCOME, Stopped, labels, outcome, stored
 from workers.recipes.results import Files, table
 from workers.runtime import Hopeless
 
@@ -88,12 +87,6 @@ def collect(ctx: ShardContext) -> dict[str, Column]:
         p = EvaluationParameters.model_validate(job.parameters)
         found[str(job.part)] = Column(p.model, p, whole.image, whole.stood(), summary)
     return found
-
-
-def outcome(data: bytes) -> Outcome:
-    """What an evaluation's item stored."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as f:
-        return Outcome(**f)
 
 
 def compared(columns: dict[str, Column]) -> list[Claim]:
