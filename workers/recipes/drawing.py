@@ -4,6 +4,7 @@ import json
 from importlib.metadata import version
 from typing import Any
 
+from matplotlib.figure import Figure
 from safetensors.numpy import load
 from sqlalchemy import select
 
@@ -37,13 +38,19 @@ def run(ctx: ShardContext) -> None:
     words = notes(parts, drawn.claims)
     figure = drawn.figure([f"{i + 1}. {c.sentence()}" for i, c in enumerate(drawn.claims[:6])] + words)
     record = numbers(parameters, parts, drawn.claims, words)
+    keep(ctx, figure, record, drawn.claims)
+
+
+def keep(ctx: ShardContext, figure: Figure, record: dict[str, Any], claims: list[Claim]) -> None:
+    """Save a recipe's one item: its figure, and the numbers behind it. Raises LeaseLost or StorageError."""
     files: Files = {
         "figure.png": (layout.rendered(figure, "png"), "image/png"),
         "figure.pdf": (layout.rendered(figure, "pdf"), "application/pdf"),
         "numbers.json": (json.dumps(record, indent=1).encode(), "application/json"),
         "numbers.csv": (table(record["items"]), "text/csv"),
     }
-    holds = {c.quantity: c.holds for c in drawn.claims if c.holds is not None}
+    parameters = ctx.work.parameters
+    holds = {c.quantity: c.holds for c in claims if c.holds is not None}
     provenance = {"parameters": dict(parameters), "code_version": version("robustreps"), "epoch": ctx.work.lease.epoch}
     ctx.save(0, {"claims": holds, "claims_held": sum(holds.values()), "claims_made": len(holds)}, provenance, files)
 

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,8 @@ from workers.context import ShardContext
 from workers.engine.outcomes import together
 from workers.figures import layout
 from workers.figures.claims import Claim, claim
+from workers.recipes.drawing import keep
 from workers.recipes.evaluation import OUTCOME, Stopped, labels, outcome, stored
-from workers.recipes.results import Files, table
 from workers.runtime import Hopeless
 
 PAPER = {
@@ -57,15 +56,7 @@ def run(ctx: ShardContext) -> None:
         "claims": [each.record() for each in claims],
         "summaries": {label: column.summary for label, column in columns.items()},
     }  # fmt: skip
-    files: Files = {
-        "figure.png": (layout.rendered(figure, "png"), "image/png"),
-        "figure.pdf": (layout.rendered(figure, "pdf"), "application/pdf"),
-        "numbers.json": (json.dumps(record, indent=1).encode(), "application/json"),
-        "numbers.csv": (table(rows), "text/csv"),
-    }
-    holds = {each.quantity: each.holds for each in claims if each.holds is not None}
-    provenance = {"parameters": dict(parameters), "code_version": version("robustreps"), "epoch": ctx.work.lease.epoch}
-    ctx.save(0, {"claims": holds, "claims_held": sum(holds.values()), "claims_made": len(holds)}, provenance, files)
+    keep(ctx, figure, record, claims)
 
 
 def collect(ctx: ShardContext) -> dict[str, Column]:
