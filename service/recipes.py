@@ -119,7 +119,8 @@ class RegularizedFigure(CoordinatesFigure):
     regularized_steps: int = Field(512, ge=1, le=100_000)
     regularization: Regularization = Field(
         Regularization(scale=0.0),
-        description="Left out: random jitter and rotation. The regularized parts know no eps, step_size or best",
+        description="Left out: random jitter and rotation. The regularized parts know no eps, step_size, best, solver, "
+        "schedule or patience",
     )
 
 
@@ -189,7 +190,8 @@ def _maximizers(r: MaximizerFigure) -> Parts:
 
 def _regularized(r: RegularizedFigure) -> Parts:
     plain = {"kind": "feature_visualization", "starts": [NoiseStart()], **_features(r)}
-    regularized = plain | {"steps": r.regularized_steps, "eps": None, "step_size": None, "best": None}
+    regularized = plain | {"steps": r.regularized_steps, "patience": 0}
+    regularized |= dict.fromkeys(("eps", "step_size", "best", "solver", "schedule"))
     fourier = r.regularization.model_copy(update={"parametrization": "fourier", "decorrelate": True})
     rules = {"regularized": r.regularization} | ({"fourier": fourier} if fourier != r.regularization else {})
     parts = {f"baseline/{name}": regularized | {"regularization": rule} for name, rule in rules.items()}

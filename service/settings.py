@@ -60,7 +60,14 @@ class Settings(BaseSettings):
         "",
         description="For training on several nodes: --nnodes=2 --node-rank=0 --master-addr=HOST --master-port=29500",
     )
-    worker_threads: int = Field(1, ge=1, le=64, description="Shards that one worker process holds at once")
+    worker_threads: int = Field(4, ge=1, le=64, description="Shards that one worker process holds at once")
+    batch_rows: int | None = Field(
+        None, ge=1, le=4096, description="Most searches in one batch; empty: 256 on a GPU, 32 elsewhere, or what fits"
+    )
+    batch_rows_per_job: int | None = Field(None, ge=1, description="Most of them from one job; empty: all")
+    deterministic_rows: int = Field(
+        16, ge=1, le=1024, description="Rows of every batch of deterministic jobs, whose results depend on it"
+    )
     shard_items: int = Field(64, ge=1, le=1024, description="Most items in one shard, which one batch computes")
     lease_seconds: float = Field(60, gt=0, description="How long a silent worker keeps its shard")
     heartbeat_seconds: float = Field(5, gt=0, description="How often a worker reports progress and renews its lease")

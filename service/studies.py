@@ -34,9 +34,11 @@ from service.schemas import (
     UploadedImages,
     count,
 )
+from service.searches import Approach, Search, SearchParameters
 
 Presets = dict[str, dict[str, Any]]
-_WHOLE_BOX = {"eps": 1000.0, "best": False, "identity_relu": True}
+_PLAIN = {"solver": "pgd", "schedule": "constant"}
+_WHOLE_BOX = {**_PLAIN, "eps": 1000.0, "best": False, "identity_relu": True}
 # Our small networks end in a ReLU and a mean over few positions. There an inversion by the true gradient comes twice as
 # near, and the judge agrees no less; but a coordinate to be maximised may be dead, and then has no true gradient.
 _SMALL = {"step_size": 0.1, "identity_relu": False}
@@ -56,7 +58,7 @@ class Layer(Request):
     seed: Seed = 0
 
 
-class Study(Layer):
+class Study(Layer, Search):
     """What every study of an image by PGD on a representation has in common."""
 
     PRESETS: ClassVar[Presets] = {}
@@ -91,7 +93,7 @@ class Study(Layer):
         return self
 
 
-class Inversion(Study):
+class Inversion(Study, Approach):
     """Find an image whose representation is a target image's: min ||R(x0 + d) - R(target)||, ||d|| <= eps (eq. 4)."""
 
     PRESETS: ClassVar[Presets] = {
@@ -112,18 +114,18 @@ class Inversion(Study):
         return self
 
 
-class RadiusSweep(Study):
+class RadiusSweep(Study, Approach):
     """Inversion within each radius of a grid (figures 4 and 5). An item is a pair of images and a radius.
 
     The paper states no radii; these are ours. An item's step is at most 2.5 radius / steps, as in the paper's attacks.
     """
 
     PRESETS: ClassVar[Presets] = {
-        "paper": {"best": True, "identity_relu": True, "step_size": 1.0, "steps": 10_000, "loss": "distance",
+        "paper": {**_PLAIN, "best": True, "identity_relu": True, "step_size": 1.0, "steps": 10_000, "loss": "distance",
                   "radii": [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]},
-        "notebook": {"best": True, "identity_relu": True, "step_size": 1.0, "steps": 10_000,
+        "notebook": {**_PLAIN, "best": True, "identity_relu": True, "step_size": 1.0, "steps": 10_000,
                      "loss": "relative_distance", "radii": [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]},
-        "cifar": {**_SMALL, "best": True, "steps": 200, "loss": "distance",
+        "cifar": {**_PLAIN, **_SMALL, "best": True, "steps": 200, "loss": "distance",
                   "radii": [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0]},
     }  # fmt: skip
 
@@ -141,7 +143,7 @@ class RadiusSweep(Study):
         return self
 
 
-class Interpolation(Study):
+class Interpolation(Study, Approach):
     """Images whose representations lie between two images': lambda R(x1) + (1 - lambda) R(x2) (eq. 6).
 
     An item is a pair and a lambda.
@@ -222,6 +224,8 @@ class FeatureVisualization(Features):
             raise ValueError("regularization knows no radius and no step: leave eps, step_size and random_start out")
         if self.regularization and self.best:
             raise ValueError("regularization keeps the last image: leave best out")
+        if self.regularization and (self.solver or self.schedule or self.patience):
+            raise ValueError("regularization steps by Adam to its end: leave solver, schedule and patience out")
         return self
 
 
@@ -256,7 +260,7 @@ class FeatureManipulation(Features):
         return self
 
 
-class StudyParameters(JobParameters):
+class StudyParameters(JobParameters, SearchParameters):
     """A study's parameters. What names the images is kept beside them, as it was sent; the items have it resolved."""
 
     model_config = ConfigDict(extra="allow")

@@ -1,5 +1,6 @@
 """What a recipe may do with its shard: report progress, ask whether to stop, save an item, fail an item."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,13 +46,13 @@ class ShardContext:
             with suppress(LeaseLost, SQLAlchemyError):  # the whole curve; whoever finishes the shard meets the error
                 self._send()
 
-    def report(self, step: int, rows: int, value: float | None = None) -> None:
-        """`rows` optimisations have each made `step` steps, and what the job's curve shows is now at `value`."""
+    def report(self, step: int, image_steps: int, value: float | None = None) -> None:
+        """The shard's optimisations have made `image_steps` in all; its curve is at `value` after `step` of each."""
         if self._began is None:
-            self._began, self._resumed = time.monotonic(), step * rows
+            self._began, self._resumed = time.monotonic(), image_steps
         self._moves += 1
-        self._image_steps = step * rows
-        if value is not None:
+        self._image_steps = image_steps
+        if value is not None and math.isfinite(value):
             curve = [*self._curve, (step, value)]
             self._curve = curve if len(curve) <= CURVE_POINTS else curve[::2]
 

@@ -1,8 +1,12 @@
 """Entry of the worker: a Celery worker with a thread pool, or, embedded, the same in a thread of the API's process."""
 
+import os
+import signal
 import threading
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from celery import Celery, signals
 
 from service import logs
@@ -11,17 +15,21 @@ from service.app import open_context
 from service.broker import QUEUE, TASK, celery_app
 from service.settings import get_settings
 
+log = structlog.get_logger()
+
 if TYPE_CHECKING:
     from workers.runtime import Runtime
 
 
 def make_runtime(context: Context) -> "Runtime":
     """Loads torch; importing this module does not."""
-    from workers.runtime import ModelStore, Runtime, pick_device
+    from workers.runtime import ModelStore, Runtime, make_batcher, pick_device
 
     device = pick_device(context.settings.device)
     store = ModelStore(context.catalog, device, context.storage)
-    return Runtime(context.settings, context.db, context.storage, context.broker, context.catalog, store)
+    batcher = make_batcher(context.settings, device)
+    batcher.start()
+    return Runtime(context.settings, context.db, context.storage, context.broker, context.catalog, store, batcher)
 
 
 def register(app: Celery, runtime: "Runtime") -> None:
@@ -55,6 +63,7 @@ class EmbeddedWorker:
         self.runtime.draining.set()
         self._worker.stop()
         self._thread.join(10)
+        self.runtime.batcher.close()
 
 
 def worker() -> None:
@@ -70,6 +79,12 @@ def worker() -> None:
     app = celery_app(settings)
     register(app, runtime)
 
+    def _give_up() -> None:
+        """Whoever starts the worker again gets a new device; the leases bring the shards back."""
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    runtime.batcher.on_broken = _give_up
+
     @signals.worker_shutting_down.connect(weak=False)
     def _drain(**_: Any) -> None:
         runtime.draining.set()
@@ -78,5 +93,7 @@ def worker() -> None:
         ["--quiet", "worker", "--pool=threads", f"--concurrency={settings.worker_threads}", f"--queues={QUEUE}",
          "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING"]
     )  # fmt: skip
+    runtime.batcher.close()
+    log.info("worker ends", **asdict(runtime.batcher.stats))
     context.broker.close()
     context.db.close()

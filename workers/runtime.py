@@ -6,6 +6,7 @@ import socket
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from safetensors.torch import load, load_file
@@ -16,13 +17,19 @@ from service.catalog import Catalog
 from service.db import Database
 from service.settings import Settings
 from service.storage import ObjectNotFound, Storage
+from service.studies import StudyParameters
 from workers.engine import models
+from workers.engine.batcher import Batcher
+from workers.engine.descent import descent
+from workers.engine.pgd import Function
 
 # Results say fp32: on a GPU, PyTorch would otherwise keep 10 bits of a convolution's mantissa.
 torch.backends.cudnn.allow_tf32 = False
 torch.backends.cuda.matmul.allow_tf32 = False
 
 
+GPU_ROWS, CPU_ROWS = 256, 32
+"""Most searches in one batch: on a CPU more are no faster, and make each step longer."""
 MOST_LOADED = 8
 """Networks that stay in memory, the last used; a shard keeps its own as long as it computes."""
 
@@ -38,6 +45,12 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
+def make_batcher(settings: Settings, device: torch.device) -> Batcher:
+    """The process's one batcher, not yet started."""
+    most = settings.batch_rows or (GPU_ROWS if device.type == "cuda" else CPU_ROWS)
+    return Batcher(most, most_of_tenant=settings.batch_rows_per_job)
+
+
 class ModelStore:
     """Networks by name, each loaded once a process and shared by its threads; registered ones lie in the storage."""
 
@@ -45,6 +58,7 @@ class ModelStore:
         self.catalog, self.device, self.storage = catalog, device, storage
         self._lock = threading.Lock()
         self._loaded: OrderedDict[str, models.Network] = OrderedDict()
+        self._descents: OrderedDict[Any, Function] = OrderedDict()
 
     def get(self, name: str, digest: str) -> models.Network:
         """Raises Hopeless if the catalog has no such model, or its weights are not the ones that the job was given.
@@ -65,6 +79,18 @@ class ModelStore:
             self._loaded.move_to_end(digest)
             return self._loaded[digest]
 
+    def descent(self, p: StudyParameters, network: models.Network) -> Function:
+        """The study's layer as its searches descend it, made once for all jobs that share it; take a turn before."""
+        size = self.catalog.models[p.model].input_size
+        key = p.model_digest, p.layer, p.pool, p.identity_relu, p.precision, size
+        with self._lock:
+            if key not in self._descents:
+                self._descents[key] = descent(network, p.layer, p.identity_relu, p.pool, p.precision, size)
+                while len(self._descents) > MOST_LOADED:
+                    self._descents.popitem(last=False)
+            self._descents.move_to_end(key)
+            return self._descents[key]
+
     def _weights(self, name: str, digest: str) -> dict[str, Tensor]:
         if self.storage and (key := self.catalog.stored.get(digest)):
             try:
@@ -82,7 +108,10 @@ class Runtime:
     broker: Broker
     catalog: Catalog
     models: ModelStore
+    batcher: Batcher
     draining: threading.Event = field(default_factory=threading.Event)
+    training: threading.Lock = field(default_factory=threading.Lock)
+    """Held by the one training run that a process has at a time."""
 
     def refreshed(self) -> Catalog:
         """The catalog, with everything that is registered by now."""

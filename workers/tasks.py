@@ -1,9 +1,11 @@
 """What a message does: claim the shard it names, compute it, let go of it."""
 
 import structlog
+from sqlalchemy import select
 
 from service import jobs
 from service.jobs import LeaseLost, Work
+from service.models import Job, Shard
 from service.states import ShardState
 from workers.context import ShardContext
 from workers.recipes.registry import RECIPES
@@ -17,6 +19,20 @@ def run_shard(runtime: Runtime, shard_id: str) -> None:
     """Do nothing if there is nothing to claim: a message may come twice, or late."""
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(shard=shard_id)
+    with runtime.db.reading() as session:
+        trains = session.scalar(select(Job.kind).join(Shard).where(Shard.id == shard_id)) == "training"
+    if not trains:
+        _run(runtime, shard_id)
+    elif runtime.training.acquire(blocking=False):
+        try:
+            _run(runtime, shard_id)
+        finally:
+            runtime.training.release()
+    else:  # the reconciler offers it again, to whoever is free then
+        log.info("left: this process is training")
+
+
+def _run(runtime: Runtime, shard_id: str) -> None:
     with runtime.db.transaction() as session:
         work = jobs.claim(session, shard_id, runtime.worker, runtime.settings.lease_seconds)
     if work is None:

@@ -84,15 +84,15 @@ class Planner(LayerPlanner):
                 f"eps {radius:g} never binds: no two images of {side} x {side} pixels are further apart than"
                 f" {diagonal:.1f}"
             )
-        if step >= COARSE and side <= SMALL and not p.regularization:
+        if step >= COARSE and side <= SMALL and p.schedule == "constant" and not p.regularization:
             warnings.append(
                 f"step_size {step:g} is coarse for {side} x {side} pixels and leaves visible noise;"
                 " the preset cifar takes 0.1"
             )
         if not self.model.identity_relu:
             warnings.append(f"{self.model.name} ends in no ReLU that is known: gradients are the true ones")
-        if p.preset == "cifar":
-            warnings.append("the preset cifar is not the paper's: its steps are scaled to 32 x 32 pixels")
+        if p.preset in ("cifar", "fast"):
+            warnings.append(f"the preset {p.preset} is not the paper's: its steps are scaled to 32 x 32 pixels")
         if p.judge is None:
             warnings.append(f"{p.model} has no judge and none was named: results are not judged")
         elif p.judge == p.model:

@@ -113,7 +113,7 @@ def test_a_radius_binds_and_the_result_says_how_it_came_about(live_service: Live
         assert provenance["parameters"]["eps"] == 0.5
         assert provenance["parameters"]["identity_relu"] is False
         assert provenance["parameters"]["model_digest"] == CATALOG.models["cifar10-robust"].digest
-        assert {"code_version", "torch_version", "device", "batch_size", "precision"} <= provenance.keys()
+        assert {"code_version", "torch_version", "device", "bucket", "precision"} <= provenance.keys()
     path = tmp_path / "result.safetensors"  # the same provenance travels inside the tensor file
     path.write_bytes(live_service.client.artifact(items[0], path.name))
     with safe_open(path, "pt") as file:

@@ -16,12 +16,13 @@ Pair = tuple[str, str]
 class Frozen(nn.Module):
     """A copy of `model` in eval mode whose weights need no gradient; `refresh` brings it up to date.
 
-    The batch norms of `pairs` are folded into their convolutions: in eval mode both are linear. Convolutions and
-    linear layers are kept as `dtype` if given, so that autocast has no weights to convert at each step.
+    The batch norms of `pairs` are folded into their convolutions (`folded`): in eval mode both are linear. Convolutions
+    and linear layers are kept as `dtype` if given, so that autocast has no weights to convert at each step.
     """
 
     def __init__(self, model: nn.Module, pairs: list[Pair], dtype: torch.dtype | None = None) -> None:
         super().__init__()
+        self.folded = frozenset(conv for conv, _ in pairs)
         self.net = copy.deepcopy(model).eval().requires_grad_(False)
         self._live = [(model.get_submodule(conv), model.get_submodule(bn)) for conv, bn in pairs]
         self._mine: list[Any] = [_folded(self.net, *pair) for pair in pairs]
@@ -59,12 +60,14 @@ class Frozen(nn.Module):
         torch._foreach_copy_([conv.bias for conv in self._mine], biases)
 
 
-def freeze(model: nn.Module, example: Tensor, dtype: torch.dtype | None = None) -> Frozen:
+def freeze(model: nn.Module, example: Tensor, dtype: torch.dtype | None = None, fold: bool = True) -> Frozen:
     """`Frozen`, with every batch norm folded that can be; `example` [N, C, H, W] is an input like those to come.
 
     Where folding would change the function, as it does if something else reads a convolution too, none is folded. A
     trial finds that out, on statistics that are not those of a new network, whose batch norms change nothing.
     """
+    if not fold:
+        return Frozen(model, [], dtype)
     pairs = _pairs(model, example)
     trial = copy.deepcopy(model).eval()
     _live_in(trial)

@@ -20,7 +20,11 @@ Reached = Callable[[Tensor], Tensor]
 
 def inversion(target_NK: Tensor, relative: bool = False) -> Objective:
     """min ||R(x) - t||_2 (paper, equations 1 and 4); `relative` divides by ||t||_2, as the released notebooks do."""
-    scale_N = target_NK.norm(dim=1) + FLOOR if relative else torch.ones_like(target_NK[:, 0])
+    return scaled_inversion(target_NK, target_NK.norm(dim=1) + FLOOR if relative else torch.ones_like(target_NK[:, 0]))
+
+
+def scaled_inversion(target_NK: Tensor, scale_N: Tensor) -> Objective:
+    """min ||R(x) - t||_2 / scale."""
 
     def objective(r_NK: Tensor) -> tuple[Tensor, Tensor]:
         difference = r_NK - target_NK
@@ -86,3 +90,14 @@ def at_least(weights_NK: Tensor, threshold: Tensor | float) -> Reached:
         return (weights_NK * r_NK).sum(dim=1) >= threshold
 
     return reached
+
+
+def mixed(aim_NK: Tensor, inverts_N: Tensor, scale_N: Tensor) -> Objective:
+    """Rows of two kinds side by side: inversion of aim, over `scale`, where `inverts`; elsewhere activation of aim."""
+    kinds = scaled_inversion(aim_NK, scale_N), activation(aim_NK)
+
+    def objective(r_NK: Tensor) -> tuple[Tensor, Tensor]:
+        (distance, to_aim), (along, up) = (kind(r_NK) for kind in kinds)
+        return torch.where(inverts_N, distance, along), torch.where(inverts_N[:, None], to_aim, up)
+
+    return objective

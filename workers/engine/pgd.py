@@ -29,6 +29,23 @@ class Step(NamedTuple):
     grad_norm: Tensor
 
 
+def batched(f: Function, size: int | None) -> Function:
+    """`f` in batches of exactly `size` rows, the last one padded, so that no row depends on their number.
+
+    With size None, `f` as it is.
+    """
+    if size is None:
+        return f
+
+    def in_batches(x: Tensor) -> Tensor:
+        pad = -len(x) % size
+        padded = torch.cat([x, x[:1].expand(pad, *x.shape[1:])]) if pad else x
+        parts = (padded[i : i + size] for i in range(0, len(padded), size))
+        return torch.cat([f(part.contiguous(memory_format=torch.channels_last)) for part in parts])[: len(x)]
+
+    return in_batches
+
+
 def gradient(f: Function, objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
     """The loss [N], and g = v^T dR/dx [N, C, H, W]: one forward, one vector-Jacobian product."""
     with torch.enable_grad():

@@ -56,8 +56,9 @@ def ranked(ctx: ShardContext, p: ActivatingParameters, item: Item) -> None:
         if not kept:
             continue
         places += kept
-        r_NK = function(to_float(x.to(device)))
-        scores.append((r_NK @ weights(p, r_NK.shape[1]).to(r_NK).T).cpu())
+        with ctx.runtime.batcher.turns:
+            r_NK = function(to_float(x.to(device)))
+            scores.append((r_NK @ weights(p, r_NK.shape[1]).to(r_NK).T).cpu())
         ctx.alive()
     if not places:
         ctx.fail(item.index, "Images cannot be read", f"none of the {len(wanted)} images of this run can be read")

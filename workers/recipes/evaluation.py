@@ -96,11 +96,13 @@ def evaluated(ctx: ShardContext, p: EvaluationParameters, item: Item) -> None:
         if ctx.should_stop():
             raise Stopped
         steps += rows
-        ctx.report(steps // len(places), 1)
+        ctx.report(steps // len(places), steps // len(places))
+        ctx.runtime.batcher.turns.pass_on()
 
     try:
         batch = at_once(size, device)
-        found = evaluate(f, x.to(device), classes.to(device), attacks(p), places, p.seed, batch, observe)
+        with ctx.runtime.batcher.turns:
+            found = evaluate(f, x.to(device), classes.to(device), attacks(p), places, p.seed, batch, observe)
     except FloatingPointError as e:
         ctx.fail(item.index, "Result is not finite", str(e))
         return

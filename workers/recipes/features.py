@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from workers.engine import metrics, objectives
-from workers.engine.objectives import Objective
+from workers.engine.objectives import Reached
 from workers.recipes.judging import columns, judged
 from workers.recipes.sources import fitted, stack
 from workers.recipes.study import Batch, Measures, Problem, Study
@@ -25,21 +25,24 @@ def prepare(study: Study, batch: Batch) -> Problem:
         for coordinate, weight in item.target["terms"]:
             row[coordinate] += weight
 
-    objective = partial(_objective, study.p.until, study.p.threshold)
-    return Problem(weights, objective, torch.neg, partial(_measure, study, weights))
+    one, p = torch.ones_like(weights[:, 0]), study.p
+    stop_loss = -one * p.threshold if p.until == "threshold" and p.threshold is not None else None
+    measure = partial(_measure, study, weights)
+    return Problem(weights, False, one, -one, measure, stop_loss, exceeds=p.until == "exceeds_all")
 
 
-def _objective(until: str | None, threshold: float | None, weights_NK: Tensor) -> Objective:
-    objective = objectives.activation(weights_NK)
+def _reached(until: str | None, threshold: float | None, weights_NK: Tensor) -> Reached | None:
+    """What the job calls the feature's showing, if it stops there."""
     if until == "exceeds_all":
-        return objectives.until(objective, objectives.exceeds_all(weights_NK.argmax(dim=1)))
+        return objectives.exceeds_all(weights_NK.argmax(dim=1))
     if until == "threshold" and threshold is not None:
-        return objectives.until(objective, objectives.at_least(weights_NK, threshold))
-    return objective
+        return objectives.at_least(weights_NK, threshold)
+    return None
 
 
 @torch.no_grad()
-def _measure(study: Study, weights: Tensor, x: Tensor, start: Tensor) -> Measures:
+def _measure(study: Study, every: Tensor, chosen: Tensor, x: Tensor, start: Tensor) -> Measures:
+    weights = every[chosen]
     r = study.function(x)
     rows = columns(
         activation=(weights * r).sum(dim=1),
@@ -50,10 +53,9 @@ def _measure(study: Study, weights: Tensor, x: Tensor, start: Tensor) -> Measure
     predicted = study.network(x).softmax(dim=1).max(dim=1)
     for row, i, confidence in zip(rows, predicted.indices.tolist(), predicted.values.tolist(), strict=True):
         row |= {"prediction": classes[i], "prediction_confidence": confidence}
-    if study.p.until in ("exceeds_all", "threshold"):
-        _, v = _objective(study.p.until, study.p.threshold, weights)(r)
-        for row, reached in zip(rows, (v == 0).all(dim=1).tolist(), strict=True):
-            row["reached"] = reached
+    if reached := _reached(study.p.until, study.p.threshold, weights):
+        for row, shows in zip(rows, reached(r).tolist(), strict=True):
+            row["reached"] = shows
     if judge := study.judge:
         for row, seen, confidence, before in zip(rows, *judge.sees(x), judge.sees(start)[0], strict=True):
             row |= {"judge": judge.name, "judge_prediction": seen, "judge_confidence": confidence,
@@ -79,6 +81,7 @@ def _extremes(study: Study, weights: Tensor, rows: list[dict[str, Any]]) -> dict
     for begin in range(0, dataset.card.size, CHUNK):
         chunks.append(study.function(images(range(begin, min(begin + CHUNK, dataset.card.size)))) @ weights.T)
         study.ctx.alive()
+        study.ctx.runtime.batcher.turns.pass_on()
     scores = torch.cat(chunks)
     tensors = {}
     for name, largest in (("top", True), ("bottom", False)):

@@ -116,7 +116,7 @@ class Follower:
         for last in self._events():
             match last["event"]:
                 case "progress":
-                    self.ctx.report(last["step"], 1, last["loss"])
+                    self.ctx.report(last["step"], last["step"], last["loss"])
                 case "epoch":
                     self.epochs.append(last)
                 case "checkpoint":

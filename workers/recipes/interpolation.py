@@ -17,15 +17,16 @@ def prepare(study: Study, batch: Batch) -> Problem:
         t = weight * study.function(ends[0]) + (1 - weight) * study.function(ends[1])
 
     @torch.no_grad()
-    def measure(x: Tensor, start: Tensor) -> Measures:
-        r, near = nearness(study, x, start, t, blend)
-        ghosting, blend_ghosting = metrics.ghosting(x, *ends), metrics.ghosting(blend, *ends)
+    def measure(chosen: Tensor, x: Tensor, start: Tensor) -> Measures:
+        aim, pixels, pair = t[chosen], blend[chosen], [end[chosen] for end in ends]
+        r, near = nearness(study, x, start, aim, pixels)
+        ghosting, blend_ghosting = metrics.ghosting(x, *pair), metrics.ghosting(pixels, *pair)
         rows = columns(**near, ghosting=ghosting, blend_ghosting=blend_ghosting)
         if judge := study.judge:
-            for row, seen, confidence, of_blend in zip(rows, *judge.sees(x), judge.sees(blend)[1], strict=True):
+            for row, seen, confidence, of_blend in zip(rows, *judge.sees(x), judge.sees(pixels)[1], strict=True):
                 row |= {"judge": judge.name, "judge_prediction": seen, "judge_confidence": confidence,
                         "blend_judge_confidence": of_blend}  # fmt: skip
-        tensors = {"image": x, "start": start, "target": blend, "representation": r, "target_representation": t}
-        return rows, tensors | judged(study.judge, image=x, blend=blend)
+        tensors = {"image": x, "start": start, "target": pixels, "representation": r, "target_representation": aim}
+        return rows, tensors | judged(study.judge, image=x, blend=pixels)
 
-    return distance_problem(t, False, study.p.restarts, measure)
+    return distance_problem(study, t, measure)

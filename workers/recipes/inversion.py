@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from workers.engine import metrics, objectives
+from workers.engine import metrics
 from workers.engine.constraints import FLOOR
-from workers.engine.objectives import Objective
 from workers.recipes.judging import columns, judged, verdicts
 from workers.recipes.study import Batch, Measure, Measures, Problem, Study
 
@@ -17,14 +16,15 @@ def prepare(study: Study, batch: Batch) -> Problem:
         t = study.function(image)
 
     @torch.no_grad()
-    def measure(x: Tensor, start: Tensor) -> Measures:
-        r, near = nearness(study, x, start, t, image)
-        rows = columns(**near)
-        tensors = {"image": x, "start": start, "target": image, "representation": r, "target_representation": t}
-        seen = verdicts(study.judge, x, image, [item.target["label"] for item in batch.items])
-        return [row | verdict for row, verdict in zip(rows, seen, strict=True)], tensors | judged(study.judge, image=x)
+    def measure(chosen: Tensor, x: Tensor, start: Tensor) -> Measures:
+        aim, target = t[chosen], image[chosen]
+        r, near = nearness(study, x, start, aim, target)
+        tensors = {"image": x, "start": start, "target": target, "representation": r, "target_representation": aim}
+        seen = verdicts(study.judge, x, target, [batch.items[i].target["label"] for i in chosen.tolist()])
+        rows = [row | verdict for row, verdict in zip(columns(**near), seen, strict=True)]
+        return rows, tensors | judged(study.judge, image=x)
 
-    return distance_problem(t, study.p.loss == "relative_distance", study.p.restarts, measure)
+    return distance_problem(study, t, measure)
 
 
 def nearness(study: Study, x: Tensor, start: Tensor, t: Tensor, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -39,15 +39,9 @@ def nearness(study: Study, x: Tensor, start: Tensor, t: Tensor, image: Tensor) -
     }
 
 
-def distance_problem(t_NK: Tensor, relative: bool, restarts: int, measure: Measure) -> Problem:
-    """Descend ||R - t||; curves show it over ||t||."""
-    scale = torch.ones_like(t_NK[:, 0]) if relative else t_NK.norm(dim=1) + FLOOR
-    scales = {len(t_NK): scale, len(t_NK) * restarts: scale.repeat_interleave(restarts)}
-
-    def objective(rows_NK: Tensor) -> Objective:
-        return objectives.inversion(rows_NK, relative)
-
-    def progress(loss: Tensor) -> Tensor:
-        return loss / scales[loss.shape[-1]]
-
-    return Problem(t_NK, objective, progress, measure)
+def distance_problem(study: Study, t_NK: Tensor, measure: Measure) -> Problem:
+    """Descend ||R - t||, over ||t|| if the job's loss is relative; curves show it over ||t||."""
+    length, one = t_NK.norm(dim=1) + FLOOR, torch.ones_like(t_NK[:, 0])
+    scale, shown = (length, one) if study.p.loss == "relative_distance" else (one, length)
+    stop = study.p.stop_distance
+    return Problem(t_NK, True, scale, shown, measure, None if stop is None else stop * shown)

@@ -6,12 +6,14 @@ from functools import partial
 from workers.context import ShardContext
 from workers.recipes import (
     activating,
+    ascending,
     drawing,
     evaluation,
     features,
     interpolation,
     inversion,
     registration,
+    searching,
     study,
     tables,
     training,
@@ -22,12 +24,17 @@ def _drawn(ctx: ShardContext) -> None:
     (tables.run if ctx.work.parameters["recipe"] in tables.PAPER else drawing.run)(ctx)
 
 
+def _visualized(ctx: ShardContext) -> None:
+    regularized = ctx.work.parameters.get("regularization")
+    study.run(features.prepare, ascending.ascended if regularized else searching.searched, ctx)
+
+
 RECIPES: dict[str, Callable[[ShardContext], None]] = {
-    "inversion": partial(study.run, inversion.prepare),
-    "radius_sweep": partial(study.run, inversion.prepare),
-    "interpolation": partial(study.run, interpolation.prepare),
-    "feature_visualization": partial(study.run, features.prepare),
-    "feature_manipulation": partial(study.run, features.prepare),
+    "inversion": partial(study.run, inversion.prepare, searching.searched),
+    "radius_sweep": partial(study.run, inversion.prepare, searching.searched),
+    "interpolation": partial(study.run, interpolation.prepare, searching.searched),
+    "feature_visualization": _visualized,
+    "feature_manipulation": partial(study.run, features.prepare, searching.searched),
     "training": training.run,
     "evaluation": evaluation.run,
     "model_registration": registration.model,

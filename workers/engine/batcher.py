@@ -1,0 +1,191 @@
+"""Continuous batching: searches of any job share a device batch, and come and go between blocks of steps.
+
+    schedule: choose a lane, and fill its rows;  run: a block of steps;  postprocess: hand out what is over.
+
+One thread owns the device. Others hand in rows and get a ticket; making a row ready, and storing what came of it, is
+theirs to do meanwhile.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+from workers.engine.lanes import BLOCK, Lane, Program
+from workers.engine.places import Place, is_out_of_memory
+from workers.engine.rows import DeviceError, Row, Search, Ticket, pinned
+from workers.engine.turns import Turns
+from workers.engine.waiting import Waiting
+
+BLOCK_SECONDS = 1.0
+"""What a block aims to take at most: how long a cancel, a newcomer or a heartbeat waits."""
+MOST_IDLE = 8
+"""Lanes kept without a search, for their buffers and graphs; the least recently used goes first."""
+WEIGHT = 4.0
+"""How many times the time of the next lower priority a lane gets."""
+
+
+@dataclass
+class Stats:
+    """What the device has done: `image_steps` of rows that searched, of `row_steps` that were computed."""
+
+    image_steps: int = 0
+    row_steps: int = 0
+    blocks: int = 0
+    seconds: float = 0.0
+
+
+class Batcher:
+    """Searches of any number of jobs on one device. `start` it, or call `step` until it answers False."""
+
+    def __init__(
+        self,
+        most: int = 256,
+        block: int = BLOCK,
+        turns: Turns | None = None,
+        most_of_tenant: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.most, self.block, self.most_of_tenant, self.clock = most, min(block, BLOCK), most_of_tenant, clock
+        self.turns = turns or Turns()
+        self.on_broken: Callable[[], object] = lambda: None
+        self.stats = Stats()
+        self.places: OrderedDict[Hashable, Place] = OrderedDict()
+        self._inbox: list[tuple[Program, Ticket]] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        self._cancels = threading.Event()
+        self.broken: Exception | None = None
+        self._thread = threading.Thread(target=self._serve, name="batcher", daemon=True)
+
+    def submit(self, program: Program, rows: Sequence[Row], priority: int = 1, tenant: str = "") -> Ticket:
+        """Hand in rows, whose images and aims are at hand: nothing is loaded while the device waits."""
+        if program.device.type == "cuda":
+            rows = [pinned(row) for row in rows]
+        ticket = Ticket(rows, priority, tenant, self._cancels)
+        with self._changed:
+            if self.broken:
+                raise DeviceError(str(self.broken)) from self.broken
+            self._inbox.append((program, ticket))
+            self._changed.notify_all()
+        return ticket
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop after the block that is running."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread.ident:
+            self._thread.join()
+
+    def _serve(self) -> None:
+        try:
+            while not self._closed:
+                with self.turns:
+                    if self.step():
+                        continue
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed or self._inbox)
+        except Exception as e:  # every row's own faults are caught below this: the device itself answers no more
+            with self._changed:
+                self.broken, arrived = e, self._inbox
+            waiting = [search for place in self.places.values() for search in place.everyone()]
+            for search in [*waiting, *(search for _, ticket in arrived for search in ticket.searches)]:
+                search.ticket.complete(DeviceError(f"{type(e).__name__}: {e}"))
+            self.on_broken()
+
+    def step(self) -> bool:
+        """One block of one lane; False if no search is left."""
+        place = self.schedule()
+        if place is None:
+            return False
+        over = self.run(place)
+        self.postprocess(place, over)
+        return True
+
+    def schedule(self) -> Place | None:
+        """The lane that has had the least time for its priority, its rows filled."""
+        self._take_in()
+        wanted = [place for place in self.places.values() if place.wanted]
+        if not wanted:
+            return None
+        chosen = min(wanted, key=lambda place: place.time)
+        past = chosen.time
+        for place in self.places.values():  # one that was idle has no claim on the past, and no debt
+            place.time = place.time - past if place.wanted else 0.0
+        chosen.fill(self.clock())
+        return chosen
+
+    def _take_in(self) -> None:
+        with self._changed:
+            arrived, self._inbox = self._inbox, []
+        for program, ticket in arrived:
+            try:
+                place = self._place(program)
+            except Exception as e:  # whatever a network does on its first row is the fault of those who brought it
+                for search in ticket.searches:
+                    search.fail(f"{type(e).__name__}: {e}")
+                continue
+            for search in ticket.searches:
+                place.waiting.push(search, self.clock())
+        if self._cancels.is_set():
+            self._cancels.clear()
+            for place in self.places.values():
+                place.drop_cancelled()
+
+    def _place(self, program: Program) -> Place:
+        if program.lane not in self.places:
+            self._drop_idle(MOST_IDLE - 1)
+            self.places[program.lane] = Place(Lane(program, self.most), Waiting(self.most_of_tenant))
+        self.places.move_to_end(program.lane)
+        return self.places[program.lane]
+
+    def _drop_idle(self, most: int) -> bool:
+        """Keep at most so many lanes that nobody wants; whether any went."""
+        idle = [key for key, place in self.places.items() if not place.wanted]
+        for key in idle[: max(len(idle) - most, 0)]:
+            del self.places[key]
+        return len(idle) > most
+
+    def run(self, place: Place) -> list[Search]:
+        """A block of steps, as long as nothing is over before; answers what is over after it."""
+        lane, began, done, live = place.lane, time.perf_counter(), 0, place.lane.count
+        if not live:  # of those that waited, none could be taken in
+            return []
+        try:
+            for made in lane.run(self._steps(lane)):
+                done = made
+            over = lane.fetch(done)
+            place.faults = 0
+        except Exception as e:  # memory, or a network that cannot take what some row holds: the others go on
+            self.postprocess(place, lane.fetch(done))
+            over = []
+            if not (is_out_of_memory(e) and self._drop_idle(0)):
+                place.recover(e)
+        if done:
+            self._account(place, done, live, time.perf_counter() - began)
+        return over
+
+    def _steps(self, lane: Lane) -> int:
+        first_over = min(search.row.steps - search.k + 1 for search in lane.searches)
+        seconds = lane.seconds_per_step
+        in_time = 1 if seconds is None else int(BLOCK_SECONDS / seconds)
+        return max(min(self.block, first_over, in_time), 1)
+
+    def _account(self, place: Place, steps: int, live: int, seconds: float) -> None:
+        place.lane.seconds_per_step = seconds / steps
+        place.time += seconds / WEIGHT**place.priority
+        self.stats.seconds += seconds
+        self.stats.blocks += 1
+        self.stats.row_steps += steps * place.lane.bucket
+        self.stats.image_steps += steps * live
+
+    def postprocess(self, place: Place, over: list[Search]) -> None:
+        """Give back what is over, and close the gaps."""
+        for search in over:
+            search.end(*place.lane.result(search))
+        place.lane.compact()

@@ -1,0 +1,115 @@
+"""A lane with those who wait for its rows: who gets one, who gives one up, and how it goes on after a fault."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+
+from workers.engine.lanes import Lane
+from workers.engine.rows import Search
+from workers.engine.waiting import Waiting
+
+MOST_FAULTS = 3
+"""Faults in a row that no row of a batch raises alone, until all of them are given up."""
+NO_MEMORY = "can't allocate memory", "not enough memory", "out of memory"
+
+
+@dataclass
+class Place:
+    """One lane of a batcher."""
+
+    lane: Lane
+    waiting: Waiting
+    time: float = 0.0
+    """Seconds that it had on the device, over its weight, against the other lanes."""
+    faults: int = 0
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.waiting) or self.lane.count > 0
+
+    @property
+    def priority(self) -> int:
+        """The highest of those that run or wait."""
+        return max({search.ticket.priority for search in self.lane.searches} | self.waiting.priorities(), default=0)
+
+    def everyone(self) -> list[Search]:
+        return self.lane.searches + self.waiting.searches()
+
+    def drop_cancelled(self) -> None:
+        self.waiting.drop_cancelled()
+        for search in self.lane.searches:
+            if search.ticket.cancelled:
+                self.lane.take(search)
+        self.lane.compact()
+
+    def fill(self, now: float) -> None:
+        """Give free rows to those who wait, and others' rows to those who have more of a claim to them."""
+        running = Counter(search.ticket.tenant for search in self.lane.searches)
+        while search := self.waiting.peek(running, now, aged=self.lane.count < self.lane.capacity):
+            if self.lane.count == self.lane.capacity:
+                victim = self._victim(search, running)
+                if victim is None:
+                    return
+                self.lane.take(victim)
+                self.waiting.push_back(victim)
+                running[victim.ticket.tenant] -= 1
+            self.waiting.take(search)
+            try:
+                self.lane.put(search)
+            except ValueError as e:
+                search.fail(str(e))
+                continue
+            running[search.ticket.tenant] += 1
+
+    def _victim(self, search: Search, running: Counter[str]) -> Search | None:
+        """Who makes room: one of a lower priority, else one of a tenant with at least two rows more; the least far."""
+        last = min(self.lane.searches, key=lambda s: (s.ticket.priority, -running[s.ticket.tenant], s.k))
+        if last.ticket.priority != search.ticket.priority:
+            return last if last.ticket.priority < search.ticket.priority else None
+        return last if running[last.ticket.tenant] > running[search.ticket.tenant] + 1 else None
+
+    def recover(self, error: Exception) -> None:
+        """Go on with half the rows if memory ran out, else without those that raise by themselves too."""
+        out = self.lane.searches
+        for search in out:
+            self.lane.take(search)
+        if is_out_of_memory(error):
+            out = out if self.lane.shrink() else _given_up(out, error)
+        else:
+            out = self._isolated(out, error)
+        for search in reversed(out):
+            self.waiting.push_back(search)
+
+    def _isolated(self, out: list[Search], error: Exception) -> list[Search]:
+        """Those that make a step alone; the others have failed."""
+        left = []
+        for search in out:
+            self.lane.put(search)
+            try:
+                for _ in self.lane.run(1):
+                    pass
+            except Exception as e:  # it is this row's, whatever it is
+                self.lane.take(search)
+                search.fail(f"{type(e).__name__}: {e}")
+                continue
+            for over in self.lane.fetch(1):
+                x, loss, bad = self.lane.result(over)
+                over.end(x, loss, bad)
+            if search in self.lane.slots:
+                self.lane.take(search)
+                left.append(search)
+        self.faults += len(left) == len(out)
+        return left if self.faults < MOST_FAULTS else _given_up(left, error)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """PyTorch names its class on a GPU alone."""
+    named = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return named or (isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY))
+
+
+def _given_up(searches: list[Search], error: Exception) -> list[Search]:
+    for search in searches:
+        search.fail(f"{type(error).__name__}: {error}")
+    return []

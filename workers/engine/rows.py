@@ -1,0 +1,164 @@
+"""A search as the batcher takes it in and gives it back: one image that descends its own objective.
+
+Shapes: images [C, H, W] with pixels in [0, 1], representations [K]; everything is on the CPU.
+"""
+
+import math
+import queue
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NOT_FINITE = "the search met a number that is infinite or not a number"
+PLATEAU = 1e-3
+"""The relative fall of the least loss that counts as one, where a row has `patience`."""
+
+
+class DeviceError(RuntimeError):
+    """The device answers no more; the searches are not at fault, and another process may finish them."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """From `x`, which is within `eps` of `x0`: `steps` steps of `step_size` (L2, pixel units), times a schedule.
+
+    It descends ||R - aim|| / scale (paper, equation 4) if it `inverts`, or -aim.R (equation 5). It ends early at a loss
+    of at most `stop_loss`; where the largest coordinate of aim `exceeds` every other one of R; after `patience` steps
+    (0: never) in which the least loss fell by no more than PLATEAU; and where no gradient is left.
+    """
+
+    x: Tensor
+    x0: Tensor
+    aim: Tensor
+    inverts: bool
+    eps: float
+    step_size: float
+    steps: int
+    scale: float = 1.0
+    schedule: str = "constant"
+    best: bool = False
+    """Whether the result is the iterate of least loss, the first and last included, or the last."""
+    stop_loss: float = -math.inf
+    exceeds: bool = False
+    patience: int = 0
+    frames: frozenset[int] = frozenset()
+    """Steps before which the iterate is kept as a frame; with any, the result is the last frame."""
+
+
+def pinned(row: Row) -> Row:
+    """The same in memory that a GPU reads by itself, so that a copy does not hold up the host."""
+    return replace(row, **{name: getattr(row, name).pin_memory() for name in ("x", "x0", "aim")})
+
+
+@dataclass
+class State:
+    """Where a row stands once it is off the device: what `Lane` needs to go on with it to the last bit."""
+
+    images: list[Tensor]
+    numbers: Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a row: its result x, and its trace.
+
+    `loss` [k + 1] is that of the first x and after each of its k steps, and at its end the result's; `grad_norm` [k] is
+    of before each step; `frames` [F, C, H, W] uint8 were before `frame_steps`. With an `error` there is no result.
+    """
+
+    number: int
+    x: Tensor
+    loss: Tensor
+    grad_norm: Tensor
+    frames: Tensor
+    frame_steps: list[int]
+    bucket: int
+    """Rows in the largest batch that it went through."""
+    error: str | None = None
+
+
+@dataclass(eq=False)
+class Search:
+    """A row on its way: its place in its ticket, its state if it is off the device, its trace so far."""
+
+    row: Row
+    ticket: "Ticket"
+    number: int
+    state: State | None = None
+    k: int = 0
+    loss: list[np.ndarray] = field(default_factory=list)
+    grad_norm: list[np.ndarray] = field(default_factory=list)
+    frames: dict[int, Tensor] = field(default_factory=dict)
+    bucket: int = 0
+    waits_since: float = 0.0
+
+    def fail(self, error: str) -> None:
+        """It cannot go on, and its neighbours can."""
+        self.ticket.complete(self._outcome(self.row.x, math.nan, error))
+
+    def end(self, x: Tensor, loss: float, bad: bool) -> None:
+        """It is over, at x [C, H, W] with this loss, or because it met a bad number."""
+        self.ticket.complete(self._outcome(x, loss, NOT_FINITE if bad else None))
+
+    def _outcome(self, x: Tensor, loss: float, error: str | None) -> Outcome:
+        trace = np.concatenate([*self.loss, np.empty(0, np.float32)])
+        if self.row.best and len(trace):
+            trace[-1] = loss
+        kept = dict(sorted((step, frame) for step, frame in self.frames.items() if step < self.k))
+        if self.row.frames:
+            kept[self.k] = as_frame(x)
+        frames = torch.stack(list(kept.values())).cpu() if kept else torch.empty(0, *x.shape, dtype=torch.uint8)
+        norms = torch.from_numpy(np.concatenate([*self.grad_norm, np.empty(0, np.float32)]))
+        return Outcome(self.number, x, torch.from_numpy(trace), norms, frames, list(kept), self.bucket, error)
+
+
+class Ticket:
+    """Rows that were handed in together. `steps` [rows] follows them block by block; `over` says which are."""
+
+    def __init__(self, rows: Sequence[Row], priority: int, tenant: str, cancels: threading.Event) -> None:
+        self.priority, self.tenant, self.cancelled, self._cancels = priority, tenant, False, cancels
+        self.steps = np.zeros(len(rows), np.int64)
+        self.over = np.zeros(len(rows), np.bool_)
+        self.searches = [Search(row, self, number) for number, row in enumerate(rows)]
+        self._over: queue.SimpleQueue[Outcome | DeviceError] = queue.SimpleQueue()
+
+    def completed(self, timeout: float) -> list[Outcome]:
+        """What is over and was not answered before; waits up to `timeout` seconds for one. Raises DeviceError."""
+        found = []
+        with suppress(queue.Empty):
+            found.append(self._over.get(timeout=timeout))
+            while True:
+                found.append(self._over.get_nowait())
+        if broken := [each for each in found if isinstance(each, DeviceError)]:
+            raise broken[0]
+        return [each for each in found if isinstance(each, Outcome)]
+
+    def reached(self) -> int:
+        """The step that every row has come to, or was over before."""
+        running = self.steps[~self.over]
+        return int(running.min() if len(running) else self.steps.max())
+
+    def losses(self, step: int) -> np.ndarray:
+        """Each row's loss before its step `step`, [rows]; or its last if it is over, or NaN if it has none."""
+        traces = (np.concatenate([*search.loss, np.empty(0, np.float32)])[: step + 1] for search in self.searches)
+        return np.array([trace[-1] if len(trace) else np.nan for trace in traces], np.float32)
+
+    def cancel(self) -> None:
+        """Drop what is not over, at the next block."""
+        self.cancelled = True
+        self._cancels.set()
+
+    def complete(self, outcome: "Outcome | DeviceError") -> None:
+        if isinstance(outcome, Outcome):
+            self.over[outcome.number] = True
+        self._over.put(outcome)
+
+
+def as_frame(x: Tensor) -> Tensor:
+    """Pixels in [0, 1] as bytes."""
+    return (x * 255).round().to(torch.uint8)
