@@ -41,8 +41,8 @@ def test_a_deterministic_item_is_bitwise_the_same_alone_and_among_others(
     field = "targets" if "targets" in body else "images"
     body = {"steps": 30, "deterministic": True} | body
     alone = run(**body | {field: sample(body[field][0])})
-    other: dict[str, Any] = {"kind": "inversion", "model": "cifar10-robust", "preset": "cifar", "targets": sample(*range(20)),
-             "steps": 200, "deterministic": True}  # fmt: skip
+    other: dict[str, Any] = {"kind": "inversion", "model": "cifar10-robust", "preset": "cifar", "steps": 200,
+                             "targets": sample(*range(20)), "deterministic": True}  # fmt: skip
     other |= {name: body[name] for name in ("solver", "precision") if name in body}
     beside = client.submit(**other)  # its rows are in the same batches, or hold the device between them
     among = run(**body | {field: sample(*body[field])})

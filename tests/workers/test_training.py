@@ -240,3 +240,14 @@ def test_images_that_cannot_be_read_are_left_out_of_the_accuracies_and_named_in_
     job, item = ended(client, epochs=1, dataset="files", batch_size=40)
     assert (job["state"], item["error"]["title"]) == ("failed", "Cannot be trained")
     assert "of files cannot be read" in item["error"]["detail"]
+
+
+def test_a_process_trains_one_network_at_a_time_and_loses_neither(client: Client) -> None:
+    jobs = [client.submit(**STANDARD | {"epochs": 1, "seed": seed, "validation": None})["id"] for seed in (1, 2)]
+    spans = []
+    for job_id in jobs:
+        job = client.wait(job_id, timeout=200, interval=0.1)
+        assert job["state"] == "succeeded"
+        spans.append([at["at"] for at in job["transitions"] if at["state"] in ("running", "finalizing")])
+    (_, first_ends), (second_begins, _) = sorted(spans)
+    assert first_ends <= second_begins

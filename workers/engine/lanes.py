@@ -54,7 +54,8 @@ class Lane:
         example = torch.zeros(1, *program.shape, device=program.device)
         self.capacity = program.bucket or rows_that_fit(program.f, example, most)
         self.seconds_per_step: float | None = None
-        self._graphs: dict[int, torch.cuda.CUDAGraph] | None = {} if graphs and program.device.type == "cuda" else None
+        self.graphs: dict[int, torch.cuda.CUDAGraph] | None = {} if graphs and program.device.type == "cuda" else None
+        self._pool = None if self.graphs is None else torch.cuda.graph_pool_handle()
         self._allocate()
 
     def _allocate(self) -> None:
@@ -135,7 +136,7 @@ class Lane:
         if self.program.bucket or self.capacity == 1:
             return False
         self.capacity //= 2
-        self.images, self._graphs = [], self._graphs if self._graphs is None else {}
+        self.images, self.graphs = [], self.graphs if self.graphs is None else {}
         if self.program.device.type == "cuda":
             torch.cuda.empty_cache()
         self._allocate()
@@ -160,25 +161,25 @@ class Lane:
 
     def _advance(self, bucket: int) -> None:
         """One step: replayed from a CUDA graph once the batch of this size has made one."""
-        if self._graphs is None:
+        if self.graphs is None:
             self.advance(bucket)
-        elif bucket in self._graphs:
-            self._graphs[bucket].replay()
+        elif bucket in self.graphs:
+            self.graphs[bucket].replay()
         else:
             self.advance(bucket)  # lets the libraries choose and allocate what a capture may not
             self._capture(bucket)
 
     def _capture(self, bucket: int) -> None:
-        assert self._graphs is not None
+        assert self.graphs is not None
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 self.advance(bucket)
-            self._graphs[bucket] = graph
+            self.graphs[bucket] = graph
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:  # a network whose forward pass asks the device cannot be captured; it runs as it is
-            self._graphs = None
+            self.graphs = None
 
     def advance(self, bucket: int) -> None:
         """One step of the first `bucket` rows, without a look at the host."""

@@ -30,6 +30,7 @@ def files(tensors: dict[str, Tensor], curve: str, provenance: dict[str, Any]) ->
             found[f"{name}-{i + 1}.png"] = (figures.png(image), "image/png")
     if "frames" in tensors:
         found["path.gif"] = (figures.gif(tensors["frames"]), "image/gif")
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     tensor_file = save(tensors, metadata={"provenance": json.dumps(provenance)})
     return found | {
         "result.safetensors": (tensor_file, "application/octet-stream"),

@@ -174,9 +174,9 @@ def store(study: Study, batch: Batch, problem: Problem, over: list[Found]) -> No
         tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     for i, found in enumerate(over):
         outcome = found.outcome
-        own = {name: tensor[i].contiguous() for name, tensor in tensors.items()}
+        own = {name: tensor[i] for name, tensor in tensors.items()}
         own |= {"loss": outcome.loss, "grad_norm": outcome.grad_norm}
-        own[study.p.curve] = problem.progress(outcome.loss[:, None], chosen[i : i + 1])[:, 0].contiguous()
+        own[study.p.curve] = problem.progress(outcome.loss[:, None], chosen[i : i + 1])[:, 0]
         if len(outcome.frames):
             own |= {"frames": outcome.frames, "frame_steps": torch.tensor(outcome.frame_steps)}
         provenance = describe(study, outcome.bucket)
