@@ -65,6 +65,9 @@ class Settings(BaseSettings):
         None, ge=1, le=4096, description="Most searches in one batch; empty: 256 on a GPU, 32 elsewhere, or what fits"
     )
     batch_rows_per_job: int | None = Field(None, ge=1, description="Most of them from one job; empty: all")
+    compile: bool = Field(
+        False, description="Searches through torch.compile: faster in bf16, after some seconds for each size of batch"
+    )
     deterministic_rows: int = Field(
         16, ge=1, le=1024, description="Rows of every batch of deterministic jobs, whose results depend on it"
     )

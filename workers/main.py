@@ -26,7 +26,7 @@ def make_runtime(context: Context) -> "Runtime":
     from workers.runtime import ModelStore, Runtime, make_batcher, pick_device
 
     device = pick_device(context.settings.device)
-    store = ModelStore(context.catalog, device, context.storage)
+    store = ModelStore(context.catalog, device, context.storage, context.settings.compile)
     batcher = make_batcher(context.settings, device)
     batcher.start()
     return Runtime(context.settings, context.db, context.storage, context.broker, context.catalog, store, batcher)

@@ -54,8 +54,10 @@ def make_batcher(settings: Settings, device: torch.device) -> Batcher:
 class ModelStore:
     """Networks by name, each loaded once a process and shared by its threads; registered ones lie in the storage."""
 
-    def __init__(self, catalog: Catalog, device: torch.device, storage: Storage | None = None) -> None:
-        self.catalog, self.device, self.storage = catalog, device, storage
+    def __init__(
+        self, catalog: Catalog, device: torch.device, storage: Storage | None = None, compiled: bool = False
+    ) -> None:
+        self.catalog, self.device, self.storage, self.compiled = catalog, device, storage, compiled
         self._lock = threading.Lock()
         self._loaded: OrderedDict[str, models.Network] = OrderedDict()
         self._descents: OrderedDict[Any, Function] = OrderedDict()
@@ -85,7 +87,9 @@ class ModelStore:
         key = p.model_digest, p.layer, p.pool, p.identity_relu, p.precision, size
         with self._lock:
             if key not in self._descents:
-                self._descents[key] = descent(network, p.layer, p.identity_relu, p.pool, p.precision, size)
+                self._descents[key] = descent(
+                    network, p.layer, p.identity_relu, p.pool, p.precision, size, self.compiled
+                )
                 while len(self._descents) > MOST_LOADED:
                     self._descents.popitem(last=False)
             self._descents.move_to_end(key)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from workers.engine.lanes import BLOCK, Lane, Program
-from workers.engine.places import Place, is_out_of_memory
+from workers.engine.memory import is_out_of_memory
+from workers.engine.places import Place
 from workers.engine.rows import DeviceError, Row, Search, Ticket, pinned
 from workers.engine.turns import Turns
 from workers.engine.waiting import Waiting

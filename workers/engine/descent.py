@@ -1,5 +1,7 @@
 """A layer of a network as the batcher descends it: with frozen weights, folded batch norms, in a declared precision."""
 
+import warnings
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,6 +15,10 @@ from workers.engine.pgd import Function
 Precision = Literal["fp32", "tf32", "bf16"]
 """fp32: as it says. tf32: convolutions and products with 10 bits of mantissa, on GPUs that have it; elsewhere fp32.
 bf16: autocast to bfloat16; pixels, objective and step stay fp32, and so does every measurement of a result."""
+
+
+MOST_COMPILED = 256
+"""Batch sizes of functions that one process compiles; PyTorch's own limit is fewer than one lane has."""
 
 
 def descent(
@@ -37,11 +43,32 @@ def descent(
     if layer in frozen.folded:  # the layer is what the convolution puts out before its batch norm
         frozen = freeze(network, example, dtype, fold=False)
     net: Any = frozen.net
-    f = layers.function(net, layer, identity_relu, pool)
-    device = network.mean.device.type
+    casting = partial(torch.autocast, network.mean.device.type, torch.bfloat16, dtype is not None, cache_enabled=False)
+    with casting():  # finding a layer runs the network
+        f = layers.function(net, layer, identity_relu, pool)
 
     def in_precision(x_NCHW: Tensor) -> Tensor:
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype is not None, cache_enabled=False):
+        with casting():
             return f(x_NCHW).float()
 
-    return torch.compile(in_precision, dynamic=False) if compiled else in_precision
+    return _compiled(in_precision) if compiled else in_precision
+
+
+def _compiled(f: Function) -> Function:
+    """`f` through torch.compile, anew for each size of batch; as it is from the first time on that this fails."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_COMPILED)
+    fast = [torch.compile(f, dynamic=False)]
+
+    def either(x_NCHW: Tensor) -> Tensor:
+        if not fast:
+            return f(x_NCHW)
+        try:
+            return fast[0](x_NCHW)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as e:  # no compiler, or a network that it cannot take: `f` itself raises what is its fault
+            warnings.warn(f"torch.compile failed, going on without: {e}", stacklevel=2)
+            fast.clear()
+            return f(x_NCHW)
+
+    return either

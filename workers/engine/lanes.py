@@ -14,7 +14,7 @@ from torch import Tensor
 from workers.engine import objectives, solvers
 from workers.engine.memory import rows_that_fit
 from workers.engine.pgd import Function, step
-from workers.engine.rows import PLATEAU, Search, State, as_frame
+from workers.engine.rows import PLATEAU, Row, Search, State, as_frame
 
 BLOCK = 25
 """Most steps between two looks at the host."""
@@ -83,16 +83,16 @@ class Lane:
         return 1 << last.bit_length()
 
     def put(self, search: Search) -> None:
-        """Take a search in, new or as it stood when it was taken out. Raises what a row that does not fit raises."""
-        slot = self.slots.index(None)
-        row, state = search.row, search.state or _fresh(search, self.solver.buffers)
-        aim = torch.as_tensor(row.aim, dtype=torch.float32)
-        if aim.shape != self.aim.shape[1:] or any(image.shape != row.x0.shape for image in state.images):
-            raise ValueError(
-                f"x, x0 and aim have shapes {tuple(state.images[0].shape)}, {tuple(row.x0.shape)}, {tuple(aim.shape)}; "
-                f"allowed: {self.program.shape} twice and {tuple(self.aim.shape[1:])}"
-            )
+        """Take a search in, new or as it stood when it was taken out. Raises ValueError for one that does not fit."""
+        slot, row, p = self.slots.index(None), search.row, self.program
+        try:
+            state, aim = search.state or _fresh(row, self.solver.buffers), torch.as_tensor(row.aim, dtype=torch.float32)
+        except (TypeError, RuntimeError) as e:
+            raise ValueError(str(e)) from e
         own = state.images[0], row.x0, *state.images[1:]
+        if aim.shape != (p.features,) or any(image.shape != p.shape for image in own):
+            shapes = ", ".join(str(tuple(t.shape)) for t in (*own[:2], aim))
+            raise ValueError(f"x, x0 and aim have shapes {shapes}; allowed: {p.shape} twice and ({p.features},)")
         for buffer, image in zip(self.images, own, strict=True):
             buffer[slot].copy_(image, non_blocking=True)
         self.aim[slot].copy_(aim, non_blocking=True)
@@ -119,6 +119,7 @@ class Lane:
         self.slots[slot] = None
         self.count -= 1
         self.numbers[slot, _AT["live"]] = 0
+        self.images[0][slot].zero_()  # the batch still computes it: nothing of it may be anyone's trouble
 
     def compact(self) -> None:
         """Move the last rows into free ones, as long as that halves the batch."""
@@ -235,8 +236,7 @@ class Lane:
         return over
 
 
-def _fresh(search: Search, buffers: int) -> State:
-    row = search.row
+def _fresh(row: Row, buffers: int) -> State:
     asked = [row.eps, row.step_size, row.scale, row.steps, solvers.SCHEDULES.index(row.schedule), row.stop_loss,
              row.patience, row.exceeds, row.inverts]  # fmt: skip
     stands = [0, 1, 0, _FAR, _FAR, 0]

@@ -13,6 +13,7 @@ SHARE = 0.7
 """Of the free memory, what rows may take: the rest is for workspaces and neighbours."""
 BACKWARD = 2.0
 """Bytes of a row at the peak of its backward pass, over those that the forward pass keeps for it."""
+NO_MEMORY = "can't allocate memory", "not enough memory", "out of memory"
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -51,5 +52,17 @@ def free_bytes(device: torch.device) -> int | None:
 def rows_that_fit(f: Function, example_1CHW: Tensor, most: int) -> int:
     """The largest power of two up to `most` whose rows fit; at least 1."""
     free = free_bytes(example_1CHW.device)
-    fit = most if free is None else min(most, int(SHARE * free / (BACKWARD * max(row_bytes(f, example_1CHW), 1))))
+    try:
+        takes = BACKWARD * max(row_bytes(f, example_1CHW), 1)
+        fit = most if free is None else min(most, int(SHARE * free / takes))
+    except (RuntimeError, MemoryError) as e:
+        if is_out_of_memory(e):
+            return 1
+        raise
     return 1 << (max(fit, 1).bit_length() - 1)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """PyTorch names its class on a GPU alone."""
+    named = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return named or (isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY))

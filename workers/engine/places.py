@@ -3,15 +3,13 @@
 from collections import Counter
 from dataclasses import dataclass
 
-import torch
-
 from workers.engine.lanes import Lane
+from workers.engine.memory import is_out_of_memory
 from workers.engine.rows import Search
 from workers.engine.waiting import Waiting
 
 MOST_FAULTS = 3
 """Faults in a row that no row of a batch raises alone, until all of them are given up."""
-NO_MEMORY = "can't allocate memory", "not enough memory", "out of memory"
 
 
 @dataclass
@@ -101,12 +99,6 @@ class Place:
                 left.append(search)
         self.faults += len(left) == len(out)
         return left if self.faults < MOST_FAULTS else _given_up(left, error)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """PyTorch names its class on a GPU alone."""
-    named = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return named or (isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY))
 
 
 def _given_up(searches: list[Search], error: Exception) -> list[Search]:

@@ -107,7 +107,7 @@ class Search:
 
     def _outcome(self, x: Tensor, loss: float, error: str | None) -> Outcome:
         trace = np.concatenate([*self.loss, np.empty(0, np.float32)])
-        if self.row.best and len(trace):
+        if self.row.best and error is None:
             trace[-1] = loss
         kept = dict(sorted((step, frame) for step, frame in self.frames.items() if step < self.k))
         if self.row.frames:
@@ -134,9 +134,12 @@ class Ticket:
             found.append(self._over.get(timeout=timeout))
             while True:
                 found.append(self._over.get_nowait())
-        if broken := [each for each in found if isinstance(each, DeviceError)]:
-            raise broken[0]
-        return [each for each in found if isinstance(each, Outcome)]
+        outcomes = [each for each in found if isinstance(each, Outcome)]
+        for error in (each for each in found if isinstance(each, DeviceError)):
+            if not outcomes:
+                raise error
+            self._over.put(error)  # what was over before still counts
+        return outcomes
 
     def reached(self) -> int:
         """The step that every row has come to, or was over before."""

@@ -2,6 +2,8 @@
 
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 
@@ -24,8 +26,17 @@ class Turns:
             self._line.popleft()
             self._changed.notify_all()
 
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Give the turn up for as long as this takes, and ask for another after it."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
+
     def pass_on(self) -> None:
         """Let everyone who waits go first; for the thread whose turn it is."""
         if len(self._line) > 1:
-            self.__exit__()
-            self.__enter__()
+            with self.away():
+                pass

@@ -75,13 +75,14 @@ def _extremes(study: Study, weights: Tensor, rows: list[dict[str, Any]]) -> dict
     size = study.ctx.runtime.catalog.models[study.p.model].input_size
 
     def images(indices: Iterable[int]) -> Tensor:
-        return stack([fitted(dataset.image(i), size, study.p) for i in indices], study.device)
+        with study.ctx.runtime.batcher.turns.away():  # the device does not wait for a download
+            read = [fitted(dataset.image(i), size, study.p) for i in indices]
+        return stack(read, study.device)
 
     chunks = []
     for begin in range(0, dataset.card.size, CHUNK):
         chunks.append(study.function(images(range(begin, min(begin + CHUNK, dataset.card.size)))) @ weights.T)
         study.ctx.alive()
-        study.ctx.runtime.batcher.turns.pass_on()
     scores = torch.cat(chunks)
     tensors = {}
     for name, largest in (("top", True), ("bottom", False)):

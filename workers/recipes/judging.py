@@ -47,8 +47,8 @@ def verdicts(
     """
     if judge is None:
         return [{"judge": None, "target_class": label} for label in labels]
-    in_target, _ = judge.sees(target_NCHW)
     labels = [label if label in judge.classes else None for label in labels]
+    in_target = labels if all(labels) else judge.sees(target_NCHW)[0]
     return [
         {
             "judge": judge.name,

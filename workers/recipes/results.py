@@ -44,9 +44,9 @@ def thin(tensors: dict[str, Tensor], curve: str) -> dict[str, list[float] | list
     steps = np.unique(np.linspace(0, len(loss) - 1, TRACE_POINTS).round().astype(int)).tolist()
     return {
         "step": steps,
-        "loss": [loss[i].item() for i in steps],
-        curve: [shown[i].item() for i in steps],
-        "grad_norm": [grad_norm[i].item() if i < len(grad_norm) else None for i in steps],
+        "loss": loss[steps].tolist(),
+        curve: shown[steps].tolist(),
+        "grad_norm": [*grad_norm[steps[:-1]].tolist(), None],
     }
 
 
