@@ -89,3 +89,24 @@ def test_it_is_a_copy_that_later_training_does_not_touch_and_that_leaves_the_net
 def test_another_layer_precision_or_pool_is_refused_in_words(layer: str, precision: str, pool: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         descent(NET, layer, False, pool, precision, SIZE)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_compiled_it_is_the_same_within_rounding_for_every_size_of_batch() -> None:
+    plain, fast = (descent(small(), "penultimate", False, "mean", "fp32", 12, compiled) for compiled in (False, True))
+    for n in (1, 2, 3):
+        torch.testing.assert_close(fast(pixels(n, n)), plain(pixels(n, n)), rtol=1e-4, atol=1e-5)
+
+
+def test_where_nothing_can_be_compiled_it_goes_on_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> object:
+        def compiled(_: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("there is no compiler")
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", fails)
+    f = descent(small(), "penultimate", False, "mean", "fp32", 12, compiled=True)
+    with pytest.warns(UserWarning, match="there is no compiler"):
+        first = f(pixels(1, 2))
+    assert torch.equal(first, f(pixels(1, 2)))

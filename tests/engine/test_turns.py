@@ -148,7 +148,10 @@ def test_closing_stops_after_the_block_that_runs() -> None:
         time.sleep(0.001)
     batcher.close()
     assert not batcher._thread.is_alive()
-    assert outcomes(ticket) == {}
+    with pytest.raises(DeviceError, match="closed"):
+        ticket.completed(0)
+    with pytest.raises(DeviceError, match="closed"):
+        batcher.submit(program(), [inverting(0)])
 
 
 def test_one_that_was_never_started_can_be_closed() -> None:

@@ -55,19 +55,22 @@ class Batcher:
         self.places: OrderedDict[Hashable, Place] = OrderedDict()
         self._inbox: list[tuple[Program, Ticket]] = []
         self._changed = threading.Condition()
-        self._closed = False
         self._cancels = threading.Event()
-        self.broken: Exception | None = None
+        self.ended = ""
+        """Why nothing is computed any more, if so."""
         self._thread = threading.Thread(target=self._serve, name="batcher", daemon=True)
 
     def submit(self, program: Program, rows: Sequence[Row], priority: int = 1, tenant: str = "") -> Ticket:
-        """Hand in rows, whose images and aims are at hand: nothing is loaded while the device waits."""
+        """Hand in rows, whose images and aims are at hand: nothing is loaded while the device waits.
+
+        Raises DeviceError if nobody would compute them.
+        """
         if program.device.type == "cuda":
             rows = [pinned(row) for row in rows]
         ticket = Ticket(rows, priority, tenant, self._cancels)
         with self._changed:
-            if self.broken:
-                raise DeviceError(str(self.broken)) from self.broken
+            if self.ended:
+                raise DeviceError(self.ended)
             self._inbox.append((program, ticket))
             self._changed.notify_all()
         return ticket
@@ -76,27 +79,36 @@ class Batcher:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop after the block that is running."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        """Stop after the block that is running; what is not over is not computed."""
+        self._end("the batcher was closed")
         if self._thread.ident:
             self._thread.join()
+        self._abandon()
+
+    def _end(self, reason: str) -> None:
+        with self._changed:
+            self.ended = self.ended or reason
+            self._changed.notify_all()
+
+    def _abandon(self) -> None:
+        """Tell whoever waits for a row that nobody computes it."""
+        waiting = [search for place in self.places.values() for search in place.everyone()]
+        for search in [*waiting, *(search for _, ticket in self._inbox for search in ticket.searches)]:
+            search.ticket.complete(DeviceError(self.ended))
+        self.places.clear()
+        self._inbox.clear()
 
     def _serve(self) -> None:
         try:
-            while not self._closed:
+            while not self.ended:
                 with self.turns:
                     if self.step():
                         continue
                 with self._changed:
-                    self._changed.wait_for(lambda: self._closed or self._inbox)
+                    self._changed.wait_for(lambda: self.ended or self._inbox)
         except Exception as e:  # every row's own faults are caught below this: the device itself answers no more
-            with self._changed:
-                self.broken, arrived = e, self._inbox
-            waiting = [search for place in self.places.values() for search in place.everyone()]
-            for search in [*waiting, *(search for _, ticket in arrived for search in ticket.searches)]:
-                search.ticket.complete(DeviceError(f"{type(e).__name__}: {e}"))
+            self._end(f"{type(e).__name__}: {e}")
+            self._abandon()
             self.on_broken()
 
     def step(self) -> bool:
@@ -154,7 +166,7 @@ class Batcher:
 
     def run(self, place: Place) -> list[Search]:
         """A block of steps, as long as nothing is over before; answers what is over after it."""
-        lane, began, done, live = place.lane, time.perf_counter(), 0, place.lane.count
+        lane, began, done, live, bucket = place.lane, time.perf_counter(), 0, place.lane.count, place.lane.bucket
         if not live:  # of those that waited, none could be taken in
             return []
         try:
@@ -168,21 +180,21 @@ class Batcher:
             if not (is_out_of_memory(e) and self._drop_idle(0)):
                 place.recover(e)
         if done:
-            self._account(place, done, live, time.perf_counter() - began)
+            self._account(place, done, live, bucket, time.perf_counter() - began)
         return over
 
     def _steps(self, lane: Lane) -> int:
         first_over = min(search.row.steps - search.k + 1 for search in lane.searches)
-        seconds = lane.seconds_per_step
-        in_time = 1 if seconds is None else int(BLOCK_SECONDS / seconds)
+        seconds = lane.seconds_per_row  # too many for a batch that has grown, which is then measured anew
+        in_time = 1 if seconds is None else int(BLOCK_SECONDS / (seconds * lane.bucket))
         return max(min(self.block, first_over, in_time), 1)
 
-    def _account(self, place: Place, steps: int, live: int, seconds: float) -> None:
-        place.lane.seconds_per_step = seconds / steps
+    def _account(self, place: Place, steps: int, live: int, bucket: int, seconds: float) -> None:
+        place.lane.seconds_per_row = seconds / (steps * bucket)
         place.time += seconds / WEIGHT**place.priority
         self.stats.seconds += seconds
         self.stats.blocks += 1
-        self.stats.row_steps += steps * place.lane.bucket
+        self.stats.row_steps += steps * bucket
         self.stats.image_steps += steps * live
 
     def postprocess(self, place: Place, over: list[Search]) -> None:

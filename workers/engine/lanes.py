@@ -53,7 +53,7 @@ class Lane:
         self.program, self.solver = program, solvers.SOLVERS[program.solver]
         example = torch.zeros(1, *program.shape, device=program.device)
         self.capacity = program.bucket or rows_that_fit(program.f, example, most)
-        self.seconds_per_step: float | None = None
+        self.seconds_per_row: float | None = None
         self.graphs: dict[int, torch.cuda.CUDAGraph] | None = {} if graphs and program.device.type == "cuda" else None
         self._pool = None if self.graphs is None else torch.cuda.graph_pool_handle()
         self._allocate()

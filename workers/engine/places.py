@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from workers.engine.lanes import Lane
 from workers.engine.memory import is_out_of_memory
 from workers.engine.rows import Search
-from workers.engine.waiting import Waiting
+from workers.engine.waiting import Waiting, claim
 
 MOST_FAULTS = 3
 """Faults in a row that no row of a batch raises alone, until all of them are given up."""
@@ -44,45 +44,54 @@ class Place:
     def fill(self, now: float) -> None:
         """Give free rows to those who wait, and others' rows to those who have more of a claim to them."""
         running = Counter(search.ticket.tenant for search in self.lane.searches)
-        while search := self.waiting.peek(running, now, aged=self.lane.count < self.lane.capacity):
+        while search := self.waiting.peek(running, now, aged := self.lane.count < self.lane.capacity):
             if self.lane.count == self.lane.capacity:
                 victim = self._victim(search, running)
                 if victim is None:
                     return
                 self.lane.take(victim)
                 self.waiting.push_back(victim)
+                victim.waits_since = now
                 running[victim.ticket.tenant] -= 1
-            self.waiting.take(search)
             try:
-                self.lane.put(search)
+                self.lane.put(search)  # while it still waits, so that one is answered whatever breaks here
             except ValueError as e:
+                self.waiting.take(search)
                 search.fail(str(e))
                 continue
+            self.waiting.take(search)
+            search.claim = claim(search, now, aged)
             running[search.ticket.tenant] += 1
 
     def _victim(self, search: Search, running: Counter[str]) -> Search | None:
-        """Who makes room: one of a lower priority, else one of a tenant with at least two rows more; the least far."""
-        last = min(self.lane.searches, key=lambda s: (s.ticket.priority, -running[s.ticket.tenant], s.k))
-        if last.ticket.priority != search.ticket.priority:
-            return last if last.ticket.priority < search.ticket.priority else None
-        return last if running[last.ticket.tenant] > running[search.ticket.tenant] + 1 else None
+        """Who makes room: one of a lower claim, else one of a tenant with at least two rows more; the least far."""
+        priority, mine = search.ticket.priority, running[search.ticket.tenant]
+        lower = [s for s in self.lane.searches if s.claim < priority]
+        others = [
+            s for s in self.lane.searches if s.ticket.priority <= priority and running[s.ticket.tenant] > mine + 1
+        ]
+        return min(lower or others, key=lambda s: (s.ticket.priority, -running[s.ticket.tenant], s.k), default=None)
 
     def recover(self, error: Exception) -> None:
         """Go on with half the rows if memory ran out, else without those that raise by themselves too."""
         out = self.lane.searches
-        for search in out:
-            self.lane.take(search)
-        if is_out_of_memory(error):
-            out = out if self.lane.shrink() else _given_up(out, error)
-        else:
-            out = self._isolated(out, error)
         for search in reversed(out):
-            self.waiting.push_back(search)
+            self.lane.take(search)
+            self.waiting.push_back(search)  # at once: nobody is in neither place, whatever breaks
+        if not is_out_of_memory(error):
+            out = self._isolated(out)
+        elif self.lane.shrink():
+            return
+        if is_out_of_memory(error) or self.faults >= MOST_FAULTS:
+            for search in out:
+                self.waiting.remove(search)
+                search.fail(f"{type(error).__name__}: {error}")
 
-    def _isolated(self, out: list[Search], error: Exception) -> list[Search]:
-        """Those that make a step alone; the others have failed."""
+    def _isolated(self, out: list[Search]) -> list[Search]:
+        """Those that make a step alone; the others are over."""
         left = []
-        for search in out:
+        for search in reversed(out):
+            self.waiting.remove(search)
             self.lane.put(search)
             try:
                 for _ in self.lane.run(1):
@@ -96,12 +105,7 @@ class Place:
                 over.end(x, loss, bad)
             if search in self.lane.slots:
                 self.lane.take(search)
+                self.waiting.push_back(search)
                 left.append(search)
         self.faults += len(left) == len(out)
-        return left if self.faults < MOST_FAULTS else _given_up(left, error)
-
-
-def _given_up(searches: list[Search], error: Exception) -> list[Search]:
-    for search in searches:
-        search.fail(f"{type(error).__name__}: {error}")
-    return []
+        return left

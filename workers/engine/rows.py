@@ -96,6 +96,8 @@ class Search:
     frames: dict[int, Tensor] = field(default_factory=dict)
     bucket: int = 0
     waits_since: float = 0.0
+    claim: int = 0
+    """Its priority, and that of its waiting where this won it the place that it has."""
 
     def fail(self, error: str) -> None:
         """It cannot go on, and its neighbours can."""

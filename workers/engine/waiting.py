@@ -37,14 +37,16 @@ class Waiting:
         return self._lines.setdefault((search.ticket.priority, search.ticket.tenant), deque())
 
     def peek(self, running: Counter[str], now: float, aged: bool = True) -> Search | None:
-        """The next one, of a tenant that has not all its places (`running` counts them); `aged`, waiting counts too."""
+        """The next one, of a tenant that has not all its places, and the fewest at that (`running` counts them).
+
+        `aged`, waiting counts too, before that.
+        """
         allowed = [key for key in self._lines if self.most is None or running[key[1]] < self.most]
         if not allowed:
             return None
 
-        def rank(key: tuple[int, str]) -> tuple[int, int]:
-            waited = int((now - self._lines[key][0].waits_since) / AGING) if aged else 0
-            return -key[0] - waited, self._served.get(key, -1)
+        def rank(key: tuple[int, str]) -> tuple[int, int, int]:
+            return -claim(self._lines[key][0], now, aged), running[key[1]], self._served.get(key, -1)
 
         return self._lines[min(allowed, key=rank)][0]
 
@@ -53,6 +55,13 @@ class Waiting:
         key = search.ticket.priority, search.ticket.tenant
         self._lines[key].popleft()
         self._served[key] = next(self._count)
+        if not self._lines[key]:
+            del self._lines[key]
+
+    def remove(self, search: Search) -> None:
+        """Take out any, which does not count as its tenant's turn."""
+        key = search.ticket.priority, search.ticket.tenant
+        self._lines[key].remove(search)
         if not self._lines[key]:
             del self._lines[key]
 
@@ -69,3 +78,8 @@ class Waiting:
 
     def priorities(self) -> set[int]:
         return {priority for priority, _ in self._lines}
+
+
+def claim(search: Search, now: float, aged: bool) -> int:
+    """The priority of one that waits, a step higher for every AGING that it has waited if that counts."""
+    return search.ticket.priority + (int((now - search.waits_since) / AGING) if aged else 0)
