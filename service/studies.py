@@ -1,14 +1,15 @@
-"""The studies of the paper, as job requests: every field, its bounds and its presets.
+"""The studies of the paper, as job requests: every field and its bounds.
 
-A preset's values stand where the request is silent. `paper` is Engstrom et al. 2019, appendix A.6; `notebook` is the
-code released with it; `cifar` is ours for 32 x 32 pixels, where radius and step of the others are too coarse.
+A preset's values (`service/presets.py`) stand where the request is silent.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from service import presets
 from service.images import Resize
+from service.presets import Presets
 from service.schemas import (
     BlendStart,
     Coordinate,
@@ -36,13 +37,6 @@ from service.schemas import (
 )
 from service.searches import Approach, Search, SearchParameters
 
-Presets = dict[str, dict[str, Any]]
-_PLAIN = {"solver": "pgd", "schedule": "constant"}
-_WHOLE_BOX = {**_PLAIN, "eps": 1000.0, "best": False, "identity_relu": True}
-# Our small networks end in a ReLU and a mean over few positions. There an inversion by the true gradient comes twice as
-# near, and the judge agrees no less; but a coordinate to be maximised may be dead, and then has no true gradient.
-_SMALL = {"step_size": 0.1, "identity_relu": False}
-
 
 class Layer(Request):
     """A layer of a network, and how images are brought to it."""
@@ -67,7 +61,7 @@ class Study(Layer, Search):
     judge: Name | None = Field(
         None, description="An independent network that classifies the results; left out: the one on the model's card"
     )
-    preset: Literal["paper", "notebook", "cifar"] = "paper"
+    preset: Literal["paper", "notebook", "cifar", "fast"] = "paper"
     eps: Finite | None = Field(None, ge=0, le=1e6, description="L2 radius around the start, pixels in [0, 1]")
     step_size: Finite | None = Field(None, gt=0, le=1e6, description="L2 length of a step, pixels in [0, 1]")
     steps: int | None = Field(None, ge=1, le=100_000)
@@ -96,12 +90,7 @@ class Study(Layer, Search):
 class Inversion(Study, Approach):
     """Find an image whose representation is a target image's: min ||R(x0 + d) - R(target)||, ||d|| <= eps (eq. 4)."""
 
-    PRESETS: ClassVar[Presets] = {
-        "paper": {**_WHOLE_BOX, "step_size": 1.0, "steps": 10_000, "loss": "distance"},
-        # The loss divided by ||t||, which leaves the direction of every step unchanged.
-        "notebook": {**_WHOLE_BOX, "step_size": 1.0, "steps": 10_000, "loss": "relative_distance"},
-        "cifar": {**_WHOLE_BOX, **_SMALL, "steps": 300, "loss": "distance"},
-    }
+    PRESETS: ClassVar[Presets] = presets.INVERSION
 
     kind: Literal["inversion"]
     targets: Images
@@ -120,14 +109,7 @@ class RadiusSweep(Study, Approach):
     The paper states no radii; these are ours. An item's step is at most 2.5 radius / steps, as in the paper's attacks.
     """
 
-    PRESETS: ClassVar[Presets] = {
-        "paper": {**_PLAIN, "best": True, "identity_relu": True, "step_size": 1.0, "steps": 10_000, "loss": "distance",
-                  "radii": [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]},
-        "notebook": {**_PLAIN, "best": True, "identity_relu": True, "step_size": 1.0, "steps": 10_000,
-                     "loss": "relative_distance", "radii": [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]},
-        "cifar": {**_PLAIN, **_SMALL, "best": True, "steps": 200, "loss": "distance",
-                  "radii": [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0]},
-    }  # fmt: skip
+    PRESETS: ClassVar[Presets] = presets.RADIUS_SWEEP
 
     kind: Literal["radius_sweep"]
     targets: Images
@@ -149,12 +131,7 @@ class Interpolation(Study, Approach):
     An item is a pair and a lambda.
     """
 
-    PRESETS: ClassVar[Presets] = {
-        "paper": {**_WHOLE_BOX, "step_size": 1.0, "steps": 10_000, "lambdas": [i / 10 for i in range(11)]},
-        "notebook": {**_WHOLE_BOX, "best": True, "step_size": 1.0, "steps": 10_000,
-                     "lambdas": [i / 9 for i in range(10)]},
-        "cifar": {**_WHOLE_BOX, **_SMALL, "best": True, "steps": 300, "lambdas": [i / 9 for i in range(10)]},
-    }  # fmt: skip
+    PRESETS: ClassVar[Presets] = presets.INTERPOLATION
 
     kind: Literal["interpolation"]
     first: Images
@@ -204,11 +181,7 @@ class FeatureVisualization(Features):
     An item is a start and a direction. With `regularization`, the baseline of figure 10.
     """
 
-    PRESETS: ClassVar[Presets] = {
-        "paper": {**_WHOLE_BOX, "step_size": 1.0, "steps": 200},
-        "notebook": {**_WHOLE_BOX, "step_size": 1.0, "steps": 200},
-        "cifar": {**_WHOLE_BOX, "step_size": 0.1, "steps": 200},
-    }
+    PRESETS: ClassVar[Presets] = presets.FEATURE_VISUALIZATION
 
     kind: Literal["feature_visualization"]
     starts: list[LoneStart] = Field([NoiseStart()], min_length=1, max_length=1000)
@@ -235,11 +208,7 @@ class FeatureManipulation(Features):
     An item is an image and a direction.
     """
 
-    PRESETS: ClassVar[Presets] = {
-        "paper": {**_WHOLE_BOX, "step_size": 1.0, "steps": 200, "until": "exceeds_all", "threshold": None},
-        "notebook": {**_WHOLE_BOX, "step_size": 0.1, "steps": 800, "until": "threshold", "threshold": 1.0},
-        "cifar": {**_WHOLE_BOX, "step_size": 0.1, "steps": 400, "until": "exceeds_all", "threshold": None},
-    }
+    PRESETS: ClassVar[Presets] = presets.FEATURE_MANIPULATION
 
     kind: Literal["feature_manipulation"]
     images: Images

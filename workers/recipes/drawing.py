@@ -102,7 +102,7 @@ def notes(parts: Parts, claims: list[Claim]) -> list[str]:
     how = f"eps {first['eps']:g}, step {first['step_size']:g}, {first['steps']} steps"
     if "radii" in first:
         how = f"step at most {first['step_size']:g}, {first['steps']} steps, best iterate"
-    scaled = ", scaled to 32 x 32 pixels: not the paper's parameters" if first["preset"] == "cifar" else ""
+    scaled = ", scaled to 32 x 32 pixels: not the paper's parameters" if first["preset"] in ("cifar", "fast") else ""
     networks = {part.of: part.network for part in parts.values()}
     said = [f"{'; '.join(f'{label}: {network}' for label, network in networks.items())}."]
     said += [f"Preset {first['preset']}{scaled}; {how}; judge {first['judge'] or 'none'}. Intervals are 95% bootstrap."]
