@@ -43,7 +43,8 @@ lint: install ## ruff and mypy, strict
 gallery: install ## every figure on the shipped networks, into deploy/gallery and the README (20 minutes on 2 cores)
 	@$(BIN)/python -m workers.gallery
 
-bench: install ## image-steps, training and evaluation against plain PyTorch loops, each in one run
-	@$(BIN)/python -m bench.steps
+bench: install ## image-steps, the service, training and evaluation, each against a plain loop in one run
+	@$(BIN)/python -m bench.steps --items 10 100 1000 10000 100000 --out runs/bench-steps.json
+	@$(BIN)/python -m bench.worker --out runs/bench-worker.json
 	@$(BIN)/python -m bench.training
 	@$(BIN)/python -m bench.evaluation

@@ -52,13 +52,6 @@ FEATURE_MANIPULATION: Presets = {
     "paper": {**_WHOLE_BOX, "step_size": 1.0, "steps": 200, "until": "exceeds_all", "threshold": None},
     "notebook": {**_WHOLE_BOX, "step_size": 0.1, "steps": 800, "until": "threshold", "threshold": 1.0},
     "cifar": {**_WHOLE_BOX, "step_size": 0.1, "steps": 400, "until": "exceeds_all", "threshold": None},
-    "fast": {
-        **_WHOLE_BOX,
-        **_FAST,
-        "schedule": "constant",
-        "step_size": 0.2,
-        "steps": 200,
-        "until": "exceeds_all",
-        "threshold": None,
-    },
-}
+    "fast": {**_WHOLE_BOX, **_FAST, "schedule": "constant", "step_size": 0.2, "steps": 200, "until": "exceeds_all",
+             "threshold": None},
+}  # fmt: skip

@@ -85,6 +85,10 @@ def worker() -> None:
 
     runtime.batcher.on_broken = _give_up
 
+    @signals.setup_logging.connect(weak=False)
+    def _leave_it(**_: Any) -> None:
+        """Celery would raise the root logger's level, to its own --loglevel."""
+
     @signals.worker_shutting_down.connect(weak=False)
     def _drain(**_: Any) -> None:
         runtime.draining.set()
