@@ -12,7 +12,7 @@ _WHOLE_BOX = {**_PLAIN, "eps": 1000.0, "best": False, "identity_relu": True}
 # Our small networks end in a ReLU and a mean over few positions. There an inversion by the true gradient comes twice as
 # near, and the judge agrees no less; but a coordinate to be maximised may be dead, and then has no true gradient.
 _SMALL = {"step_size": 0.1, "identity_relu": False}
-_FAST = {"solver": "momentum", "schedule": "cosine", "step_size": 0.5}
+_FAST = {"solver": "momentum", "schedule": "geometric", "step_size": 1.0}
 
 INVERSION: Presets = {
     "paper": {**_WHOLE_BOX, "step_size": 1.0, "steps": 10_000, "loss": "distance"},
@@ -45,13 +45,13 @@ FEATURE_VISUALIZATION: Presets = {
     "paper": {**_WHOLE_BOX, "step_size": 1.0, "steps": 200},
     "notebook": {**_WHOLE_BOX, "step_size": 1.0, "steps": 200},
     "cifar": {**_WHOLE_BOX, "step_size": 0.1, "steps": 200},
-    "fast": {**_WHOLE_BOX, **_FAST, "steps": 100},
+    "fast": {**_WHOLE_BOX, "solver": "momentum", "schedule": "cosine", "step_size": 0.5, "steps": 100},
 }
 
 FEATURE_MANIPULATION: Presets = {
     "paper": {**_WHOLE_BOX, "step_size": 1.0, "steps": 200, "until": "exceeds_all", "threshold": None},
     "notebook": {**_WHOLE_BOX, "step_size": 0.1, "steps": 800, "until": "threshold", "threshold": 1.0},
     "cifar": {**_WHOLE_BOX, "step_size": 0.1, "steps": 400, "until": "exceeds_all", "threshold": None},
-    "fast": {**_WHOLE_BOX, **_FAST, "schedule": "constant", "step_size": 0.2, "steps": 200, "until": "exceeds_all",
+    "fast": {**_WHOLE_BOX, "solver": "momentum", "step_size": 0.2, "steps": 200, "until": "exceeds_all",
              "threshold": None},
 }  # fmt: skip

@@ -26,7 +26,8 @@ class Search(Request):
         description="End an item after so many steps without its least loss falling by 0.1%; 0: no",
     )
     precision: Precision = Field(
-        "fp32", description="Of the search; results are always measured in fp32. tf32 is fp32 where there is none"
+        "fp32",
+        description="Of the search (bf16: but for its last fifth); results are measured in fp32. CPUs have no tf32",
     )
     deterministic: bool = Field(
         False, description="Bitwise the same result whatever shares the batch, at the cost of rows that stay idle"

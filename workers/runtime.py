@@ -20,7 +20,7 @@ from service.storage import ObjectNotFound, Storage
 from service.studies import StudyParameters
 from workers.engine import models
 from workers.engine.batcher import Batcher
-from workers.engine.descent import descent
+from workers.engine.descent import Precision, descent
 from workers.engine.pgd import Function
 
 # Results say fp32: on a GPU, PyTorch would otherwise keep 10 bits of a convolution's mantissa.
@@ -81,10 +81,10 @@ class ModelStore:
             self._loaded.move_to_end(digest)
             return self._loaded[digest]
 
-    def descent(self, p: StudyParameters, network: models.Network) -> Function:
+    def descent(self, p: StudyParameters, network: models.Network, precision: Precision) -> Function:
         """The study's layer as its searches descend it, made once for all jobs that share it; take a turn before."""
         size = self.catalog.models[p.model].input_size
-        key = p.model_digest, p.layer, p.pool, p.identity_relu, p.precision, size
+        key = p.model_digest, p.layer, p.pool, p.identity_relu, precision, size
         with self._lock:
             if key not in self._descents:
                 self._descents[key] = descent(

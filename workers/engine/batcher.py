@@ -144,7 +144,10 @@ class Batcher:
                     search.fail(f"{type(e).__name__}: {e}")
                 continue
             for search in ticket.searches:
-                place.waiting.push(search, self.clock())
+                if program.exact and not program.leaves_at(search.row):
+                    self._go_over(program.exact, search)
+                else:
+                    place.waiting.push(search, self.clock())
         if self._cancels.is_set():
             self._cancels.clear()
             for place in self.places.values():
@@ -184,7 +187,7 @@ class Batcher:
         return over
 
     def _steps(self, lane: Lane) -> int:
-        first_over = min(search.row.steps - search.k + 1 for search in lane.searches)
+        first_over = min(lane.program.leaves_at(search.row) - search.k for search in lane.searches)
         seconds = lane.seconds_per_row  # too many for a batch that has grown, which is then measured anew
         in_time = 1 if seconds is None else int(BLOCK_SECONDS / (seconds * lane.bucket))
         return max(min(self.block, first_over, in_time), 1)
@@ -198,7 +201,19 @@ class Batcher:
         self.stats.image_steps += steps * live
 
     def postprocess(self, place: Place, over: list[Search]) -> None:
-        """Give back what is over, and close the gaps."""
+        """Give back what is over, hand on what ends in full precision, and close the gaps."""
         for search in over:
             search.end(*place.lane.result(search))
+        program = place.lane.program
+        for search in place.lane.searches if program.exact else []:
+            if search.k >= program.leaves_at(search.row):
+                place.lane.hand_over(search)
+                self._go_over(program.exact, search)
         place.lane.compact()
+
+    def _go_over(self, exact: Program | None, search: Search) -> None:
+        assert exact
+        try:
+            self._place(exact).waiting.push(search, self.clock())
+        except Exception as e:  # as for those who bring a network that cannot be run
+            search.fail(f"{type(e).__name__}: {e}")

@@ -14,7 +14,7 @@ from workers.engine.pgd import Function
 
 Precision = Literal["fp32", "tf32", "bf16"]
 """fp32: as it says. tf32: convolutions and products with 10 bits of mantissa, on GPUs that have it; elsewhere fp32.
-bf16: autocast to bfloat16; pixels, objective and step stay fp32, and so does every measurement of a result."""
+bf16: autocast to bfloat16; pixels, objective and step stay fp32, and so do a search's last steps (`Program.exact`)."""
 
 
 MOST_COMPILED = 256

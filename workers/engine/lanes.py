@@ -16,6 +16,8 @@ from workers.engine.memory import rows_that_fit
 from workers.engine.pgd import Function, step
 from workers.engine.rows import PLATEAU, Row, Search, State, as_frame
 
+EXACT = 0.2
+"""The share of its steps, the last, that a row makes in full precision."""
 BLOCK = 25
 """Most steps between two looks at the host."""
 COLUMNS = (
@@ -40,10 +42,24 @@ class Program:
     solver: str = "pgd"
     bucket: int | None = None
     """Rows of every batch, idle ones included: then a result is bitwise the same whatever shares the batch."""
+    exact: "Program | None" = None
+    """The same in full precision, where a row makes its last steps: rounding there would decide how near it ends."""
+
+    def leaves_at(self, row: Row) -> int:
+        """The step before which a row goes over to `exact`; one more than it makes if there is none."""
+        return int(row.steps * (1 - EXACT)) if self.exact else row.steps + 1
 
     @property
     def lane(self) -> Hashable:
-        return self.key, self.shape, self.device, self.precision, self.solver, self.bucket
+        return (
+            self.key,
+            self.shape,
+            self.device,
+            self.precision,
+            self.solver,
+            self.bucket,
+            self.exact and self.exact.lane,
+        )
 
 
 class Lane:
@@ -106,6 +122,13 @@ class Lane:
         x, _, *others = (image[slot].to("cpu", copy=True) for image in self.images)
         search.state = State([x, *others], self.numbers[slot].to("cpu", copy=True))
         self._clear(slot)
+
+    def hand_over(self, search: Search) -> None:
+        """Take out one that goes on elsewhere: what it knows of its losses is of this precision, and is forgotten."""
+        self.take(search)
+        assert search.state
+        for name, value in (("best_loss", _FAR), ("reference", _FAR), ("since", 0)):
+            search.state.numbers[_AT[name]] = value
 
     def result(self, search: Search) -> tuple[Tensor, float, bool]:
         """x [C, H, W] of a search that `fetch` found over, its least loss, and whether it met a bad number."""

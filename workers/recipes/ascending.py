@@ -48,7 +48,7 @@ def _ascend(
     draws = [generator(p.seed, batch.items[n // p.restarts].index, n % p.restarts, 2) for n in numbers]
     watch = Watch(study, problem, items)
     with computing(study):
-        f = study.ctx.runtime.models.descent(p, study.network)
+        f = study.ctx.runtime.models.descent(p, study.network, p.precision)
         objective = objectives.activation(problem.aim[items.to(study.device)])
         start = torch.stack(list(xs)).to(study.device, memory_format=torch.channels_last)
         x = regularised.ascend(f, objective, start, draws, p.steps, settings, watch)

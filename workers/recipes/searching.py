@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.constraints import random_start
+from workers.engine.descent import Precision
 from workers.engine.lanes import Program
 from workers.engine.rows import Outcome, Row, Ticket
 from workers.engine.seeding import generator
@@ -44,10 +45,15 @@ def frame_steps(study: Study) -> frozenset[int]:
 def handed_in(study: Study, batch: Batch, problem: Problem, xs: list[Tensor], x0s: list[Tensor]) -> Ticket:
     """Every restart of every item as a row of the batcher."""
     p, runtime = study.p, study.ctx.runtime
-    f = runtime.models.descent(p, study.network)
     shape = xs[0].shape[0], xs[0].shape[1], xs[0].shape[2]
     key = p.model_digest, p.layer, p.pool, p.identity_relu
-    program = Program(key, f, shape, problem.aim.shape[1], study.device, p.precision, p.solver, study.bucket)
+
+    def program(precision: Precision, exact: Program | None = None) -> Program:
+        f = runtime.models.descent(p, study.network, precision)
+        return Program(key, f, shape, problem.aim.shape[1], study.device, precision, p.solver, study.bucket, exact)
+
+    with computing(study):
+        shared = program("bf16", program("fp32")) if p.precision == "bf16" else program(p.precision)
     aim, scale = problem.aim.cpu(), problem.scale.tolist()
     stop_loss = [-torch.inf] * len(batch.items) if problem.stop_loss is None else problem.stop_loss.tolist()
     eps, step_size, frames = batch.eps.tolist(), batch.step_size.tolist(), frame_steps(study)
@@ -56,14 +62,12 @@ def handed_in(study: Study, batch: Batch, problem: Problem, xs: list[Tensor], x0
             problem.exceeds, p.patience, frames)
         for x, x0, i in zip(xs, x0s, (n // p.restarts for n in range(len(xs))), strict=True)
     ]  # fmt: skip
-    return runtime.batcher.submit(program, rows, PRIORITIES[p.priority], study.ctx.work.lease.job_id)
+    return runtime.batcher.submit(shared, rows, PRIORITIES[p.priority], study.ctx.work.lease.job_id)
 
 
 def searched(study: Study, batch: Batch, problem: Problem) -> Generator[list[Found]]:
     """Items as they are over, until all are, or the context asks to stop."""
     xs, x0s = starts(study, batch)
-    with computing(study):
-        study.ctx.runtime.models.descent(study.p, study.network)
     ticket = handed_in(study, batch, problem, xs, x0s)
     restarts, left = study.p.restarts, len(batch.items)
     of_item: list[list[Outcome]] = [[] for _ in batch.items]
