@@ -153,7 +153,8 @@ class LineChart {
   }
 
   path(points, line) {
-    const d = points.map(([x, y], i) => `${i ? "L" : "M"}${this.at.x(x).toFixed(1)} ${this.at.y(y).toFixed(1)}`);
+    const drawn = points.length === 1 ? [points[0], points[0]] : points; // one point is a dot
+    const d = drawn.map(([x, y], i) => `${i ? "L" : "M"}${this.at.x(x).toFixed(1)} ${this.at.y(y).toFixed(1)}`);
     return svg("path", { class: "line", "data-line": line, d: d.join("") });
   }
 
