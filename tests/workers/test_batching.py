@@ -11,6 +11,7 @@ from torch import Tensor
 from service.client import Client
 from tests.workers.conftest import Items, Run
 
+pytestmark = pytest.mark.slow
 Tensors = Callable[[dict[str, Any]], dict[str, Tensor]]
 
 

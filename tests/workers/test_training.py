@@ -242,6 +242,7 @@ def test_images_that_cannot_be_read_are_left_out_of_the_accuracies_and_named_in_
     assert "of files cannot be read" in item["error"]["detail"]
 
 
+@pytest.mark.slow
 def test_a_process_trains_one_network_at_a_time_and_loses_neither(client: Client) -> None:
     jobs = [client.submit(**STANDARD | {"epochs": 1, "seed": seed, "validation": None})["id"] for seed in (1, 2)]
     spans = []
