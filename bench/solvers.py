@@ -54,18 +54,18 @@ class Case(NamedTuple):
 
 BUDGETS = 100, 300, 500, 1000, 2000
 PAPER = Case("pgd", "constant", 0.1, (*BUDGETS, 10_000))
-FAST = Case("momentum", "geometric", 1.0, (100, 300, 500))
+FAST = Case("momentum", "geometric", 1.0, (100, 300, 500, 2000))
 CASES = (
     PAPER,
     FAST,
     FAST._replace(step_size=0.5, budgets=(500,)),
-    FAST._replace(schedule="cosine", step_size=0.5),
+    FAST._replace(schedule="cosine", step_size=0.5, budgets=(100, 300, 500)),
     Case("adam", "geometric", 1.0, (500,)),
     Case("momentum", "cosine", 1.0, (500,)),
     Case("pgd", "cosine", 1.0, (500,)),
     *(
         case._replace(budgets=(budget,), precision=precision)
-        for case, budget in ((PAPER, 300), (FAST, 500))
+        for case, budget in ((PAPER, 300), (FAST, 300), (FAST, 500))
         for precision in ("bf16", "fp32-moved")
     ),
 )

@@ -52,7 +52,7 @@ class Layer(Request):
     seed: Seed = 0
 
 
-class Study(Layer, Search):
+class Study(Search, Layer):
     """What every study of an image by PGD on a representation has in common."""
 
     PRESETS: ClassVar[Presets] = {}
@@ -229,7 +229,7 @@ class FeatureManipulation(Features):
         return self
 
 
-class StudyParameters(JobParameters, SearchParameters):
+class StudyParameters(SearchParameters, JobParameters):
     """A study's parameters. What names the images is kept beside them, as it was sent; the items have it resolved."""
 
     model_config = ConfigDict(extra="allow")
