@@ -92,6 +92,7 @@ def test_another_layer_precision_or_pool_is_refused_in_words(layer: str, precisi
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of a machine without a compiler, and of PyTorch's own
 def test_compiled_it_is_the_same_within_rounding_for_every_size_of_batch() -> None:
     plain, fast = (descent(small(), "penultimate", False, "mean", "fp32", 12, compiled) for compiled in (False, True))
     for n in (1, 2, 3):
