@@ -36,7 +36,7 @@ RESULTS, IMAGES = Path(__file__).parent / "results", Path("runs/solvers")
 MODELS = "cifar10-robust", "cifar10-standard"
 EPS = 1000.0
 MOVED = 1e-4
-"""Standard deviation in pixels, far below a step: two searches so near part within a few dozen steps."""
+"""Standard deviation in pixels, far below a step, and enough for two searches to part."""
 SHOWN = 10
 """Images on the sheet."""
 
@@ -53,10 +53,10 @@ class Case(NamedTuple):
 
 
 BUDGETS = 100, 300, 500, 1000, 2000
-PAPER = Case("pgd", "constant", 0.1, (*BUDGETS, 10_000))
+PLAIN = Case("pgd", "constant", 0.1, (*BUDGETS, 10_000))
 FAST = Case("momentum", "geometric", 1.0, (100, 300, 500, 2000))
 CASES = (
-    PAPER,
+    PLAIN,
     FAST,
     FAST._replace(step_size=0.5, budgets=(500,)),
     FAST._replace(schedule="cosine", step_size=0.5, budgets=(100, 300, 500)),
@@ -65,7 +65,7 @@ CASES = (
     Case("pgd", "cosine", 1.0, (500,)),
     *(
         case._replace(budgets=(budget,), precision=precision)
-        for case, budget in ((PAPER, 300), (FAST, 300), (FAST, 500))
+        for case, budget in ((PLAIN, 300), (FAST, 300), (FAST, 500))
         for precision in ("bf16", "fp32-moved")
     ),
 )
@@ -196,7 +196,7 @@ def _against_fp32(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw(report: dict[str, Any]) -> None:
-    """Median distance against gradient evaluations, a panel a model; dashed, what PAPER's longest search reached."""
+    """Median distance against gradient evaluations, a panel a model; dashed, what PLAIN's longest search reached."""
     runs = report["runs"]
     figure, panels = plt.subplots(1, len(MODELS), figsize=(11, 4.2), sharey=True, layout="constrained")
     for model, panel in zip(MODELS, panels, strict=True):
@@ -206,7 +206,7 @@ def draw(report: dict[str, Any]) -> None:
             if case.precision == "fp32" and found:
                 points = zip(*[(each["steps"], each["distance"]["median"]) for each in found], strict=True)
                 panel.loglog(*points, marker="o", label=f"{case.solver}, {case.schedule} from {case.step_size:g}")
-        for reached in find(runs, model=model, steps=PAPER.budgets[-1], solver=PAPER.solver, schedule=PAPER.schedule):
+        for reached in find(runs, model=model, steps=PLAIN.budgets[-1], solver=PLAIN.solver, schedule=PLAIN.schedule):
             panel.axhline(reached["distance"]["median"], color="gray", linestyle="--", linewidth=1)
         panel.set(title=model, xlabel="gradient evaluations")
         panel.grid(alpha=0.3, which="both")
@@ -217,7 +217,7 @@ def draw(report: dict[str, Any]) -> None:
 
 def draw_pictures(study_of: dict[str, Study]) -> None:
     """Targets, and what three searches found of them, a row each."""
-    shown = ("paper", PAPER, 300), ("paper", PAPER, PAPER.budgets[-1]), ("fast", FAST, 300), ("fast", FAST, 500)
+    shown = ("plain", PLAIN, 300), ("plain", PLAIN, PLAIN.budgets[-1]), ("fast", FAST, 300), ("fast", FAST, 500)
     rows = [("target", study_of[MODELS[0]].images)]
     for name in MODELS:
         for title, case, budget in shown:
@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--most", type=int, default=max(PAPER.budgets), help="leave out longer searches")
+    parser.add_argument("--most", type=int, default=max(PLAIN.budgets), help="leave out longer searches")
     args = parser.parse_args()
     matplotlib.use("Agg")
     torch.set_num_threads(args.threads)
