@@ -83,13 +83,11 @@ class ModelStore:
 
     def descent(self, p: StudyParameters, network: models.Network, precision: Precision) -> Function:
         """The study's layer as its searches descend it, made once for all jobs that share it; take a turn before."""
-        size = self.catalog.models[p.model].input_size
-        key = p.model_digest, p.layer, p.pool, p.identity_relu, precision, size
+        asked = p.layer, p.identity_relu, p.pool, precision, self.catalog.models[p.model].input_size
+        key = p.model_digest, *asked
         with self._lock:
             if key not in self._descents:
-                self._descents[key] = descent(
-                    network, p.layer, p.identity_relu, p.pool, p.precision, size, self.compiled
-                )
+                self._descents[key] = descent(network, *asked, self.compiled)
                 while len(self._descents) > MOST_LOADED:
                     self._descents.popitem(last=False)
             self._descents.move_to_end(key)

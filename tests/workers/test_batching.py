@@ -8,8 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from service.catalog import Catalog
 from service.client import Client
+from service.settings import Settings
+from service.studies import StudyParameters
 from tests.workers.conftest import Items, Run
+from workers.runtime import ModelStore
 
 pytestmark = pytest.mark.slow
 Tensors = Callable[[dict[str, Any]], dict[str, Tensor]]
@@ -74,6 +78,22 @@ def test_bf16_is_measured_in_fp32_and_comes_as_near(run: Run, tensors: Tensors) 
     assert float((r - t).norm() / t.norm()) == pytest.approx(distances(short)[0], rel=1e-5)
     assert torch.equal(t, tensors(exact[0])["target_representation"])
     assert {item["provenance"]["precision"] for item in short} == {"bf16"}
+
+
+def test_a_store_answers_the_precision_that_is_asked_whatever_the_job_named() -> None:
+    catalog = Catalog(Settings().assets_dir)
+    card = catalog.models["cifar10-robust"]
+    store = ModelStore(catalog, torch.device("cpu"))
+    network = store.get(card.name, card.digest)
+    p = StudyParameters.model_validate(
+        {"kind": "inversion", "steps": 1, "model": card.name, "model_digest": card.digest, "judge": None,
+         "judge_digest": None, "preset": "fast", "eps": 1.0, "step_size": 1.0, "best": False, "identity_relu": False,
+         "resize": "refuse", "seed": 0, "precision": "bf16"}
+    )  # fmt: skip
+    x = torch.rand(2, 3, 32, 32)
+    expected = network.represent(x)
+    torch.testing.assert_close(store.descent(p, network, "fp32")(x), expected, rtol=1e-4, atol=1e-5)
+    assert (store.descent(p, network, "bf16")(x) - expected).abs().max() > 1e-4
 
 
 def test_tf32_is_fp32_on_a_device_that_has_none_and_says_so(run: Run) -> None:
