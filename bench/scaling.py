@@ -8,14 +8,13 @@ what two of them gain there says little of two machines. `cores` is how many the
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 from statistics import median
 
 import torch
 
-from bench.worker import WARM, job, on_servers
+from bench.worker import WARM, job, on_servers, tell
 from deploy import servers
 from workers.engine.bench import machine
 from workers.runtime import pick_device
@@ -46,10 +45,7 @@ def main() -> None:
         "items_per_second": rates, "median": medians,
         "over_one": {count: rate / medians[1] for count, rate in medians.items()},
     }  # fmt: skip
-    print(json.dumps(report, indent=1))
-    if a.out:
-        a.out.parent.mkdir(parents=True, exist_ok=True)
-        a.out.write_text(json.dumps(report, indent=1) + "\n")
+    tell(report, a.out)
 
 
 if __name__ == "__main__":

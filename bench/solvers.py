@@ -12,7 +12,6 @@ import json
 import math
 import platform
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from workers.assets import ASSETS
 from workers.engine import figures, metrics, models, objectives
-from workers.engine.frozen import freeze
+from workers.engine.descent import descent
 from workers.engine.pgd import Function, step
 from workers.engine.seeding import generator
 from workers.engine.solvers import SCHEDULES, SOLVERS, constraint, multiplier
@@ -100,19 +99,8 @@ class Study:
         }  # fmt: skip
 
     def function(self, precision: str) -> Function:
-        """R(x) of a folded copy."""
-        net: Any = freeze(self.network, self.images[:2], torch.bfloat16 if precision == "bf16" else None).net
-
-        def represent(x: Tensor) -> Tensor:
-            with self._cast(precision):
-                r: Tensor = net.represent(x)
-            return r.float()
-
-        return represent
-
-    def _cast(self, precision: str) -> AbstractContextManager[Any]:
-        kind = self.device.type
-        return torch.autocast(kind, torch.bfloat16, cache_enabled=False) if precision == "bf16" else nullcontext()
+        """R(x) as a worker descends it."""
+        return descent(self.network, "penultimate", False, "mean", "bf16" if precision == "bf16" else "fp32", 32)
 
     def searches(self, case: Case) -> Iterator[tuple[int, Tensor]]:
         """The images [N, C, H, W] of a case at each budget; one search passes all budgets if its step is constant."""

@@ -95,6 +95,14 @@ def bare(items: int, steps: int) -> dict[str, float]:
             "image_steps": batcher.stats.image_steps - before}  # fmt: skip
 
 
+def tell(report: dict[str, Any], out: Path | None) -> None:
+    """Print a report, and keep it in a file if one is named."""
+    print(json.dumps(report, indent=1))
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(report, indent=1) + "\n")
+
+
 def processor_seconds(process: Process) -> float:
     """What a process has used until now, all of its threads."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -237,10 +245,7 @@ def main() -> None:
         "machine": machine(pick_device("auto")), "load_per_core": load, "service": setup, "items": a.items,
         "steps": a.steps, "rounds": rounds, **costs(rounds, a.items), "busy": busy_share,
     }  # fmt: skip
-    print(json.dumps(report, indent=1))
-    if a.out:
-        a.out.parent.mkdir(parents=True, exist_ok=True)
-        a.out.write_text(json.dumps(report, indent=1) + "\n")
+    tell(report, a.out)
 
 
 if __name__ == "__main__":

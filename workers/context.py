@@ -18,6 +18,7 @@ from service.jobs import Directive, LeaseLost, Work
 from service.keys import checkpoint_key
 from service.registry import Also
 from service.storage import StorageError, Stored, artifact_key
+from workers.engine.turns import Turns
 from workers.runtime import Runtime
 
 log = structlog.get_logger()
@@ -55,6 +56,11 @@ class ShardContext:
         if value is not None and math.isfinite(value):
             curve = [*self._curve, (step, value)]
             self._curve = curve if len(curve) <= CURVE_POINTS else curve[::2]
+
+    @property
+    def turns(self) -> Turns:
+        """Whose turn it is on the device."""
+        return self.runtime.batcher.turns
 
     def alive(self) -> None:
         """Work that is no search has moved on; until a search begins, a shard has `loading_seconds` without this."""

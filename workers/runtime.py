@@ -5,14 +5,16 @@ import platform
 import socket
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 from safetensors.torch import load, load_file
 from torch import Tensor
 
 from service.broker import Broker
+from service.cards import ModelCard
 from service.catalog import Catalog
 from service.db import Database
 from service.settings import Settings
@@ -28,6 +30,7 @@ torch.backends.cudnn.allow_tf32 = False
 torch.backends.cuda.matmul.allow_tf32 = False
 
 
+T = TypeVar("T")
 GPU_ROWS, CPU_ROWS = 256, 32
 """Most searches in one batch: on a CPU more are no faster, and make each step longer."""
 MOST_LOADED = 8
@@ -51,6 +54,25 @@ def make_batcher(settings: Settings, device: torch.device) -> Batcher:
     return Batcher(most, most_of_tenant=settings.batch_rows_per_job)
 
 
+class Recent(Generic[T]):
+    """What was made last, by key: made once for all threads, and while it is made only those wait who want some too."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, T] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What is kept for the key, or what `make` makes of it. Raises what `make` raises."""
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = make()
+                while len(self._kept) > self.most:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+
 class ModelStore:
     """Networks by name, each loaded once a process and shared by its threads; registered ones lie in the storage."""
 
@@ -58,9 +80,9 @@ class ModelStore:
         self, catalog: Catalog, device: torch.device, storage: Storage | None = None, compiled: bool = False
     ) -> None:
         self.catalog, self.device, self.storage, self.compiled = catalog, device, storage, compiled
-        self._lock = threading.Lock()
-        self._loaded: OrderedDict[str, models.Network] = OrderedDict()
-        self._descents: OrderedDict[Any, Function] = OrderedDict()
+        self._loaded: Recent[models.Network] = Recent(MOST_LOADED)
+        # Apart, since it is asked during a turn on the device, which must not wait for weights on their way.
+        self._descents: Recent[Function] = Recent(MOST_LOADED)
 
     def get(self, name: str, digest: str) -> models.Network:
         """Raises Hopeless if the catalog has no such model, or its weights are not the ones that the job was given.
@@ -70,28 +92,18 @@ class ModelStore:
         card = self.catalog.models.get(name)
         if card is None or card.digest != digest:
             raise Hopeless(f"this worker has no model {name} with digest {digest}")
-        with self._lock:
-            if digest not in self._loaded:
-                state = self._weights(name, digest)
-                if models.digest(state) != digest:
-                    raise Hopeless(f"the weights of {name} do not have the digest on its card")
-                self._loaded[digest] = models.load(card.architecture, state, self.device)
-                while len(self._loaded) > MOST_LOADED:
-                    self._loaded.popitem(last=False)
-            self._loaded.move_to_end(digest)
-            return self._loaded[digest]
+        return self._loaded.get(digest, lambda: self._load(card))
 
     def descent(self, p: StudyParameters, network: models.Network, precision: Precision) -> Function:
         """The study's layer as its searches descend it, made once for all jobs that share it; take a turn before."""
         asked = p.layer, p.identity_relu, p.pool, precision, self.catalog.models[p.model].input_size
-        key = p.model_digest, *asked
-        with self._lock:
-            if key not in self._descents:
-                self._descents[key] = descent(network, *asked, self.compiled)
-                while len(self._descents) > MOST_LOADED:
-                    self._descents.popitem(last=False)
-            self._descents.move_to_end(key)
-            return self._descents[key]
+        return self._descents.get((p.model_digest, *asked), lambda: descent(network, *asked, self.compiled))
+
+    def _load(self, card: ModelCard) -> models.Network:
+        state = self._weights(card.name, card.digest)
+        if models.digest(state) != card.digest:
+            raise Hopeless(f"the weights of {card.name} do not have the digest on its card")
+        return models.load(card.architecture, state, self.device)
 
     def _weights(self, name: str, digest: str) -> dict[str, Tensor]:
         if self.storage and (key := self.catalog.stored.get(digest)):

@@ -205,14 +205,14 @@ class Batcher:
         for search in over:
             search.end(*place.lane.result(search))
         program = place.lane.program
-        for search in place.lane.searches if program.exact else []:
-            if search.k >= program.leaves_at(search.row):
-                place.lane.hand_over(search)
-                self._go_over(program.exact, search)
+        if program.exact:
+            for search in place.lane.searches:
+                if search.k >= program.leaves_at(search.row):
+                    place.lane.hand_over(search)
+                    self._go_over(program.exact, search)
         place.lane.compact()
 
-    def _go_over(self, exact: Program | None, search: Search) -> None:
-        assert exact
+    def _go_over(self, exact: Program, search: Search) -> None:
         try:
             self._place(exact).waiting.push(search, self.clock())
         except Exception as e:  # as for those who bring a network that cannot be run

@@ -29,8 +29,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from workers.engine import memory, models, objectives
 from workers.engine.bench_items import SMALL, items
-from workers.engine.bench_loops import Engine, Library, Loop, network, own_time, seconds, tf32
+from workers.engine.bench_loops import Engine, Library, Loop, network, own_time, seconds
 from workers.engine.descent import Precision, descent
+from workers.engine.lanes import tf32
 from workers.engine.pgd import Function, gradient
 from workers.engine.seeding import generator
 

@@ -1,8 +1,7 @@
 """The loops that `bench` lets run against each other: the robustness library's, written anew, and the batcher."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from workers.engine import models
 from workers.engine.batcher import Batcher
-from workers.engine.lanes import BLOCK, Program
+from workers.engine.lanes import BLOCK, Program, tf32
 from workers.engine.network import Network
 from workers.engine.pgd import Function
 from workers.engine.rows import Row
@@ -111,18 +110,6 @@ class Engine:
             if place.lane.count < self.n:
                 raise MemoryError(f"{place.lane.capacity} of {self.n} rows fit")
             self.made = int(self.ticket.steps.min())
-
-
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Whether convolutions and matrix products may round to TF32, on GPUs that have it."""
-    conv, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = conv.allow_tf32, matmul.allow_tf32
-    conv.allow_tf32 = matmul.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        conv.allow_tf32, matmul.allow_tf32 = before
 
 
 def clock(device: torch.device) -> float:

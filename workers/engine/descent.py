@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from workers.engine import layers
-from workers.engine.frozen import freeze
+from workers.engine.frozen import Frozen, freeze
 from workers.engine.network import Network
 from workers.engine.pgd import Function
 
@@ -36,12 +36,11 @@ def descent(
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision is {precision!r}; allowed: {', '.join(get_args(Precision))}")
-    layers.function(network, layer, identity_relu, pool)  # raises, for a layer that is not there, before all the work
     dtype = torch.bfloat16 if precision == "bf16" else None
     example = torch.linspace(0, 1, 2 * 3 * size * size).view(2, 3, size, size).to(network.mean)
     frozen = freeze(network, example, dtype)
     if layer in frozen.folded:  # the layer is what the convolution puts out before its batch norm
-        frozen = freeze(network, example, dtype, fold=False)
+        frozen = Frozen(network, [], dtype)
     net: Any = frozen.net
     casting = partial(torch.autocast, network.mean.device.type, torch.bfloat16, dtype is not None, cache_enabled=False)
     with casting():  # finding a layer runs the network

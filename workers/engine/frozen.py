@@ -60,14 +60,12 @@ class Frozen(nn.Module):
         torch._foreach_copy_([conv.bias for conv in self._mine], biases)
 
 
-def freeze(model: nn.Module, example: Tensor, dtype: torch.dtype | None = None, fold: bool = True) -> Frozen:
+def freeze(model: nn.Module, example: Tensor, dtype: torch.dtype | None = None) -> Frozen:
     """`Frozen`, with every batch norm folded that can be; `example` [N, C, H, W] is an input like those to come.
 
     Where folding would change the function, as it does if something else reads a convolution too, none is folded. A
     trial finds that out, on statistics that are not those of a new network, whose batch norms change nothing.
     """
-    if not fold:
-        return Frozen(model, [], dtype)
     pairs = _pairs(model, example)
     trial = copy.deepcopy(model).eval()
     _live_in(trial)

@@ -51,26 +51,19 @@ class Program:
 
     @property
     def lane(self) -> Hashable:
-        return (
-            self.key,
-            self.shape,
-            self.device,
-            self.precision,
-            self.solver,
-            self.bucket,
-            self.exact and self.exact.lane,
-        )
+        exact = self.exact and self.exact.lane
+        return self.key, self.shape, self.device, self.precision, self.solver, self.bucket, exact
 
 
 class Lane:
     """The buffers of one program, and the searches in their rows."""
 
-    def __init__(self, program: Program, most: int, graphs: bool = True) -> None:
+    def __init__(self, program: Program, most: int) -> None:
         self.program, self.solver = program, solvers.SOLVERS[program.solver]
         example = torch.zeros(1, *program.shape, device=program.device)
         self.capacity = program.bucket or rows_that_fit(program.f, example, most)
         self.seconds_per_row: float | None = None
-        self.graphs: dict[int, torch.cuda.CUDAGraph] | None = {} if graphs and program.device.type == "cuda" else None
+        self.graphs: dict[int, torch.cuda.CUDAGraph] | None = {} if program.device.type == "cuda" else None
         self._pool = None if self.graphs is None else torch.cuda.graph_pool_handle()
         self._allocate()
 
@@ -172,16 +165,14 @@ class Lane:
         self.at.zero_()
         for search in self.searches:
             search.bucket = max(search.bucket, bucket)
+        framed = [(slot, search) for slot, search in enumerate(self.slots) if search and search.row.frames]
         with _numerics(self.program):
             for i in range(steps):
-                self._keep_frames(i)
+                for slot, search in framed:
+                    if search.k + i in search.row.frames:
+                        search.frames[search.k + i] = as_frame(self.images[0][slot])
                 self._advance(bucket)
                 yield i + 1
-
-    def _keep_frames(self, i: int) -> None:
-        for slot, search in enumerate(self.slots):
-            if search and search.k + i in search.row.frames:
-                search.frames[search.k + i] = as_frame(self.images[0][slot])
 
     def _advance(self, bucket: int) -> None:
         """One step: replayed from a CUDA graph once the batch of this size has made one."""
@@ -268,16 +259,28 @@ def _fresh(row: Row, buffers: int) -> State:
 
 
 @contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether convolutions and matrix products may round to TF32, on GPUs that have it."""
+    conv, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = conv.allow_tf32, matmul.allow_tf32
+    conv.allow_tf32 = matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        conv.allow_tf32, matmul.allow_tf32 = before
+
+
+@contextmanager
 def _numerics(program: Program) -> Iterator[None]:
     """The device's switches for a program: TF32 where it was declared, fixed kernels where the bucket is pinned."""
     if program.device.type != "cuda":
         yield
         return
-    conv, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = conv.allow_tf32, matmul.allow_tf32, conv.benchmark, conv.deterministic
-    tf32, pinned = program.precision == "tf32", program.bucket is not None
-    conv.allow_tf32, matmul.allow_tf32, conv.benchmark, conv.deterministic = tf32, tf32, not pinned, pinned
+    conv, pinned = torch.backends.cudnn, program.bucket is not None
+    before = conv.benchmark, conv.deterministic
+    conv.benchmark, conv.deterministic = not pinned, pinned
     try:
-        yield
+        with tf32(program.precision == "tf32"):
+            yield
     finally:
-        conv.allow_tf32, matmul.allow_tf32, conv.benchmark, conv.deterministic = before
+        conv.benchmark, conv.deterministic = before

@@ -101,8 +101,7 @@ class Place:
                 search.fail(f"{type(e).__name__}: {e}")
                 continue
             for over in self.lane.fetch(1):
-                x, loss, bad = self.lane.result(over)
-                over.end(x, loss, bad)
+                over.end(*self.lane.result(over))
             if search in self.lane.slots:
                 self.lane.take(search)
                 self.waiting.push_back(search)

@@ -108,14 +108,14 @@ class Search:
         self.ticket.complete(self._outcome(x, loss, NOT_FINITE if bad else None))
 
     def _outcome(self, x: Tensor, loss: float, error: str | None) -> Outcome:
-        trace = np.concatenate([*self.loss, np.empty(0, np.float32)])
+        trace = _joined(self.loss)
         if self.row.best and error is None:
             trace[-1] = loss
         kept = dict(sorted((step, frame) for step, frame in self.frames.items() if step < self.k))
         if self.row.frames:
             kept[self.k] = as_frame(x)
         frames = torch.stack(list(kept.values())).cpu() if kept else torch.empty(0, *x.shape, dtype=torch.uint8)
-        norms = torch.from_numpy(np.concatenate([*self.grad_norm, np.empty(0, np.float32)]))
+        norms = torch.from_numpy(_joined(self.grad_norm))
         return Outcome(self.number, x, torch.from_numpy(trace), norms, frames, list(kept), self.bucket, error)
 
 
@@ -150,7 +150,7 @@ class Ticket:
 
     def losses(self, step: int) -> np.ndarray:
         """Each row's loss before its step `step`, [rows]; or its last if it is over, or NaN if it has none."""
-        traces = (np.concatenate([*search.loss, np.empty(0, np.float32)])[: step + 1] for search in self.searches)
+        traces = (_joined(search.loss)[: step + 1] for search in self.searches)
         return np.array([trace[-1] if len(trace) else np.nan for trace in traces], np.float32)
 
     def cancel(self) -> None:
@@ -162,6 +162,11 @@ class Ticket:
         if isinstance(outcome, Outcome):
             self.over[outcome.number] = True
         self._over.put(outcome)
+
+
+def _joined(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """A trace from its pieces, of which there may be none."""
+    return np.concatenate([*pieces, np.empty(0, np.float32)])
 
 
 def as_frame(x: Tensor) -> Tensor:

@@ -52,11 +52,8 @@ class Waiting:
 
     def take(self, search: Search) -> None:
         """Take out the one that `peek` answered."""
-        key = search.ticket.priority, search.ticket.tenant
-        self._lines[key].popleft()
-        self._served[key] = next(self._count)
-        if not self._lines[key]:
-            del self._lines[key]
+        self.remove(search)
+        self._served[search.ticket.priority, search.ticket.tenant] = next(self._count)
 
     def remove(self, search: Search) -> None:
         """Take out any, which does not count as its tenant's turn."""

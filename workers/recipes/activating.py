@@ -56,7 +56,7 @@ def ranked(ctx: ShardContext, p: ActivatingParameters, item: Item) -> None:
         if not kept:
             continue
         places += kept
-        with ctx.runtime.batcher.turns:
+        with ctx.turns:
             r_NK = function(to_float(x.to(device)))
             scores.append((r_NK @ weights(p, r_NK.shape[1]).to(r_NK).T).cpu())
         ctx.alive()

@@ -12,7 +12,7 @@ from workers.engine import objectives, regularised
 from workers.engine.rows import NOT_FINITE, Outcome, as_frame
 from workers.engine.seeding import generator
 from workers.recipes.searching import frame_steps, starts
-from workers.recipes.study import Batch, Found, Problem, Study, best_of, computing
+from workers.recipes.study import Batch, Found, Problem, Study, best_of
 
 BLOCK = 10
 """Steps between two looks at the host."""
@@ -47,7 +47,7 @@ def _ascend(
     items = torch.tensor([n // p.restarts for n in numbers])
     draws = [generator(p.seed, batch.items[n // p.restarts].index, n % p.restarts, 2) for n in numbers]
     watch = Watch(study, problem, items)
-    with computing(study):
+    with study.ctx.turns:
         f = study.ctx.runtime.models.descent(p, study.network, p.precision)
         objective = objectives.activation(problem.aim[items.to(study.device)])
         start = torch.stack(list(xs)).to(study.device, memory_format=torch.channels_last)
@@ -75,7 +75,7 @@ class Watch:
             self.frames[i] = as_frame(x).cpu()
         if i % BLOCK == 0:
             self._report(i, loss)
-            self.study.ctx.runtime.batcher.turns.pass_on()
+            self.study.ctx.turns.pass_on()
             self.stopped = self.study.ctx.should_stop()
         return self.stopped
 

@@ -97,11 +97,11 @@ def evaluated(ctx: ShardContext, p: EvaluationParameters, item: Item) -> None:
             raise Stopped
         steps += rows
         ctx.report(steps // len(places), steps // len(places))
-        ctx.runtime.batcher.turns.pass_on()
+        ctx.turns.pass_on()
 
     try:
         batch = at_once(size, device)
-        with ctx.runtime.batcher.turns:
+        with ctx.turns:
             found = evaluate(f, x.to(device), classes.to(device), attacks(p), places, p.seed, batch, observe)
     except FloatingPointError as e:
         ctx.fail(item.index, "Result is not finite", str(e))

@@ -75,7 +75,7 @@ def _extremes(study: Study, weights: Tensor, rows: list[dict[str, Any]]) -> dict
     size = study.ctx.runtime.catalog.models[study.p.model].input_size
 
     def images(indices: Iterable[int]) -> Tensor:
-        with study.ctx.runtime.batcher.turns.away():  # the device does not wait for a download
+        with study.ctx.turns.away():  # the device does not wait for a download
             read = [fitted(dataset.image(i), size, study.p) for i in indices]
         return stack(read, study.device)
 

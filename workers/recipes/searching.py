@@ -12,7 +12,7 @@ from workers.engine.lanes import Program
 from workers.engine.rows import Outcome, Row, Ticket
 from workers.engine.seeding import generator
 from workers.recipes.sources import named, read
-from workers.recipes.study import Batch, Found, Problem, Study, best_of, computing
+from workers.recipes.study import Batch, Found, Problem, Study, best_of
 
 WAIT = 0.25
 """Seconds between two looks at how far the searches are, and whether to stop."""
@@ -52,7 +52,7 @@ def handed_in(study: Study, batch: Batch, problem: Problem, xs: list[Tensor], x0
         f = runtime.models.descent(p, study.network, precision)
         return Program(key, f, shape, problem.aim.shape[1], study.device, precision, p.solver, study.bucket, exact)
 
-    with computing(study):
+    with study.ctx.turns:
         shared = program("bf16", program("fp32")) if p.precision == "bf16" else program(p.precision)
     aim, scale = problem.aim.cpu(), problem.scale.tolist()
     stop_loss = [-torch.inf] * len(batch.items) if problem.stop_loss is None else problem.stop_loss.tolist()

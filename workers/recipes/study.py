@@ -3,8 +3,8 @@
 A kind of study says what to aim at (`Problem`); how to search, choose among restarts and store is here, once.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -50,15 +50,12 @@ class Study:
     network: Network
     judge: Judge | None
     function: Function
+    bucket: int | None
+    """Rows of every batch that a deterministic job goes through, here and in the batcher."""
 
     @property
     def device(self) -> torch.device:
         return self.ctx.runtime.models.device
-
-    @property
-    def bucket(self) -> int | None:
-        """Rows of every batch that a deterministic job goes through, here and in the batcher."""
-        return self.ctx.runtime.settings.deterministic_rows if self.p.deterministic else None
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def run(prepare: Prepare, search: Search, ctx: ShardContext) -> None:
     batch = load(study)
     if not batch.items:
         return
-    with computing(study):
+    with study.ctx.turns:
         problem = prepare(study, batch)
     with closing(search(study, batch, problem)) as found:  # so that its rows leave the batch, whatever happens here
         for over in found:
@@ -120,12 +117,12 @@ def begin(ctx: ShardContext) -> Study:
     p = StudyParameters.model_validate(ctx.work.parameters)
     models = ctx.runtime.models
     network = models.get(p.model, p.model_digest)
-    rows = ctx.runtime.settings.deterministic_rows if p.deterministic else None
+    bucket = ctx.runtime.settings.deterministic_rows if p.deterministic else None
     try:
-        function = batched(layers.function(network, p.layer, False, p.pool), rows)
+        function = batched(layers.function(network, p.layer, False, p.pool), bucket)
     except ValueError as e:
         raise Hopeless(str(e)) from e
-    return Study(ctx, p, network, Judge.load(ctx.runtime, p), function)
+    return Study(ctx, p, network, Judge.load(ctx.runtime, p), function, bucket)
 
 
 def load(study: Study) -> Batch:
@@ -169,7 +166,7 @@ def store(study: Study, batch: Batch, problem: Problem, over: list[Found]) -> No
         torch.stack(images).to(study.device, memory_format=torch.channels_last)
         for images in ([found.outcome.x for found in padded], [found.start for found in padded])
     )
-    with computing(study):
+    with study.ctx.turns:
         measures, tensors = problem.measure(chosen.to(study.device), x, start)
         tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     for i, found in enumerate(over):
@@ -183,13 +180,6 @@ def store(study: Study, batch: Batch, problem: Problem, over: list[Found]) -> No
         metrics = measures[i] | {"steps_taken": len(outcome.grad_norm)}
         files = results.files(own, study.p.curve, provenance)
         study.ctx.save(batch.items[found.place].index, metrics, provenance, files)
-
-
-@contextmanager
-def computing(study: Study) -> Iterator[None]:
-    """This thread's turn on the device."""
-    with study.ctx.runtime.batcher.turns:
-        yield
 
 
 def describe(study: Study, bucket: int) -> dict[str, Any]:
