@@ -131,7 +131,7 @@ def test_a_running_job_draws_its_curve_and_cancel_asks_first(live_service: LiveS
     job = live_service.submit(LONG)
     open_job(page, live_service, job["id"])
     curve = page.locator(".curve path.line")
-    expect(curve).to_have_attribute("d", re.compile(r"^M.*L"), timeout=LATE)
+    expect(curve).to_have_attribute("d", re.compile(r"^M.*L.*L"), timeout=LATE)  # more than a dot, which has no size
     cancel = page.get_by_role("button", name="Cancel job")
     cancel.click()
     page.get_by_role("button", name="Keep it running").click()
