@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install servers demo up test quick lint bench gallery
+.PHONY: help install servers demo up test chaos quick lint bench gallery
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ up: install servers ## the whole service on real servers: Postgres, Redis, S3, A
 
 test: install servers lint ## everything, against real servers
 	$(PYTEST)
+
+chaos: install servers ## a load under 500 faults: killed workers, broken servers; nothing may be lost (30 minutes)
+	@$(BIN)/python -m tests.chaos --seed 1 --faults 500 --minutes 30 --workers 2
 
 quick: install ## lint, and the tests that need no server
 	@$(MAKE) --no-print-directory lint

@@ -17,6 +17,8 @@ from service.settings import Settings
 
 TASK = "robustreps.run_shard"
 QUEUE = "shards"
+MOST_WAITING = 10_000
+"""Messages that a process holds while the broker is away; the reconciler sends for the others when it is back."""
 log = structlog.get_logger()
 
 
@@ -43,13 +45,18 @@ class Broker:
     def __init__(self, app: Celery) -> None:
         self.app = app
         self._ids: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._overflowed = self._closed = False
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
         self._thread.start()
 
     def enqueue(self, shard_ids: Iterable[str]) -> None:
         """Send soon, at best once: call it after the commit."""
         for shard_id in shard_ids:
-            self._ids.put(shard_id)
+            if self._ids.qsize() < MOST_WAITING:
+                self._ids.put(shard_id)
+            elif not self._overflowed:
+                self._overflowed = True
+                log.warning("too many messages wait to be sent; the reconciler will send the others")
 
     def send(self, shard_id: str) -> None:
         """Send now. Raises kombu.exceptions.OperationalError when the broker cannot be reached."""
@@ -70,12 +77,14 @@ class Broker:
         """Send what is waiting and stop; a message not sent in 5 seconds is left to the reconciler."""
         self._ids.put(None)
         self._thread.join(5)
+        self._closed = True
 
     def _run(self) -> None:
-        while (shard_id := self._ids.get()) is not None:
+        while (shard_id := self._ids.get()) is not None and not self._closed:
             try:
                 self.send(shard_id)
             except OperationalError as e:
                 log.warning("message not sent; the reconciler will", shard=shard_id, reason=str(e))
             except Exception:  # the reconciler sends through this thread too, so nothing may end it
                 log.exception("message not sent; the reconciler will", shard=shard_id)
+            self._overflowed = self._overflowed and not self._ids.empty()

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,8 +17,11 @@ from sqlalchemy import make_url
 
 from service import db, logs
 from service.app import create_app, open_context
+from service.collector import collect
+from service.db import Database
 from service.reconciler import Reconciler
 from service.settings import Settings, get_settings
+from service.storage import open_storage
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -57,7 +60,7 @@ def serving(settings: Settings) -> Iterator[uvicorn.Server]:
         context = open_context(settings)
         stack.callback(context.db.close)
         stack.callback(context.broker.close)
-        reconciler = Reconciler(context.db, context.broker, settings)
+        reconciler = Reconciler(context.db, context.broker, settings, context.storage)
         reconciler.start()
         stack.callback(reconciler.close)
         if settings.embedded:
@@ -104,6 +107,24 @@ def migrate(revision: Annotated[str, typer.Argument(help="Alembic revision")] = 
     settings = get_settings()
     db.migrate(settings.database, revision)
     typer.echo(f"schema at {revision}: {make_url(settings.database).render_as_string()}")
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count")] = False,
+    strangers: Annotated[
+        bool,
+        typer.Option("--strangers", help="Also what the database never heard of, if it is the right one"),
+    ] = False,
+) -> None:
+    """Remove objects from the storage that no row points to; safe at any time, beside workers too."""
+    settings = get_settings()
+    with closing(Database(settings.database)) as database:
+        found = collect(database, open_storage(settings), dry_run, strangers)
+    doing = "would remove" if dry_run else "removed"
+    typer.echo(
+        f"{doing} {found.orphans:,} of {found.seen:,} objects ({found.size:,} bytes), {found.unfinished} unfinished"
+    )
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
 """Errors that a client sees: each class has its HTTP status, and one handler renders them all (RFC 9457)."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import structlog
@@ -31,6 +33,7 @@ class Problem(Exception):  # noqa: N818 - the RFC's own word
 
     status = HTTPStatus.BAD_REQUEST
     type = "bad-request"
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, detail: str, *errors: FieldError) -> None:
         super().__init__(detail)
@@ -64,6 +67,17 @@ class TooLarge(Problem):
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     type = "too-large"
+
+
+class TooManyQueued(Problem):
+    """As much waits as may; some of it should be over in `retry_after` seconds."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    type = "too-many-queued"
+
+    def __init__(self, detail: str, retry_after: int) -> None:
+        super().__init__(detail)
+        self.headers = {"Retry-After": str(retry_after)}
 
 
 class IdempotencyKeyReused(Problem):
@@ -107,7 +121,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     def _problem(_: Request, exc: Problem) -> JSONResponse:
-        return render(exc.status, exc.type, exc.detail, exc.errors)
+        response = render(exc.status, exc.type, exc.detail, exc.errors)
+        response.headers.update(exc.headers)
+        return response
 
     @app.exception_handler(RequestValidationError)
     def _invalid(_: Request, exc: RequestValidationError) -> JSONResponse:
@@ -122,6 +138,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(StorageError)
     @app.exception_handler(PoolTimeout)
     @app.exception_handler(OperationalError)
+    @app.exception_handler(OSError)
     def _unavailable(_: Request, exc: Exception) -> JSONResponse:
         log.error("a server cannot be reached", reason=str(exc))
         response = render(503, "unavailable", "a server that this request needs cannot be reached; try again")

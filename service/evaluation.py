@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from service.deadlines import Submission
 from service.images import Resize
 from service.schemas import Finite, JobParameters, Name, Request, Seed
 from service.studies import Directions, Layer
@@ -31,7 +32,7 @@ _PGD = [AttackRequest(steps=20), AttackRequest(steps=100)]
 _STRONG = [*_PGD, AttackRequest(kind="apgd-ce", steps=100), AttackRequest(kind="apgd-t", steps=100)]
 
 
-class Evaluated(Request):
+class Evaluated(Submission):
     """Which images to evaluate networks on, and under which attacks."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {

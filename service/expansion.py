@@ -35,9 +35,8 @@ class Part(NamedTuple):
     def job(self) -> Study | Evaluation:
         """Raises InvalidInput."""
         kind = KINDS[self.own["kind"]]
-        common = {
-            name: getattr(self.request, name) for name in (Evaluated if kind is Evaluation else Study).model_fields
-        }
+        shared = (Evaluated if kind is Evaluation else Study).model_fields.keys() - {"deadline"}  # which is the job's
+        common = {name: getattr(self.request, name) for name in shared}
         try:
             return kind.model_validate(common | {"model": self.network} | self.own)
         except ValidationError as e:

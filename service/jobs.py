@@ -1,193 +1,132 @@
-"""The life of a job: claim, heartbeat, save, finish, cancel. The sole writer of every status.
+"""The life of a job: cancel, pause, resume, retry, expire, and its end. With `leases`, the sole writer of every status.
 
-Each function is one short transaction in the session it is given. A worker's write carries its lease, and is refused
-with LeaseLost once another worker has claimed the shard.
+Each function is one short transaction in the session it is given. A job's row is locked before any of its shards', and
+a recipe's parts before the recipe, here as everywhere, so that no two transactions deadlock.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import case, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, null, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.db import now
 from service.errors import Conflict, NotFound
-from service.models import Artifact, Epoch, Item, Job, Shard, Transition
+from service.models import Artifact, Item, Job, Shard, Transition
 from service.states import TERMINAL_ITEM, TERMINAL_JOB, ItemState, JobState, ShardState, sources
-from service.storage import Stored
 
 CLAIMABLE = (JobState.QUEUED, JobState.RUNNING)
+GOING = (*CLAIMABLE, JobState.PAUSED)
+STOPPED = (JobState.CANCELLING, JobState.CANCELLED, JobState.EXPIRED)
 UNSYNCHRONIZED = {"synchronize_session": False}  # no object of the session is read again after such an update
-
-
-class LeaseLost(RuntimeError):  # noqa: N818 - an event more than a fault
-    """Another worker holds the shard, or it is over: drop everything about it."""
-
-
-class Directive(StrEnum):
-    """A heartbeat's answer."""
-
-    CONTINUE = "continue"  # go on
-    STOP = "stop"  # the job is being cancelled: let go
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A worker's hold on a shard. Only the newest epoch may write."""
-
-    shard_id: str
-    job_id: str
-    epoch: int
-
-
-@dataclass(frozen=True)
-class Work:
-    """A claimed shard: the job's parameters, and the items that no earlier claim finished."""
-
-    lease: Lease
-    kind: str
-    parameters: Mapping[str, Any]
-    items: Sequence[Item]
-    crashes: int
+REOPENED: dict[str, Any] = {
+    "state": ItemState.QUEUED, "metrics": null(), "provenance": null(), "error": null(), "epoch": None,
+    "finished_at": None,
+}  # fmt: skip
+DEADLINE = {"title": "Deadline passed", "detail": "what was not finished by then was dropped"}
 
 
 def cancel(session: Session, job_id: str) -> None:
     """Stop a job; finished items keep their results. Raises NotFound, or Conflict if the job is over."""
-    parts = session.scalars(select(Job.id).where(Job.parent_id == job_id).order_by(Job.id)).all()
-    part_states = {part: _lock(session, part) for part in parts}  # parts before their recipe, as in `settle`
-    state = _lock(session, job_id)
+    parts, state = _lock_all(session, job_id)
     if state in (JobState.CANCELLING, JobState.CANCELLED):
         return
     if not move(session, job_id, JobState.CANCELLING):
         raise Conflict(f"job {job_id} is {state} and cannot be cancelled")
-    for part, part_state in part_states.items():
-        if part_state not in TERMINAL_JOB and move(session, part, JobState.CANCELLING):
+    for part in parts:
+        if move(session, part, JobState.CANCELLING):
             settle(session, part)
     settle(session, job_id)
 
 
-def claim(session: Session, shard_id: str, worker: str, lease_seconds: float) -> Work | None:
-    """Take a shard that is queued or whose lease has run out; None if there is nothing to take."""
-    # The job's row is locked before any of its shards', here as everywhere, so that no two transactions deadlock.
-    job_id = session.scalar(select(Shard.job_id).where(Shard.id == shard_id))
-    if job_id is None or _lock(session, job_id) not in CLAIMABLE:
-        return None
-    expired = (Shard.state == ShardState.RUNNING) & (Shard.lease_expires_at < now())
-    row = session.execute(
-        update(Shard)
-        .where(Shard.id == shard_id, or_(Shard.state == ShardState.QUEUED, expired))
-        .values(
-            state=ShardState.RUNNING,
-            epoch=Shard.epoch + 1,
-            crashes=Shard.crashes + case((Shard.state == ShardState.RUNNING, 1), else_=0),
-            worker=worker,
-            lease_expires_at=now() + lease_seconds,
-            heartbeat_at=now(),
-            progress={},
-        )
-        .returning(Shard.epoch, Shard.crashes),
-        execution_options=UNSYNCHRONIZED,
-    ).one_or_none()
-    if row is None:
-        return None
-    move(session, job_id, JobState.RUNNING)
-    if parent := session.scalar(select(Job.parent_id).where(Job.id == job_id)):
-        move(session, parent, JobState.RUNNING)
-    pending = (Item.shard_id == shard_id) & Item.state.not_in(TERMINAL_ITEM)
-    session.execute(update(Item).where(pending).values(state=ItemState.RUNNING), execution_options=UNSYNCHRONIZED)
-    job = session.get_one(Job, job_id)
-    items = session.scalars(select(Item).where(pending).order_by(Item.index)).all()
-    return Work(Lease(shard_id, job_id, row.epoch), job.kind, job.parameters, items, row.crashes)
+def pause(session: Session, job_id: str) -> None:
+    """Have workers keep checkpoints and let go. Raises NotFound, or Conflict if the job is not going on."""
+    parts, state = _lock_all(session, job_id)
+    if state == JobState.PAUSED:
+        return
+    if not move(session, job_id, JobState.PAUSED):
+        raise Conflict(f"job {job_id} is {state} and cannot be paused")
+    for part in parts:
+        move(session, part, JobState.PAUSED)
 
 
-def heartbeat(session: Session, lease: Lease, lease_seconds: float, progress: Mapping[str, Any]) -> Directive:
-    """Report progress and renew the lease. Raises LeaseLost."""
-    _fence(session, lease, lease_expires_at=now() + lease_seconds, heartbeat_at=now(), progress=dict(progress))
-    state = session.scalar(select(Job.state).where(Job.id == lease.job_id))
-    return Directive.CONTINUE if state in CLAIMABLE else Directive.STOP
+def resume(session: Session, job_id: str) -> None:
+    """Go on with a paused job; `to_send` answers its shards. Raises NotFound, or Conflict if the job is not paused."""
+    parts, state = _lock_all(session, job_id)
+    if state in CLAIMABLE:
+        return
+    if state != JobState.PAUSED:
+        raise Conflict(f"job {job_id} is {state}, not paused")
+    for each in (*(part for part, at in parts.items() if at == JobState.PAUSED), job_id):
+        move(session, each, JobState.QUEUED)
+        queued = (Shard.job_id == each) & (Shard.state == ShardState.QUEUED)
+        session.execute(update(Shard).where(queued).values(sent_at=None), execution_options=UNSYNCHRONIZED)
+        if _shards(session, each, ShardState.RUNNING):  # a worker that has not let go yet
+            move(session, each, JobState.RUNNING)
+        settle(session, each)
 
 
-def save_item(
-    session: Session,
-    lease: Lease,
-    index: int,
-    metrics: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    artifacts: Mapping[str, tuple[Stored, str]],
-) -> None:
-    """An item succeeded: its stored objects (with media types) by name, its metrics, how it came about."""
-    _end_item(session, lease, index, ItemState.SUCCEEDED, metrics=dict(metrics), provenance=dict(provenance))
-    session.add_all(
-        Artifact(job_id=lease.job_id, item_index=index, name=name, media_type=media_type, **stored._asdict())
-        for name, (stored, media_type) in artifacts.items()
-    )
+def expire(session: Session, job_id: str) -> None:
+    """End a job whose deadline has passed, if it is still going. Finished items keep their results."""
+    state = lock(session, job_id)
+    if state in GOING and session.scalar(select(Job.deadline < now()).where(Job.id == job_id)):
+        move(session, job_id, JobState.CANCELLING)
+        session.execute(update(Job).where(Job.id == job_id).values(error=DEADLINE), execution_options=UNSYNCHRONIZED)
+        settle(session, job_id)
 
 
-def save_checkpoint(session: Session, lease: Lease, index: int, stored: Stored, step: int) -> str | None:
-    """Point to where a later claim goes on with an item; answers the key of the checkpoint that this one replaces.
+def retry(session: Session, job_id: str) -> int:
+    """Queue the failed items of a job, and of a recipe's parts, again; answers how many.
 
-    Work that moves on is not what killed workers: the shard's attempts and crashes are counted anew.
+    What was made of all items, a summary or a figure, is made again. Raises NotFound, or Conflict if nothing failed.
     """
-    _fence(session, lease, attempts=0, crashes=0)
-    item = session.get_one(Item, (lease.job_id, index))
-    before = item.checkpoint
-    item.checkpoint = {**stored._asdict(), "step": step}
-    return str(before["key"]) if before else None
+    states, state = _lock_all(session, job_id)
+    states[job_id] = state
+    if state in STOPPED:
+        raise Conflict(f"job {job_id} is {state}, and its items cannot be tried again")
+    if session.scalar(select(Job.deadline < now()).where(Job.id == job_id)):
+        raise Conflict(f"the deadline of job {job_id} has passed, and its items cannot be tried again")
+    tried = {each: _reopen(session, each) for each in states if states[each] not in STOPPED}
+    if not any(tried.values()):
+        raise Conflict(f"job {job_id} has no failed items")
+    if parent := session.scalar(select(Job.parent_id).where(Job.id == job_id)):
+        states[parent] = lock(session, parent)
+    changed = [each for each in states if states[each] not in STOPPED and (tried.get(each) or each in (job_id, parent))]
+    for each in changed:
+        _redo_last(session, each)
+        if states[each] in TERMINAL_JOB:
+            move(session, each, JobState.QUEUED)
+    for each in changed:
+        settle(session, each)
+    return sum(tried.values())
 
 
-def record_epoch(session: Session, lease: Lease, epoch: int, metrics: Mapping[str, Any]) -> None:
-    """What training measured after an epoch; an epoch that is trained again after a crash is recorded anew."""
-    _fence(session, lease)
-    session.merge(Epoch(job_id=lease.job_id, epoch=epoch, metrics=dict(metrics), at=session.scalar(select(now()))))
+def _reopen(session: Session, job_id: str) -> int:
+    failed = (Item.job_id == job_id) & (Item.state == ItemState.FAILED)
+    shards = select(Item.shard_id).where(failed)
+    again = {"state": ShardState.QUEUED, "attempts": 0, "crashes": 0, "not_before": None, "sent_at": None}
+    session.execute(
+        update(Shard).where(Shard.id.in_(shards), Shard.state != ShardState.RUNNING).values(again),
+        execution_options=UNSYNCHRONIZED,
+    )
+    return len(session.scalars(update(Item).where(failed).values(REOPENED).returning(Item.index)).all())
 
 
-def fail_item(session: Session, lease: Lease, index: int, title: str, detail: str) -> None:
-    """An item cannot be computed; its neighbours go on."""
-    _end_item(session, lease, index, ItemState.FAILED, error={"title": title, "detail": detail})
-
-
-def finish(session: Session, lease: Lease) -> ShardState:
-    """Let go of a shard: done if all its items are terminal, cancelled with its job, otherwise queued again."""
-    job = _lock(session, lease.job_id)
-    open_items = _count(session, Item.shard_id == lease.shard_id, Item.state.not_in(TERMINAL_ITEM))
-    if not open_items:
-        state = ShardState.DONE
-    elif job in CLAIMABLE:
-        state = ShardState.QUEUED
-        left = (Item.shard_id == lease.shard_id) & Item.state.not_in(TERMINAL_ITEM)
-        queued = {"state": ItemState.QUEUED}
-        session.execute(update(Item).where(left).values(queued), execution_options=UNSYNCHRONIZED)
-    else:
-        state = ShardState.CANCELLED
-    _fence(session, lease, state=state, lease_expires_at=None)
-    settle(session, lease.job_id)
-    return state
-
-
-def fail_attempt(session: Session, lease: Lease, title: str, detail: str, max_attempts: int) -> ShardState:
-    """A fault of the world ended an attempt: queue the shard again, or give it up after `max_attempts`."""
-    _lock(session, lease.job_id)
-    _fence(session, lease, attempts=Shard.attempts + 1)
-    if (session.scalar(select(Shard.attempts).where(Shard.id == lease.shard_id)) or 0) >= max_attempts:
-        return give_up(session, lease, title, detail)
-    return finish(session, lease)
-
-
-def give_up(session: Session, lease: Lease, title: str, detail: str) -> ShardState:
-    """Fail every item of the shard that is not terminal, and finish it."""
-    _lock(session, lease.job_id)
-    _fence(session, lease)
-    open_items = (Item.shard_id == lease.shard_id) & Item.state.not_in(TERMINAL_ITEM)
-    ended = {"state": ItemState.FAILED, "error": {"title": title, "detail": detail}, "finished_at": now()}
-    session.execute(update(Item).where(open_items).values(ended), execution_options=UNSYNCHRONIZED)
-    return finish(session, lease)
+def _redo_last(session: Session, job_id: str) -> None:
+    """Have what waits for the rest of a job wait again; a worker that is at it loses its lease."""
+    waits = {"state": ShardState.WAITING, "attempts": 0, "crashes": 0, "not_before": None, "lease_expires_at": None}
+    last = (Shard.job_id == job_id) & Shard.last
+    session.execute(update(Shard).where(last).values(waits), execution_options=UNSYNCHRONIZED)
+    shards = select(Shard.id).where(last)
+    items = select(Item.index).where(Item.job_id == job_id, Item.shard_id.in_(shards))
+    drawn = (Artifact.job_id == job_id) & Artifact.item_index.in_(items)
+    session.execute(delete(Artifact).where(drawn), execution_options=UNSYNCHRONIZED)
+    session.execute(update(Item).where(Item.shard_id.in_(shards)).values(REOPENED), execution_options=UNSYNCHRONIZED)
 
 
 def settle(session: Session, job_id: str) -> None:
     """End a job that has nothing left to do. Whoever makes a shard or a job stop calls this."""
-    state = _lock(session, job_id)
+    state = lock(session, job_id)
     if state == JobState.CANCELLING:
         waiting = (Shard.job_id == job_id) & Shard.state.in_((ShardState.QUEUED, ShardState.WAITING))
         cancelled = {"state": ShardState.CANCELLED}
@@ -196,18 +135,29 @@ def settle(session: Session, job_id: str) -> None:
             left = (Item.job_id == job_id) & Item.state.not_in(TERMINAL_ITEM)
             ended = {"state": ItemState.CANCELLED, "finished_at": now()}
             session.execute(update(Item).where(left).values(ended), execution_options=UNSYNCHRONIZED)
-            move(session, job_id, JobState.CANCELLED)
+            late = session.get_one(Job, job_id, populate_existing=True).error == DEADLINE
+            move(session, job_id, JobState.EXPIRED if late else JobState.CANCELLED)
             _settle_parent(session, job_id)
-    elif state in CLAIMABLE and not _shards(session, job_id, ShardState.QUEUED, ShardState.RUNNING):
+    elif state in GOING and not _shards(session, job_id, ShardState.QUEUED, ShardState.RUNNING):
+        if _reclaim(session, job_id):
+            return
         if _shards(session, job_id, ShardState.WAITING):
             _release(session, job_id)
             return
         move(session, job_id, JobState.FINALIZING)
-        succeeded = _count(session, Item.job_id == job_id, Item.state == ItemState.SUCCEEDED)
-        failed = _count(session, Item.job_id == job_id, Item.state == ItemState.FAILED)
+        succeeded = count(session, Item.job_id == job_id, Item.state == ItemState.SUCCEEDED)
+        failed = count(session, Item.job_id == job_id, Item.state == ItemState.FAILED)
         whole = JobState.SUCCEEDED if not failed else JobState.PARTIALLY_SUCCEEDED
         move(session, job_id, whole if succeeded else JobState.FAILED)
         _settle_parent(session, job_id)
+
+
+def _reclaim(session: Session, job_id: str) -> bool:
+    """Queue what a worker of the version before this one cancelled because the job was paused; whether there is any."""
+    left = select(Item.shard_id).where(Item.job_id == job_id, Item.state.not_in(TERMINAL_ITEM))
+    dropped = (Shard.job_id == job_id) & (Shard.state == ShardState.CANCELLED) & Shard.id.in_(left)
+    again = {"state": ShardState.QUEUED, "sent_at": None}
+    return bool(session.scalars(update(Shard).where(dropped).values(again).returning(Shard.id)).all())
 
 
 def _settle_parent(session: Session, job_id: str) -> None:
@@ -225,47 +175,32 @@ def _release(session: Session, job_id: str) -> None:
 
 
 def to_send(session: Session, job_id: str) -> Sequence[str]:
-    """Shards of the job, or of its recipe, that waited and now may begin; enqueue them after the commit.
+    """Shards of the job, of its recipe or of its parts that may begin now; enqueue them after the commit.
 
     They are answered once; should they be lost after that, the reconciler sends them again.
     """
     parent = select(Job.parent_id).where(Job.id == job_id).scalar_subquery()
-    unsent = (Shard.state == ShardState.QUEUED) & Shard.sent_at.is_(None)
+    related = or_(Job.id.in_((job_id, parent)), Job.parent_id == job_id)
+    going = select(Job.id).where(related, Job.state.in_(CLAIMABLE))
+    unsent = (Shard.state == ShardState.QUEUED) & Shard.sent_at.is_(None) & due()
     return session.scalars(
-        update(Shard)
-        .where(or_(Shard.job_id == job_id, Shard.job_id == parent), unsent)
-        .values(sent_at=now())
-        .returning(Shard.id),
+        update(Shard).where(Shard.job_id.in_(going), unsent).values(sent_at=now()).returning(Shard.id),
         execution_options=UNSYNCHRONIZED,
     ).all()
 
 
-def _end_item(session: Session, lease: Lease, index: int, state: ItemState, **values: Any) -> None:
-    _fence(session, lease)
-    mine = (Item.job_id == lease.job_id) & (Item.index == index) & (Item.shard_id == lease.shard_id)
-    ended = session.scalars(
-        update(Item)
-        .where(mine, Item.state.not_in(TERMINAL_ITEM))
-        .values(state=state, finished_at=now(), **values)
-        .returning(Item.index),
-        execution_options=UNSYNCHRONIZED,
-    ).one_or_none()
-    if ended is None:
-        raise LeaseLost(f"item {index} of {lease.shard_id} is already over")
+def due() -> ColumnElement[bool]:
+    """Whether a shard's pause after a failed attempt is over."""
+    return or_(Shard.not_before.is_(None), Shard.not_before <= now())
 
 
-def _fence(session: Session, lease: Lease, **values: Any) -> None:
-    """Lock the shard's row for this transaction and check that the lease still stands."""
-    mine = (Shard.id == lease.shard_id) & (Shard.epoch == lease.epoch) & (Shard.state == ShardState.RUNNING)
-    held = session.scalars(
-        update(Shard).where(mine).values(values or {"epoch": lease.epoch}).returning(Shard.id),
-        execution_options=UNSYNCHRONIZED,
-    ).one_or_none()
-    if held is None:
-        raise LeaseLost(f"{lease.shard_id} is no longer held under epoch {lease.epoch}")
+def _lock_all(session: Session, job_id: str) -> tuple[dict[str, JobState], JobState]:
+    """Lock a job and its parts, if it is a recipe; answers the states of the parts, and its own. Raises NotFound."""
+    parts = session.scalars(select(Job.id).where(Job.parent_id == job_id).order_by(Job.id)).all()
+    return {part: lock(session, part) for part in parts}, lock(session, job_id)
 
 
-def _lock(session: Session, job_id: str) -> JobState:
+def lock(session: Session, job_id: str) -> JobState:
     """The job's state, with its row locked, so that the last two shards cannot both think the other is still at it."""
     state = session.scalar(select(Job.state).where(Job.id == job_id).with_for_update(key_share=True))
     if state is None:
@@ -286,7 +221,7 @@ def move(session: Session, job_id: str, target: JobState) -> bool:
     return moved is not None
 
 
-def _count(session: Session, *conditions: Any) -> int:
+def count(session: Session, *conditions: Any) -> int:
     return session.scalar(select(func.count()).select_from(Item).where(*conditions)) or 0
 
 

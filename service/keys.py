@@ -15,6 +15,11 @@ def dataset_key(job_id: str, epoch: int, name: str) -> str:
     return f"datasets/{job_id}/{epoch}/{name}"
 
 
+def shard_checkpoint_key(job_id: str, shard_id: str, epoch: int, number: int) -> str:
+    """Where a later claim goes on with a shard's searches."""
+    return f"jobs/{job_id}/shards/{shard_id.rpartition('.')[2]}/{epoch}/checkpoint-{number}.safetensors"
+
+
 def checkpoint_key(job_id: str, index: int, epoch: int, step: int) -> str:
     """Where a later claim goes on with an item."""
     return f"jobs/{job_id}/items/{index}/{epoch}/checkpoint-{step}.pt"

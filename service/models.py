@@ -15,10 +15,14 @@ from sqlalchemy import (
     MetaData,
     String,
     Text,
+    false,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from service.states import ItemState, JobState, ShardState
+
+FAILED = text(f"state = '{ItemState.FAILED}'")
 
 
 class Base(DeclarativeBase):
@@ -61,6 +65,8 @@ class Job(Base):
     request_digest: Mapped[str] = mapped_column(String(64))
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
     part: Mapped[str | None] = mapped_column(String(100))
+    deadline: Mapped[float | None]
+    client: Mapped[str | None] = mapped_column(String(64))  # whose queued items count together
 
 
 class Transition(Base):
@@ -76,7 +82,11 @@ class Transition(Base):
 
 
 class Shard(Base):
-    """A run of a job's items: the unit of dispatch and lease. `epoch` counts claims and fences every write."""
+    """A run of a job's items: the unit of dispatch and lease. `epoch` counts claims and fences every write.
+
+    `attempts` and `crashes` count since it last got on: those that ended in an error, and those whose worker fell
+    silent. `last` ones wait for the rest of their job, and are done again when some of that is.
+    """
 
     __tablename__ = "shards"
     __table_args__ = (one_of("state", ShardState), Index(None, "state", "sent_at"), Index(None, "job_id"))
@@ -94,13 +104,21 @@ class Shard(Base):
     attempts: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
     progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    not_before: Mapped[float | None]  # no claim sooner: the pause after a failed attempt
+    checkpoint: Mapped[dict[str, Any] | None]  # where a later claim goes on: `key`, `sha256`, `size`
+    last: Mapped[bool] = mapped_column(default=False, server_default=false())
 
 
 class Item(Base):
     """One optimisation: the unit of state, failure and result."""
 
     __tablename__ = "items"
-    __table_args__ = (one_of("state", ItemState), Index(None, "job_id", "state"), Index(None, "shard_id"))
+    __table_args__ = (
+        one_of("state", ItemState),
+        Index(None, "job_id", "state"),
+        Index(None, "shard_id"),
+        Index("ix_items_failed", "finished_at", "job_id", "index", postgresql_where=FAILED, sqlite_where=FAILED),
+    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     index: Mapped[int] = mapped_column(primary_key=True)
@@ -112,6 +130,7 @@ class Item(Base):
     metrics: Mapped[dict[str, Any] | None]
     provenance: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
+    epoch: Mapped[int | None]  # of the claim that ended it
     checkpoint: Mapped[dict[str, Any] | None]  # where a later claim goes on: `key`, `sha256`, `size`, `step`
     finished_at: Mapped[float | None]
 

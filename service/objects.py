@@ -7,7 +7,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -21,6 +21,14 @@ class Stored(NamedTuple):
     key: str
     size: int
     sha256: str
+
+
+class Entry(NamedTuple):
+    """An object in a listing; `modified` is in seconds since the epoch, on the storage's clock."""
+
+    key: str
+    size: int
+    modified: float
 
 
 class ObjectNotFound(KeyError):  # noqa: N818 - what happened, in the words of the field
@@ -74,6 +82,15 @@ class Storage(Source, Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens if there is none. Raises StorageError."""
 
+    def dated(self, prefix: str) -> Iterator[Entry]:
+        """The objects under a prefix, in no order. Raises StorageError."""
+
+    def discard_unfinished(self, prefix: str, before: float, dry_run: bool = False) -> int:
+        """Remove what puts under a prefix left that began before this time and never ended; answers how many.
+
+        Raises StorageError.
+        """
+
 
 def pieces(path: Path, size: int = PIECE) -> Iterator[bytes]:
     """A file's bytes, `size` at a time. Raises OSError."""
@@ -99,3 +116,40 @@ def write(path: Path, data: Iterable[bytes]) -> tuple[int, str]:
             temporary.unlink()
         raise
     return size, digest.hexdigest()
+
+
+def sync(folder: Path) -> None:
+    """Make what was last renamed, made or removed in a folder outlast a loss of power. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, to stay after a loss of power. Raises OSError."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+@contextmanager
+def file_errors(key: str, doing: str = "read") -> Iterator[None]:
+    """A file's errors as the storage's."""
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as e:
+        if doing == "read":
+            raise ObjectNotFound(key) from e
+        raise StorageError(f"cannot {doing} {key}: {e}") from e
+    except OSError as e:
+        raise StorageError(f"cannot {doing} {key}: {e}") from e
+
+
+def whole(key: str, start: int, length: int, data: bytes) -> bytes:
+    """The data of a range, if it is all of it. Raises StorageError."""
+    if len(data) != length:
+        raise StorageError(f"cannot read {key}: it has {len(data)} of the {length} bytes from {start} on")
+    return data

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from service import schemas
@@ -16,6 +16,8 @@ from service.errors import FieldError, InvalidInput, NotFound
 from service.models import Artifact, Epoch, Evaluation, Item, Job, Shard, Transition
 from service.states import TERMINAL_ITEM, JobState, ShardState
 from service.submissions import RECIPE
+
+LINKS = ("items", "artifacts", "cancel", "pause", "resume", "retry")
 
 
 def timestamp(seconds: float | None) -> datetime | None:
@@ -41,7 +43,8 @@ def _bad_cursor() -> InvalidInput:
     return InvalidInput(FieldError("cursor", "is not a cursor; allowed: next_cursor of the page before"))
 
 
-def _number(text: str, kind: type[float] | type[int]) -> float:
+def number(text: str, kind: type[float] | type[int]) -> float:
+    """A number out of a cursor. Raises InvalidInput."""
     try:
         number = kind(text)
     except ValueError:
@@ -77,7 +80,7 @@ def jobs(
         query = query.where(Job.state == state)
     if cursor is not None:
         created_at, job_id = decode_cursor(cursor, 2)
-        query = query.where(tuple_(Job.created_at, Job.id) < (_number(created_at, float), job_id))
+        query = query.where(tuple_(Job.created_at, Job.id) < (number(created_at, float), job_id))
     rows = session.scalars(query).all()
     page = rows[:limit]
     following = encode_cursor(page[-1].created_at, page[-1].id) if len(rows) > limit else None
@@ -89,7 +92,7 @@ def items(session: Session, job_id: str, limit: int, cursor: str | None) -> sche
     _require(session, job_id)
     query = select(Item).where(Item.job_id == job_id).order_by(Item.index).limit(limit + 1)
     if cursor is not None:
-        query = query.where(Item.index > _number(decode_cursor(cursor, 1)[0], int))
+        query = query.where(Item.index > number(decode_cursor(cursor, 1)[0], int))
     rows = session.scalars(query).all()
     page = rows[:limit]
     following = encode_cursor(page[-1].index) if len(rows) > limit else None
@@ -111,7 +114,7 @@ def artifacts(session: Session, job_id: str, limit: int, cursor: str | None) -> 
     query = select(Artifact).where(Artifact.job_id == job_id).order_by(*order).limit(limit + 1)
     if cursor is not None:
         index, name = decode_cursor(cursor, 2)
-        query = query.where(tuple_(*order) > (_number(index, int), name))
+        query = query.where(tuple_(*order) > (number(index, int), name))
     rows = session.scalars(query).all()
     page = rows[:limit]
     following = encode_cursor(page[-1].item_index, page[-1].name) if len(rows) > limit else None
@@ -173,9 +176,11 @@ def _jobs(session: Session, rows: Sequence[Job]) -> list[schemas.Job]:
     for t in session.scalars(select(Transition).where(Transition.job_id.in_(ids)).order_by(Transition.id)):
         transitions[t.job_id].append(schemas.Transition(state=t.state, at=datetime.fromtimestamp(t.at, UTC)))
     running: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    held = select(Shard.job_id, Shard.progress).where(Shard.job_id.in_(ids), Shard.state == ShardState.RUNNING)
-    for job_id, progress in session.execute(held):
-        running[job_id].append(progress)
+    kept = (Shard.state == ShardState.QUEUED) & Shard.checkpoint.is_not(None)  # a later claim goes on from there
+    moving = or_(Shard.state == ShardState.RUNNING, kept)
+    held = select(Shard.job_id, Shard.state, Shard.progress).where(Shard.job_id.in_(ids), moving)
+    for job_id, state, progress in session.execute(held):
+        running[job_id].append(progress if state == ShardState.RUNNING or not progress else progress | {"rate": 0})
 
     def progress_of(row: Job) -> schemas.Progress:
         if row.kind == RECIPE:
@@ -203,11 +208,12 @@ def _job(
         warnings=row.warnings,
         created_at=datetime.fromtimestamp(row.created_at, UTC),
         finished_at=timestamp(row.finished_at),
+        deadline=timestamp(row.deadline),
         transitions=transitions,
         items=schemas.ItemCounts(total=row.items, **counts),
         progress=progress,
         error=row.error,
-        links=schemas.JobLinks(self=url, items=f"{url}/items", artifacts=f"{url}/artifacts", cancel=f"{url}/cancel"),
+        links=schemas.JobLinks(self=url, **{name: f"{url}/{name}" for name in LINKS}),
     )
 
 
@@ -249,7 +255,7 @@ def _items(session: Session, job_id: str, rows: Sequence[Item]) -> list[schemas.
         schemas.Item(
             index=row.index, state=row.state, target=row.target, start=row.start, settings=row.settings,
             metrics=row.metrics, provenance=row.provenance, error=row.error, finished_at=timestamp(row.finished_at),
-            artifacts=stored[row.index], checkpoint=_checkpoint(row),
+            epoch=row.epoch, artifacts=stored[row.index], checkpoint=_checkpoint(row),
         )
         for row in rows
     ]  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic import Field, model_validator
 
+from service.deadlines import Submission
 from service.evaluation import Evaluated
 from service.schemas import (
     BlendStart,
@@ -23,7 +24,6 @@ from service.schemas import (
     PatternImages,
     Radii,
     Regularization,
-    Request,
     Start,
     Until,
 )
@@ -33,7 +33,7 @@ ALL_PATTERNS = PatternImages(source="patterns", patterns=list(get_args(Pattern))
 Parts = dict[str, dict[str, Any]]
 
 
-class Networks(Request):
+class Networks(Submission):
     """What every recipe takes: a network, and another to compare it with."""
 
     model: Name = Field(description="The network, usually the robust one")

@@ -7,36 +7,56 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.exc import OperationalError as DatabaseError
 
-from service import jobs
+from service import jobs, leases
 from service.broker import Broker
+from service.collector import collect
 from service.db import Database, now
 from service.models import Job, Shard
+from service.objects import Storage
 from service.settings import Settings
 from service.states import JobState, ShardState
 
 log = structlog.get_logger()
+AT_ONCE = 1000
+"""Rows of a kind that one pass takes on."""
 
 
 class Reconciler:
-    """A thread that makes a pass every `reconcile_seconds`."""
+    """A thread that makes a pass every `reconcile_seconds`, and one that removes orphans every `collect_seconds`."""
 
-    def __init__(self, db: Database, broker: Broker, settings: Settings) -> None:
-        self.db, self.broker, self.settings = db, broker, settings
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+    def __init__(self, db: Database, broker: Broker, settings: Settings, storage: Storage | None = None) -> None:
+        self.db, self.broker, self.settings, self.storage = db, broker, settings, storage
+        self._stop, self._grace = threading.Event(), False
+        self._threads = [threading.Thread(target=self._run, name="reconciler", daemon=True)]
+        if storage is not None and settings.collect_seconds:
+            self._threads.append(threading.Thread(target=self._collect, name="collector", daemon=True))
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join(5)
+        for thread in self._threads:
+            thread.join(5)
+
+    def _collect(self) -> None:
+        assert self.storage is not None
+        while not self._stop.wait(self.settings.collect_seconds):
+            try:
+                # Objects of unknown jobs are left to `robustreps gc`: this may be the wrong database for the bucket.
+                found = collect(self.db, self.storage, strangers=False, going=lambda: not self._stop.is_set())
+            except Exception as e:  # as for `_run`: whatever it was, the next pass may do better
+                log.warning("orphans not removed; trying again", reason=repr(e))
+            else:
+                log.info("orphans removed", **found._asdict())
 
     def _run(self) -> None:
         while True:
             try:
                 self.reconcile()
             except (DatabaseError, BrokerError) as e:
+                self._grace = isinstance(e, DatabaseError)
                 log.warning("reconciler pass failed; trying again", reason=str(e))
             except Exception:  # this thread puts everything else right, so nothing may end it
                 log.exception("reconciler pass failed; trying again")
@@ -45,23 +65,32 @@ class Reconciler:
 
     def reconcile(self) -> None:
         """One pass. Raises what the database or the broker raises."""
-        self._release_expired()
+        self._expire_jobs()
+        self._expire_leases()
         self._settle_stragglers()
         self._resend_lost()
 
-    def _release_expired(self) -> None:
+    def _expire_jobs(self) -> None:
+        """Jobs whose deadline has passed are stopped."""
+        late = Job.state.in_(jobs.GOING) & (Job.deadline < now())
+        with self.db.reading() as session:
+            ids = session.scalars(select(Job.id).where(late).limit(AT_ONCE)).all()
+        for job_id in ids:
+            with self.db.transaction() as session:
+                jobs.expire(session, job_id)
+
+    def _expire_leases(self) -> None:
         """A shard whose worker fell silent is queued again, and counts a crash."""
+        if self._grace:  # nobody could send a heartbeat while the database was away
+            self._grace = False
+            return
         expired = (Shard.state == ShardState.RUNNING) & (Shard.lease_expires_at < now())
-        released = {"state": ShardState.QUEUED, "crashes": Shard.crashes + 1, "lease_expires_at": None, "progress": {}}
-        with self.db.transaction() as session:
-            # Rows that another transaction holds are not silent: skipping them also keeps the lock order.
-            silent = session.scalars(select(Shard.id).where(expired).with_for_update(skip_locked=True)).all()
-            session.execute(
-                update(Shard).where(Shard.id.in_(silent), expired).values(released),
-                execution_options=jobs.UNSYNCHRONIZED,
-            )
+        with self.db.reading() as session:
+            silent = session.scalars(select(Shard.id).where(expired).limit(AT_ONCE)).all()
         for shard_id in silent:
-            log.warning("lease expired", shard=shard_id)
+            with self.db.transaction() as session:
+                if leases.expire_lease(session, shard_id, self.settings.max_crashes):
+                    log.warning("lease expired", shard=shard_id)
 
     def _settle_stragglers(self) -> None:
         """A job whose last worker died before ending it is ended here."""
@@ -69,16 +98,16 @@ class Reconciler:
         waits = (ShardState.QUEUED, ShardState.WAITING)
         waiting = select(Shard.id).where(Shard.job_id == Job.id, Shard.state.in_(waits))
         over = (Job.state == JobState.CANCELLING) & ~busy.exists()
-        done = Job.state.in_(jobs.CLAIMABLE) & ~busy.exists() & ~waiting.exists()
+        done = Job.state.in_(jobs.GOING) & ~busy.exists() & ~waiting.exists()
         with self.db.reading() as session:
-            ids = session.scalars(select(Job.id).where(over | done)).all()
+            ids = session.scalars(select(Job.id).where(over | done).limit(AT_ONCE)).all()
         for job_id in ids:
             with self.db.transaction() as session:
                 jobs.settle(session, job_id)
 
     def _resend_lost(self) -> None:
         """If fewer messages wait than shards, the difference was lost: send for those that have waited longest."""
-        waiting = (Shard.state == ShardState.QUEUED) & Job.state.in_(jobs.CLAIMABLE)
+        waiting = (Shard.state == ShardState.QUEUED) & Job.state.in_(jobs.CLAIMABLE) & jobs.due()
         # A message just sent may already be with a worker that has not claimed yet.
         unsent = Shard.sent_at.is_(None)  # released by a worker that died before it sent
         overdue = waiting & or_(unsent, Shard.sent_at < now() - self.settings.reconcile_seconds)
@@ -94,7 +123,7 @@ class Reconciler:
                 .join(Job)
                 .where(overdue)
                 .order_by(Shard.sent_at.nulls_first())
-                .limit(min(lost, late))
+                .limit(min(lost, late, AT_ONCE))
                 .with_for_update(skip_locked=True, of=Shard)
             ).all()
             session.execute(

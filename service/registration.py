@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from service.deadlines import Submission
 from service.schemas import Finite, JobParameters, Name, Request
 
 Path = Annotated[str, Field(max_length=500, pattern=r"^[A-Za-z0-9._ /=-]*$", description="Plain characters, no ..")]
@@ -52,7 +53,7 @@ class ObjectSource(Request):
     format: Format = "auto"
 
 
-class ModelRegistration(Request):
+class ModelRegistration(Submission):
     """A network for jobs to name."""
 
     name: Name
@@ -84,7 +85,7 @@ class ModelRegistration(Request):
         return self
 
 
-class DatasetRegistration(Request):
+class DatasetRegistration(Submission):
     """A data set for jobs to name."""
 
     name: Name

@@ -110,15 +110,10 @@ class BlendStart(Request):
     source: Literal["blend"] = "blend"
 
 
-Images = Annotated[DatasetImages | UploadedImages | PatternImages | MixedImages, Field(discriminator="source")]
-LoneStart = Annotated[
-    DatasetImages | UploadedImages | PatternImages | MixedImages | NoiseStart | GrayStart,
-    Field(discriminator="source"),
-]
-Start = Annotated[
-    DatasetImages | UploadedImages | PatternImages | MixedImages | NoiseStart | GrayStart | OtherTargetStart,
-    Field(discriminator="source"),
-]
+_Named = DatasetImages | UploadedImages | PatternImages | MixedImages
+Images = Annotated[_Named, Field(discriminator="source")]
+LoneStart = Annotated[_Named | NoiseStart | GrayStart, Field(discriminator="source")]
+Start = Annotated[_Named | NoiseStart | GrayStart | OtherTargetStart, Field(discriminator="source")]
 
 
 def count(source: Request) -> int:
@@ -192,6 +187,9 @@ class JobLinks(BaseModel):
     items: str
     artifacts: str
     cancel: str
+    pause: str
+    resume: str
+    retry: str
 
 
 class Job(BaseModel):
@@ -204,6 +202,7 @@ class Job(BaseModel):
     warnings: list[str]
     created_at: datetime
     finished_at: datetime | None
+    deadline: datetime | None
     transitions: list[Transition]
     items: ItemCounts
     progress: Progress
@@ -249,6 +248,7 @@ class Item(BaseModel):
     metrics: dict[str, Any] | None
     provenance: dict[str, Any] | None
     error: dict[str, Any] | None
+    epoch: int | None = Field(description="Which claim of its shard ended it")
     checkpoint: ItemCheckpoint | None = Field(description="Where a later claim goes on with it")
     finished_at: datetime | None
     artifacts: list[Artifact]

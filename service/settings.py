@@ -39,6 +39,10 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(20_000_000, gt=0, description="Largest request body")
     max_image_pixels: int = Field(16_000_000, gt=0, description="Largest uploaded image, width times height")
+    max_queued_items: int = Field(
+        5_000_000, gt=0, description="Most items of jobs that are not over; beyond, submissions are answered 429"
+    )
+    max_queued_items_per_client: int = Field(2_000_000, gt=0, description="Most of them from one client")
     max_items: int = Field(4096, gt=0, description="Most items in one job")
     max_drawing_bytes: int = Field(
         4_000_000_000, gt=0, description="Most memory for the images that one figure draws on"
@@ -76,7 +80,18 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(5, gt=0, description="How often a worker reports progress and renews its lease")
     loading_seconds: float = Field(300, gt=0, description="How long a shard may take before its first step")
     reconcile_seconds: float = Field(15, gt=0, description="How often lost messages and expired leases are looked for")
-    max_crashes: int = Field(3, ge=1, description="Crashes after which a shard's unfinished items fail")
+    checkpoint_seconds: float = Field(
+        30, gt=0, description="How often a worker stores where its searches stand: what a killed one loses at most"
+    )
+    drain_seconds: float = Field(10, gt=0, description="How long a worker that is asked to end may take to let go")
+    max_attempts: int = Field(5, ge=1, description="Attempts without progress that end in an error before items fail")
+    retry_seconds: float = Field(5, gt=0, description="The pause after a failed attempt; it doubles with each, to 300")
+    collect_seconds: float = Field(
+        3600, ge=0, description="How often objects that nothing points to are looked for and removed; 0: never"
+    )
+    max_crashes: int = Field(
+        3, ge=2, description="Crashes without progress before an item fails, in the last of which it ran alone"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":

@@ -7,9 +7,9 @@ class JobState(StrEnum):
     VALIDATING = "validating"  # accepted; its items are being checked and planned into shards
     QUEUED = "queued"  # planned; no worker has begun
     RUNNING = "running"  # a worker has claimed a shard
-    PAUSED = "paused"  # held by the client; shards wait with their checkpoints
+    PAUSED = "paused"  # held by the client; workers keep checkpoints and let go
     FINALIZING = "finalizing"  # every item is terminal; the job's own artifacts are being made
-    CANCELLING = "cancelling"  # cancelled by the client; workers are still letting go
+    CANCELLING = "cancelling"  # cancelled by the client, or its deadline passed; workers are still letting go
     SUCCEEDED = "succeeded"  # every item succeeded
     PARTIALLY_SUCCEEDED = "partially_succeeded"  # some items succeeded, some failed
     FAILED = "failed"  # no item succeeded
@@ -30,27 +30,28 @@ class ItemState(StrEnum):
     RUNNING = "running"  # in the shard that a worker holds
     SUCCEEDED = "succeeded"  # its artifacts are stored and their rows committed
     FAILED = "failed"  # it alone cannot be computed; `error` says why
-    CANCELLED = "cancelled"  # its job was cancelled first
+    CANCELLED = "cancelled"  # its job was cancelled, or its deadline passed, first
 
 
 _J = JobState
 _STOPPABLE = {_J.CANCELLING, _J.CANCELLED, _J.FAILED, _J.EXPIRED}
+_RETRIED = {_J.QUEUED}  # a client has failed items of it, or of a part of it, tried again
 
 JOB_MOVES: dict[JobState, set[JobState]] = {
     _J.VALIDATING: {_J.QUEUED, *_STOPPABLE},
     _J.QUEUED: {_J.RUNNING, _J.PAUSED, _J.FINALIZING, *_STOPPABLE},
     _J.RUNNING: {_J.PAUSED, _J.FINALIZING, *_STOPPABLE},
-    _J.PAUSED: {_J.QUEUED, *_STOPPABLE},
+    _J.PAUSED: {_J.QUEUED, _J.FINALIZING, *_STOPPABLE},
     _J.FINALIZING: {_J.SUCCEEDED, _J.PARTIALLY_SUCCEEDED, _J.FAILED},
-    _J.CANCELLING: {_J.CANCELLED},
-    _J.SUCCEEDED: set(),
-    _J.PARTIALLY_SUCCEEDED: set(),
-    _J.FAILED: set(),
+    _J.CANCELLING: {_J.CANCELLED, _J.EXPIRED},
+    _J.SUCCEEDED: _RETRIED,
+    _J.PARTIALLY_SUCCEEDED: _RETRIED,
+    _J.FAILED: _RETRIED,
     _J.CANCELLED: set(),
     _J.EXPIRED: set(),
 }
 
-TERMINAL_JOB = {state for state, moves in JOB_MOVES.items() if not moves}
+TERMINAL_JOB = {_J.SUCCEEDED, _J.PARTIALLY_SUCCEEDED, _J.FAILED, _J.CANCELLED, _J.EXPIRED}
 TERMINAL_ITEM = {ItemState.SUCCEEDED, ItemState.FAILED, ItemState.CANCELLED}
 
 

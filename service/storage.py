@@ -3,19 +3,27 @@
 Keys are relative paths of plain characters. A put is atomic: a reader sees the whole object or none.
 """
 
-import hashlib
 import os
-from base64 import b64encode
+import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import boto3
-from botocore.client import Config
-from botocore.exceptions import BotoCoreError, ClientError
-
-from service.objects import PIECE, ObjectNotFound, Source, Storage, StorageError, Stored, pieces, write
+from service.objects import (
+    Entry,
+    ObjectNotFound,
+    Source,
+    Storage,
+    StorageError,
+    Stored,
+    file_errors,
+    make_folder,
+    pieces,
+    sync,
+    whole,
+    write,
+)
+from service.s3 import S3Storage
 from service.settings import Settings
 
 __all__ = [
@@ -23,8 +31,9 @@ __all__ = [
     "artifact_key", "image_key", "open_storage",
 ]  # fmt: skip
 
-MOST_PARTS = 10_000
-"""Of one upload to S3."""
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}")
+"""The name of a file that `write` has not renamed yet."""
+PROBE = bytes(4096)
 
 
 def image_key(image_id: str) -> str:
@@ -34,19 +43,6 @@ def image_key(image_id: str) -> str:
 def artifact_key(job_id: str, index: int, epoch: int, name: str) -> str:
     """An item's artifact. The epoch keeps a worker that lost its lease from overwriting its successor's object."""
     return f"jobs/{job_id}/items/{index}/{epoch}/{name}"
-
-
-@contextmanager
-def _file(key: str, doing: str = "read") -> Iterator[None]:
-    """A file's errors as the storage's."""
-    try:
-        yield
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as e:
-        if doing == "read":
-            raise ObjectNotFound(key) from e
-        raise StorageError(f"cannot {doing} {key}: {e}") from e
-    except OSError as e:
-        raise StorageError(f"cannot {doing} {key}: {e}") from e
 
 
 class LocalFolder:
@@ -70,16 +66,16 @@ class LocalFolder:
         return real
 
     def get(self, key: str) -> bytes:
-        with _file(key):
+        with file_errors(key):
             return self._path(key).read_bytes()
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        with _file(key), self._path(key).open("rb") as f:
+        with file_errors(key), self._path(key).open("rb") as f:
             f.seek(start)
-            return _whole(key, start, length, f.read(length))
+            return whole(key, start, length, f.read(length))
 
     def stream(self, key: str) -> Iterator[bytes]:
-        with _file(key):
+        with file_errors(key):
             yield from pieces(self._path(key))
 
     def download(self, key: str, path: Path) -> Stored:
@@ -87,19 +83,22 @@ class LocalFolder:
 
     def stat(self, key: str) -> int:
         path = self._path(key)
-        with _file(key):
+        with file_errors(key):
             size = path.stat().st_size
         if not path.is_file():
             raise ObjectNotFound(key)
         return size
 
     def entries(self, prefix: str) -> Iterator[tuple[str, int]]:
+        return ((entry.key, entry.size) for entry in self.dated(prefix))
+
+    def dated(self, prefix: str) -> Iterator[Entry]:
         folder = prefix.rpartition("/")[0]
         path = self._path(folder) if folder else self.folder
-        with suppress(ObjectNotFound), _file(prefix):
+        with suppress(ObjectNotFound), file_errors(prefix):
             yield from self._walk(path, f"{folder}/" if folder else "", prefix, frozenset())
 
-    def _walk(self, folder: Path, name: str, prefix: str, above: frozenset[str]) -> Iterator[tuple[str, int]]:
+    def _walk(self, folder: Path, name: str, prefix: str, above: frozenset[str]) -> Iterator[Entry]:
         """One folder at a time is open on the way down, so memory does not grow with the number of files."""
         real = self._inside(folder, name)
         if real in above:
@@ -115,7 +114,8 @@ class LocalFolder:
                     if entry.is_dir():
                         yield from self._walk(Path(entry.path), f"{key}/", prefix, above | {real})
                     elif entry.is_file() and not entry.name.startswith("."):
-                        yield key, entry.stat().st_size
+                        about = entry.stat()
+                        yield Entry(key, about.st_size, about.st_mtime)
 
     def keys(self, prefix: str) -> Iterator[str]:
         return (key for key, _ in self.entries(prefix))
@@ -140,150 +140,33 @@ class LocalStorage(LocalFolder):
 
     def _put(self, key: str, data: Iterable[bytes], media_type: str) -> Stored:  # noqa: ARG002 - the database keeps it
         path = self._path(key)
-        with _file(key, "write"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return Stored(key, *write(path, data))
+        with file_errors(key, "write"):
+            make_folder(path.parent)
+            stored = Stored(key, *write(path, data))
+            sync(path.parent)  # before a row points to it: after a loss of power there is none whose object is gone
+            return stored
 
     def delete(self, key: str) -> None:
-        with _file(key, "delete"):
+        with file_errors(key, "delete"):
             self._path(key).unlink(missing_ok=True)
 
-    def check(self) -> None:
-        if not os.access(self.folder, os.R_OK | os.W_OK):
-            raise StorageError(f"{self.folder} cannot be read and written")
-
-
-@contextmanager
-def _asked(doing: str, what: str) -> Iterator[None]:
-    """S3's errors as the storage's."""
-    try:
-        yield
-    except ClientError as e:
-        if doing == "read" and e.response.get("Error", {}).get("Code") in {"NoSuchKey", "404"}:
-            raise ObjectNotFound(what) from e
-        raise StorageError(f"cannot {doing} {what}: {e}") from e
-    except BotoCoreError as e:
-        raise StorageError(f"cannot {doing} {what}: {e}") from e
-
-
-class S3Storage:
-    """One bucket, which must exist. A pickled one connects anew; do not carry one over a fork."""
-
-    def __init__(self, bucket: str, settings: Settings) -> None:
-        self.bucket, self.settings = bucket, settings
-        self.url = f"{(settings.s3_endpoint or 's3:/').rstrip('/')}/{bucket}"
-        secret = settings.s3_secret_key
-        self.client = boto3.client(
-            "s3",
-            endpoint_url=settings.s3_endpoint,
-            aws_access_key_id=settings.s3_access_key,
-            aws_secret_access_key=secret.get_secret_value() if secret else None,
-            region_name=settings.s3_region,
-            config=Config(
-                connect_timeout=5, read_timeout=30, retries={"total_max_attempts": 4, "mode": "standard"},
-                max_pool_connections=32, s3={"addressing_style": "path"} if settings.s3_endpoint else {},
-                request_checksum_calculation="when_required",
-            ),
-        )  # fmt: skip
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return S3Storage, (self.bucket, self.settings)
-
-    def put(self, key: str, data: bytes, media_type: str) -> Stored:
-        # Content-MD5 is the one checksum that every S3 server enforces.
-        with _asked("write", key):
-            self.client.put_object(
-                Bucket=self.bucket, Key=key, Body=data, ContentType=media_type, ContentMD5=_base64(_md5(data))
-            )
-        return Stored(key, len(data), hashlib.sha256(data).hexdigest())
-
-    def put_file(self, key: str, path: Path, media_type: str) -> Stored:
-        with _file(key, "write"), _asked("write", key):
-            size = path.stat().st_size
-            part = max(2 * PIECE, -(-size // MOST_PARTS))
-            if size <= part:
-                return self.put(key, path.read_bytes(), media_type)
-            return self._put_parts(key, pieces(path, part), media_type)
-
-    def _put_parts(self, key: str, data: Iterator[bytes], media_type: str) -> Stored:
-        """Upload in parts, each checked by the server on arrival, and look at what it made of them."""
-        upload: Any = {"Bucket": self.bucket, "Key": key}
-        upload["UploadId"] = self.client.create_multipart_upload(**upload, ContentType=media_type)["UploadId"]
-        digest, size, md5s = hashlib.sha256(), 0, b""
-        tags: list[Any] = []
-        try:
-            for number, piece in enumerate(data, 1):
-                md5 = _md5(piece)
-                part = self.client.upload_part(**upload, PartNumber=number, Body=piece, ContentMD5=_base64(md5))
-                tags.append({"PartNumber": number, "ETag": part["ETag"]})
-                md5s, size = md5s + md5, size + len(piece)
-                digest.update(piece)
-            self.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": tags})
-        except BaseException:
-            with suppress(BotoCoreError, ClientError):
-                self.client.abort_multipart_upload(**upload)
-            raise
-        found = self.client.head_object(Bucket=self.bucket, Key=key)
-        # Where a key service encrypts, the tag is no digest of the content.
-        tag_is_digest = found.get("ServerSideEncryption", "AES256") == "AES256"
-        if found["ContentLength"] != size or (tag_is_digest and found["ETag"] != f'"{_md5(md5s).hex()}-{len(tags)}"'):
-            raise StorageError(f"cannot write {key}: the server holds something else than was sent")
-        return Stored(key, size, digest.hexdigest())
-
-    def get(self, key: str) -> bytes:
-        with _asked("read", key):
-            return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
-
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        if not length:
-            return b""
-        with _asked("read", key):
-            span = f"bytes={start}-{start + length - 1}"
-            data = self.client.get_object(Bucket=self.bucket, Key=key, Range=span)["Body"].read()
-        return _whole(key, start, length, data)
-
-    def stream(self, key: str) -> Iterator[bytes]:
-        with _asked("read", key):
-            body = self.client.get_object(Bucket=self.bucket, Key=key)["Body"]
-            while piece := body.read(PIECE):
-                yield piece
-
-    def download(self, key: str, path: Path) -> Stored:
-        return Stored(key, *write(path, self.stream(key)))
-
-    def stat(self, key: str) -> int:
-        with _asked("read", key):
-            return self.client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
-
-    def entries(self, prefix: str) -> Iterator[tuple[str, int]]:
-        with _asked("list", prefix):
-            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
-                yield from ((entry["Key"], entry["Size"]) for entry in page.get("Contents", []))
-
-    def keys(self, prefix: str) -> Iterator[str]:
-        return (key for key, _ in self.entries(prefix))
-
-    def delete(self, key: str) -> None:
-        with _asked("delete", key):
-            self.client.delete_object(Bucket=self.bucket, Key=key)
+    def discard_unfinished(self, prefix: str, before: float, dry_run: bool = False) -> int:
+        found = 0
+        for folder, _, names in os.walk(self._path(prefix)):
+            for path in (Path(folder) / name for name in names if UNFINISHED.fullmatch(name)):
+                with file_errors(path.name, "delete"), suppress(FileNotFoundError):  # it was renamed meanwhile
+                    if path.stat().st_mtime < before:
+                        found += 1
+                        if not dry_run:
+                            path.unlink()
+        return found
 
     def check(self) -> None:
-        with _asked("reach", f"bucket {self.bucket}"):
-            self.client.head_bucket(Bucket=self.bucket)
-
-
-def _md5(data: bytes) -> bytes:
-    return hashlib.md5(data, usedforsecurity=False).digest()
-
-
-def _base64(data: bytes) -> str:
-    return b64encode(data).decode()
-
-
-def _whole(key: str, start: int, length: int, data: bytes) -> bytes:
-    if len(data) != length:
-        raise StorageError(f"cannot read {key}: it has {len(data)} of the {length} bytes from {start} on")
-    return data
+        super().check()
+        probe = self.folder / ".probe"
+        with file_errors("a probe", "write"):  # whether a full or damaged disk takes data, only writing tells
+            write(probe, [PROBE])
+            probe.unlink(missing_ok=True)
 
 
 def open_storage(settings: Settings) -> Storage:

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from service import presets
+from service.deadlines import Submission
 from service.images import Resize
 from service.presets import Presets
 from service.schemas import (
@@ -38,7 +39,7 @@ from service.schemas import (
 from service.searches import Approach, Search, SearchParameters
 
 
-class Layer(Request):
+class Layer(Submission):
     """A layer of a network, and how images are brought to it."""
 
     model: Name = Field(description="The network whose representation is studied")

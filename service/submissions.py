@@ -11,18 +11,20 @@ from sqlalchemy.orm import Session
 
 from service import jobs
 from service.db import now
+from service.deadlines import Submission
 from service.errors import IdempotencyKeyReused
 from service.kinds.planning import ItemPlan, Plan
 from service.models import Item, Job, Shard, Transition
-from service.schemas import Request
 from service.states import ItemState, JobState, ShardState
 
 RECIPE = "recipe"
 
 
-def request_digest(request: Request, name: str = "") -> str:
+def request_digest(request: Submission, name: str = "") -> str:
     """The same for two requests that mean the same, and are for the same recipe `name`."""
     canonical = name + json.dumps(request.model_dump(mode="json"), sort_keys=True)
+    if request.deadline is not None:
+        canonical += request.deadline.isoformat()
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -34,16 +36,28 @@ def find_by_key(session: Session, key: str, digest: str) -> str | None:
     return job.id if job else None
 
 
-def submit(session: Session, plan: Plan, digest: str, key: str | None, shard_items: int) -> tuple[str, list[str]]:
-    """Insert a planned job with its shards and items; answers the job's id and the ids to enqueue after the commit."""
+def submit(
+    session: Session, plan: Plan, digest: str, key: str | None, shard_items: int, *, deadline: float | None = None,
+    client: str | None = None,
+) -> tuple[str, list[str]]:  # fmt: skip
+    """Insert a planned job with its shards and items; answers the job's id and the ids to enqueue after the commit.
+
+    `deadline` is in seconds since the epoch; `client` is whose items count together.
+    """
     last = [plan.last] if plan.last else []
     job_id = _insert(session, plan.parameters.kind, plan.parameters.model_dump(mode="json"), plan.warnings,
-                     len(plan.items) + len(last), request_digest=digest, idempotency_key=key)  # fmt: skip
+                     size(plan), request_digest=digest, idempotency_key=key, deadline=deadline,
+                     client=client)  # fmt: skip
     shard_ids = _fill(session, job_id, plan.items, max(1, shard_items // plan.weight))
     if last:
         _fill(session, job_id, last, 1, ShardState.WAITING, first=len(plan.items), shard=len(shard_ids))
     jobs.move(session, job_id, JobState.QUEUED)
     return job_id, shard_ids
+
+
+def size(*plans: Plan) -> int:
+    """How many items they are together."""
+    return sum(len(plan.items) + (plan.last is not None) for plan in plans)
 
 
 def submit_recipe(
@@ -53,13 +67,19 @@ def submit_recipe(
     digest: str,
     key: str | None,
     shard_items: int,
+    *,
+    deadline: float | None = None,
+    client: str | None = None,
 ) -> tuple[str, list[str]]:
     """Insert a recipe's studies, by part, and the job that draws them once they are over; answers as `submit` does."""
     warnings = list(dict.fromkeys(w for plan in plans.values() for w in plan.warnings))
-    job_id = _insert(session, RECIPE, dict(parameters), warnings, 1, request_digest=digest, idempotency_key=key)
+    whole = {"deadline": deadline, "client": client}
+    job_id = _insert(
+        session, RECIPE, dict(parameters), warnings, 1, request_digest=digest, idempotency_key=key, **whole
+    )
     ids: list[str] = []
     for label, plan in plans.items():
-        part_id, shard_ids = submit(session, plan, digest, None, shard_items)
+        part_id, shard_ids = submit(session, plan, digest, None, shard_items, deadline=deadline, client=client)
         session.execute(update(Job).where(Job.id == part_id).values(parent_id=job_id, part=label))
         ids += shard_ids
     drawing = ItemPlan({"source": "recipe", "label": parameters["title"]}, {"source": "recipe"})
@@ -91,7 +111,7 @@ def _fill(
     at = session.scalar(select(now()))
     shards = [
         Shard(id=f"{job_id}.{shard + n}", job_id=job_id, state=state, first_item=first + begin, sent_at=at,
-              item_count=min(shard_items, len(items) - begin))
+              item_count=min(shard_items, len(items) - begin), last=state is ShardState.WAITING)
         for n, begin in enumerate(range(0, len(items), shard_items))
     ]  # fmt: skip
     session.add_all(shards)

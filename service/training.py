@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from service.schemas import Finite, JobParameters, Name, Request, Seed
+from service.deadlines import Submission
+from service.schemas import Finite, JobParameters, Name, Seed
 
 _PAPER = {
     "norm": "l2", "eps": 3.0, "attack_steps": 7, "attack_step_size": 0.5, "random_start": True,
@@ -34,7 +35,7 @@ STANDARD = {"attack_steps": 0, "attack_step_size": 0.0, "random_start": False}
 """What radius 0 makes of an attack."""
 
 
-class Training(Request):
+class Training(Submission):
     """Train a network on a registered data set. With eps 0, on the images themselves; else on adversarial ones."""
 
     PRESETS: ClassVar = PRESETS

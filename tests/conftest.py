@@ -1,1 +1,1 @@
-pytest_plugins = ["tests.servers", "tests.fixtures"]
+pytest_plugins = ["tests.servers", "tests.fixtures", "tests.stack"]

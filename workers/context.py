@@ -1,28 +1,32 @@
 """What a recipe may do with its shard: report progress, ask whether to stop, save an item, fail an item."""
 
+import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
-from service import jobs
-from service.jobs import Directive, LeaseLost, Work
-from service.keys import checkpoint_key
+from service import leases
+from service.keys import checkpoint_key, shard_checkpoint_key
+from service.leases import Directive, LeaseLost, Work
 from service.registry import Also
-from service.storage import StorageError, Stored, artifact_key
+from service.storage import ObjectNotFound, StorageError, Stored, artifact_key
 from workers.engine.turns import Turns
+from workers.patience import patiently
 from workers.runtime import Runtime
 
 log = structlog.get_logger()
 CURVE_POINTS = 60
+STORAGE_SECONDS = 120.0
+"""How long a storage that is away is tried; then the attempt fails, and work since the last checkpoint is lost."""
 
 
 class ShardContext:
@@ -33,7 +37,8 @@ class ShardContext:
         self._moves = self._image_steps = self._resumed = 0
         self._began: float | None = None
         self._curve: list[tuple[int, float]] = []
-        self._stop, self._over = threading.Event(), threading.Event()
+        self._stop, self._release, self._over = threading.Event(), threading.Event(), threading.Event()
+        self._storing: set[int] = set()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat {work.lease.shard_id}", daemon=True)
 
     def __enter__(self) -> "ShardContext":
@@ -67,8 +72,12 @@ class ShardContext:
         self._moves += 1
 
     def should_stop(self) -> bool:
-        """Whether to let go: the job is being cancelled, this process shuts down, or the lease is lost."""
-        return self._stop.is_set() or self.runtime.draining.is_set()
+        """Whether to let go: the job is cancelled, late or paused, this process shuts down, or the lease is lost."""
+        return self._stop.is_set() or self.should_keep()
+
+    def should_keep(self) -> bool:
+        """Whether to let go, but to keep a checkpoint before."""
+        return not self._stop.is_set() and (self._release.is_set() or self.runtime.draining.is_set())
 
     def save(
         self,
@@ -89,58 +98,101 @@ class ShardContext:
             if not isinstance(data, Stored):
                 data = self.put(artifact_key(lease.job_id, index, lease.epoch, name), data, media_type)
             stored[name] = (data, media_type)
-        with self.runtime.db.transaction() as session:
-            jobs.save_item(session, lease, index, metrics, provenance, stored)
-            for write in also:
-                write(session)
-        self._moves += 1
+
+        def write(session: Session) -> None:
+            if leases.save_item(session, lease, index, metrics, provenance, stored):
+                for other in also:
+                    other(session)
+
+        self._written(write)
 
     def put(self, key: str, data: bytes | Path, media_type: str = "application/octet-stream") -> Stored:
         """Store an object; the row that points to it comes later. Raises StorageError."""
         storage = self.runtime.storage
-        if isinstance(data, Path):
-            return self._patiently(lambda: storage.put_file(key, data, media_type))
-        stored = storage.put(key, data, media_type)
+        put: Callable[[], Stored] = (
+            (lambda: storage.put_file(key, data, media_type)) if isinstance(data, Path)
+            else (lambda: storage.put(key, data, media_type))
+        )  # fmt: skip
+        with self._at_the_storage():
+            stored = patiently(put, STORAGE_SECONDS, self.should_stop)
         self._moves += 1
         return stored
 
-    def _patiently(self, call: Callable[[], Stored]) -> Stored:
-        """The call's answer. A large file may take longer than a lease without a heartbeat lives; storages time out."""
-        with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(call)
-            while not wait([future], timeout=1).done:
-                self._moves += 1
-            return future.result()
+    @contextmanager
+    def _at_the_storage(self) -> Iterator[None]:
+        """Storages time out by themselves, if not before a lease would: heartbeats go on meanwhile."""
+        me = threading.get_ident()
+        self._storing.add(me)
+        try:
+            yield
+        finally:
+            self._storing.discard(me)
+
+    def _written(self, write: Callable[[Session], Any]) -> Any:
+        """What `write` answers, committed. Raises LeaseLost, or what the database raises for too long."""
+        answer = self.runtime.written(write)
+        self._moves += 1
+        return answer
+
+    def keep(self, data: bytes, number: int) -> None:
+        """Keep this, the `number`th of this claim, as where a later one goes on; or not, if the storage is away.
+
+        Raises LeaseLost.
+        """
+        lease = self.work.lease
+        try:
+            stored = self.put(shard_checkpoint_key(lease.job_id, lease.shard_id, lease.epoch, number), data)
+        except StorageError as e:
+            log.warning("a checkpoint was not kept; the next will be", reason=str(e))
+            return
+        self._forget(self._written(lambda session: leases.save_checkpoint(session, lease, stored)))
+
+    def kept(self) -> bytes | None:
+        """What an earlier claim kept, if it is there and whole. Raises StorageError."""
+        if (checkpoint := self.work.checkpoint) is None:
+            return None
+        try:
+            with self._at_the_storage():
+                data = self.runtime.storage.get(checkpoint["key"])
+        except ObjectNotFound:
+            data = b""
+        if hashlib.sha256(data).hexdigest() == checkpoint["sha256"]:
+            return data
+        log.error("a checkpoint is not what was stored; beginning anew", key=checkpoint["key"])
+        return None
 
     def checkpoint(self, index: int, path: Path, step: int) -> None:
         """Keep the file at `path` as where a later claim goes on with an item. Raises LeaseLost or StorageError."""
         lease = self.work.lease
         stored = self.put(checkpoint_key(lease.job_id, index, lease.epoch, step), path)
-        with self.runtime.db.transaction() as session:
-            before = jobs.save_checkpoint(session, lease, index, stored, step)
-        if before is not None and before != stored.key:
-            with suppress(StorageError):  # an orphan, which nothing points to
-                self.runtime.storage.delete(before)
+        self._forget(self._written(lambda session: leases.save_item_checkpoint(session, lease, index, stored, step)))
+
+    def _forget(self, key: str | None) -> None:
+        if key is not None:
+            with suppress(StorageError):  # an orphan, which is collected later
+                self.runtime.storage.delete(key)
 
     def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
         """What training measured after an epoch, counted from 1. Raises LeaseLost."""
-        with self.runtime.db.transaction() as session:
-            jobs.record_epoch(session, self.work.lease, epoch, metrics)
-        self._moves += 1
+        self._written(lambda session: leases.record_epoch(session, self.work.lease, epoch, metrics))
 
     def fail(self, index: int, title: str, detail: str) -> None:
         """This item cannot be computed. Raises LeaseLost."""
-        with self.runtime.db.transaction() as session:
-            jobs.fail_item(session, self.work.lease, index, title, detail)
-        self._moves += 1
+        self._written(lambda session: leases.fail_item(session, self.work.lease, index, title, detail))
 
     def _beat(self) -> None:
-        settings, sent, began = self.runtime.settings, 0, time.monotonic()
+        settings, sent = self.runtime.settings, 0
+        began = moved = time.monotonic()
         while not self._over.wait(settings.heartbeat_seconds):
-            loading = self._began is None and time.monotonic() - began < settings.loading_seconds
-            if self._moves == sent and not loading:
-                continue  # a device that hangs must lose its lease
-            sent = self._moves
+            at = time.monotonic()
+            loading = self._began is None and at - began < settings.loading_seconds
+            if self._moves == sent and not loading and not self._storing:
+                if at - moved > settings.lease_seconds:  # a device that hangs loses its lease
+                    log.error("lease given up: nothing moves on")
+                    self._stop.set()
+                    return
+                continue
+            sent, moved = self._moves, at
             try:
                 self._send()
             except LeaseLost:
@@ -155,6 +207,8 @@ class ShardContext:
         rate = (self._image_steps - self._resumed) / elapsed if elapsed else 0
         progress = {"image_steps": self._image_steps, "rate": rate, "curve": self._curve}
         with self.runtime.db.transaction() as session:
-            lease_seconds = self.runtime.settings.lease_seconds
-            if jobs.heartbeat(session, self.work.lease, lease_seconds, progress) is Directive.STOP:
-                self._stop.set()
+            directive = leases.heartbeat(session, self.work.lease, self.runtime.settings.lease_seconds, progress)
+        if directive is Directive.STOP:
+            self._stop.set()
+        elif directive is Directive.RELEASE:
+            self._release.set()

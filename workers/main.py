@@ -2,20 +2,27 @@
 
 import os
 import signal
+import sys
 import threading
+import time
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from celery import Celery, signals
+from sqlalchemy.exc import SQLAlchemyError
 
-from service import logs
+from service import leases, logs
 from service.api.context import Context
 from service.app import open_context
 from service.broker import QUEUE, TASK, celery_app
+from service.leases import LeaseLost
 from service.settings import get_settings
 
 log = structlog.get_logger()
+DEVICE_LOST = 70
+"""The status of a process that ends because its device hangs, or answers no more."""
 
 if TYPE_CHECKING:
     from workers.runtime import Runtime
@@ -43,11 +50,48 @@ def register(app: Celery, runtime: "Runtime") -> None:
         run_shard(runtime, shard_id)
 
 
+def watch(runtime: "Runtime") -> None:
+    """End the process if the device hangs: no thread can be freed of it, and the leases run out by themselves."""
+    seconds = runtime.settings.loading_seconds
+
+    def look() -> None:
+        while runtime.batcher.turns.silent() < seconds:
+            if runtime.batcher.ended:
+                return
+            time.sleep(min(seconds / 4, 1.0))
+        log.critical("the device hangs; this process ends, start it again", seconds=seconds)
+        os._exit(DEVICE_LOST)
+
+    threading.Thread(target=look, name="watchdog", daemon=True).start()
+
+
+def let_go(runtime: "Runtime") -> None:
+    """Release the shards that are still held, as they were last checkpointed: nobody waits for this process longer."""
+    for shard_id, lease in list(runtime.held.items()):
+        log.warning("not let go in time; released", shard=shard_id)
+        with suppress(LeaseLost, SQLAlchemyError), runtime.db.transaction() as session:
+            leases.finish(session, lease)
+
+
+def drain(runtime: "Runtime") -> None:
+    """Admit nothing more, keep checkpoints and let go; in `drain_seconds` this process ends in any case."""
+
+    def late() -> None:
+        let_go(runtime)
+        leave()
+
+    runtime.draining.set()
+    timer = threading.Timer(runtime.settings.drain_seconds, late)
+    timer.daemon = True
+    timer.start()
+
+
 class EmbeddedWorker:
     """A worker inside the API's process."""
 
     def __init__(self, context: Context) -> None:
         self.runtime = make_runtime(context)
+        watch(self.runtime)
         register(context.broker.app, self.runtime)
         self._worker: Any = context.broker.app.WorkController(
             pool_cls="threads", concurrency=context.settings.worker_threads, queues=[QUEUE],
@@ -59,10 +103,11 @@ class EmbeddedWorker:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop admitting, let the running shard stop at its next block and be released."""
+        """Admit nothing more, keep checkpoints and let go."""
         self.runtime.draining.set()
         self._worker.stop()
-        self._thread.join(10)
+        self._thread.join(self.runtime.settings.drain_seconds)
+        let_go(self.runtime)
         self.runtime.batcher.close()
 
 
@@ -76,11 +121,15 @@ def worker() -> None:
         )
     context = open_context(settings)
     runtime = make_runtime(context)
+    watch(runtime)
     app = celery_app(settings)
     register(app, runtime)
 
+    lost = threading.Event()
+
     def _give_up() -> None:
         """Whoever starts the worker again gets a new device; the leases bring the shards back."""
+        lost.set()
         os.kill(os.getpid(), signal.SIGTERM)
 
     runtime.batcher.on_broken = _give_up
@@ -91,7 +140,7 @@ def worker() -> None:
 
     @signals.worker_shutting_down.connect(weak=False)
     def _drain(**_: Any) -> None:
-        runtime.draining.set()
+        drain(runtime)
 
     app.worker_main(
         ["--quiet", "worker", "--pool=threads", f"--concurrency={settings.worker_threads}", f"--queues={QUEUE}",
@@ -101,3 +150,11 @@ def worker() -> None:
     log.info("worker ends", **asdict(runtime.batcher.stats))
     context.broker.close()
     context.db.close()
+    leave(DEVICE_LOST if lost.is_set() else 0)
+
+
+def leave(status: int = 0) -> None:
+    """End this process at once: taking torch apart in order may last longer than a drain."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -11,12 +11,15 @@ from typing import Generic, TypeVar
 
 import torch
 from safetensors.torch import load, load_file
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 from torch import Tensor
 
 from service.broker import Broker
 from service.cards import ModelCard
 from service.catalog import Catalog
 from service.db import Database
+from service.leases import Lease
 from service.settings import Settings
 from service.storage import ObjectNotFound, Storage
 from service.studies import StudyParameters
@@ -24,6 +27,7 @@ from workers.engine import models
 from workers.engine.batcher import Batcher
 from workers.engine.descent import Precision, descent
 from workers.engine.pgd import Function
+from workers.patience import DATABASE_SECONDS, is_away, patiently
 
 # Results say fp32: on a GPU, PyTorch would otherwise keep 10 bits of a convolution's mantissa.
 torch.backends.cudnn.allow_tf32 = False
@@ -123,9 +127,35 @@ class Runtime:
     catalog: Catalog
     models: ModelStore
     batcher: Batcher
+    alone: bool = False
+    """Whether this process was made to run one shard, which may have killed others."""
     draining: threading.Event = field(default_factory=threading.Event)
     training: threading.Lock = field(default_factory=threading.Lock)
     """Held by the one training run that a process has at a time."""
+    held: dict[str, Lease] = field(default_factory=dict)
+    """Leases by the shard that they are of."""
+
+    def written(self, write: Callable[[Session], T]) -> T:
+        """What `write` answers, committed; tried again while the database is away, unless this process shuts down.
+
+        It must bear being committed twice. Raises what it raises, or the database for too long.
+        """
+
+        def once() -> T:
+            with self.db.transaction() as session:
+                return write(session)
+
+        return patiently(once, DATABASE_SECONDS, self.draining.is_set)
+
+    def outage(self) -> bool:
+        """Whether the database or the storage cannot be reached at all."""
+        try:
+            self.storage.check()
+            with self.db.reading() as session:
+                session.execute(text("SELECT 1"))
+        except Exception as e:
+            return is_away(e)
+        return False
 
     def refreshed(self) -> Catalog:
         """The catalog, with everything that is registered by now."""

@@ -1,27 +1,48 @@
 """What a message does: claim the shard it names, compute it, let go of it."""
 
+from collections.abc import Callable
+
 import structlog
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from service import jobs
-from service.jobs import LeaseLost, Work
+from service import jobs, leases
+from service.leases import Lease, LeaseLost, Work
 from service.models import Job, Shard
 from service.states import ShardState
+from workers import alone
 from workers.context import ShardContext
+from workers.engine.rows import DeviceError
+from workers.patience import is_away, is_disk
 from workers.recipes.registry import RECIPES
 from workers.runtime import Hopeless, Runtime
 
 log = structlog.get_logger()
-MAX_ATTEMPTS = 3
 
 
 def run_shard(runtime: Runtime, shard_id: str) -> None:
     """Do nothing if there is nothing to claim: a message may come twice, or late."""
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(shard=shard_id)
+    try:
+        _take(runtime, shard_id)
+    except Exception as e:
+        if not is_away(e):
+            raise
+        log.error("left: a server is away; a lease that is held runs out", reason=str(e))
+
+
+def _take(runtime: Runtime, shard_id: str) -> None:
     with runtime.db.reading() as session:
-        trains = session.scalar(select(Job.kind).join(Shard).where(Shard.id == shard_id)) == "training"
-    if not trains:
+        found = session.execute(select(Job.kind, Shard.crashes).join(Shard).where(Shard.id == shard_id)).one_or_none()
+    if found is None or runtime.draining.is_set():
+        log.info("left to another worker")
+        return
+    kind, crashes = found
+    if crashes >= runtime.settings.max_crashes - 1 and not runtime.alone:
+        alone.run(runtime, shard_id)
+        send(runtime, shard_id)
+    elif kind != "training":
         _run(runtime, shard_id)
     elif runtime.training.acquire(blocking=False):
         try:
@@ -33,44 +54,56 @@ def run_shard(runtime: Runtime, shard_id: str) -> None:
 
 
 def _run(runtime: Runtime, shard_id: str) -> None:
-    with runtime.db.transaction() as session:
-        work = jobs.claim(session, shard_id, runtime.worker, runtime.settings.lease_seconds)
+    settings = runtime.settings
+    work = runtime.written(lambda session: leases.claim(session, shard_id, runtime.worker, settings.lease_seconds))
     if work is None:
         log.info("nothing to claim")
         return
     structlog.contextvars.bind_contextvars(job=work.lease.job_id, epoch=work.lease.epoch)
     log.info("claimed", items=len(work.items))
+    runtime.held[shard_id] = work.lease
     try:
-        state = compute(runtime, work)
+        log.info("released", state=compute(runtime, work))
     except LeaseLost as e:
         log.warning("let go of a lost lease", reason=str(e))
+    finally:
+        runtime.held.pop(shard_id, None)
+    send(runtime, shard_id)
+
+
+def send(runtime: Runtime, shard_id: str) -> None:
+    """Messages for what the end of the shard lets begin."""
+    if runtime.alone:
         return
-    log.info("released", state=state)
-    with runtime.db.transaction() as session:
-        released = jobs.to_send(session, work.lease.job_id)
-    runtime.broker.enqueue(released)
-    if state is ShardState.QUEUED and runtime.draining.is_set():
-        runtime.broker.enqueue([shard_id])
+    job_id = shard_id.rpartition(".")[0]
+    runtime.broker.enqueue(runtime.written(lambda session: jobs.to_send(session, job_id)))
 
 
 def compute(runtime: Runtime, work: Work) -> ShardState:
-    """Run the recipe and end the attempt by what came of it. Raises LeaseLost."""
-    lease = work.lease
-    if work.crashes >= runtime.settings.max_crashes:
-        with runtime.db.transaction() as session:
-            return jobs.give_up(session, lease, "Worker crashed", f"{work.crashes} workers died while computing this")
+    """Run the recipe and end the attempt by what came of it. Raises LeaseLost, or what the database raises too long."""
     try:
         with ShardContext(runtime, work) as ctx:
             runtime.refreshed()
             RECIPES[work.kind](ctx)
     except LeaseLost:
         raise
-    except Hopeless as e:
-        with runtime.db.transaction() as session:
-            return jobs.give_up(session, lease, "Cannot be computed", str(e))
     except Exception as e:  # the task boundary: whatever happened is the shard's error, and the worker lives on
-        log.exception("attempt failed")
-        with runtime.db.transaction() as session:
-            return jobs.fail_attempt(session, lease, type(e).__name__, str(e), MAX_ATTEMPTS)
-    with runtime.db.transaction() as session:
-        return jobs.finish(session, lease)
+        return runtime.written(ending(runtime, work.lease, e))
+    return runtime.written(lambda session: leases.finish(session, work.lease))
+
+
+def ending(runtime: Runtime, lease: Lease, error: Exception) -> Callable[[Session], ShardState]:
+    """How an attempt ends by its error: was it the input's, the device's, a server's, or ours?"""
+    settings, what = runtime.settings, str(error)
+    if isinstance(error, Hopeless):
+        return lambda session: leases.give_up(session, lease, "Cannot be computed", what)
+    if isinstance(error, DeviceError) and runtime.draining.is_set():
+        return lambda session: leases.finish(session, lease)
+    if isinstance(error, DeviceError):
+        log.error("the device is lost", reason=what)
+        return lambda session: leases.crashed(session, lease, settings.max_crashes)
+    log.error("attempt failed", exc_info=error)
+    counts, title = not (is_disk(error) or (is_away(error) and runtime.outage())), type(error).__name__
+    return lambda session: leases.fail_attempt(
+        session, lease, title, what, settings.max_attempts, settings.retry_seconds, counts
+    )

@@ -42,6 +42,7 @@ from workers.engine.sources import Decoded, Memory, Source
 from workers.engine.train import Observer, run
 from workers.engine.trainer import Trainer
 from workers.engine.training_config import Config
+from workers.patience import is_disk
 from workers.recipes.following import lives
 from workers.recipes.reading import at_once, read_pixels
 from workers.runtime import pick_device
@@ -110,6 +111,8 @@ def source(dataset: Dataset, p: TrainingParameters) -> Source:
         try:
             return dataset.image(index)
         except (ObjectNotFound, OSError, ValueError) as e:
+            if is_disk(e):
+                raise
             raise ValueError(f"image {index} of {dataset.card.name} cannot be read: {e}") from e
 
     return Decoded(read, labels, p.augmentation, p.input_size)

@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse
 from PIL import Image
 
 from service import cards, queries, schemas
-from service.api.context import Context, Ctx, Index, Key, streamed, submit
+from service.api.context import Client, Context, Ctx, Index, Key, streamed, submit
 from service.catalog import Dataset
 from service.errors import NotFound
 from service.kinds import registration
@@ -39,9 +39,11 @@ def _dataset(ctx: Context, name: str) -> Dataset:
 
 
 @router.post("/models", status_code=202)
-def register_model(body: ModelRegistration, response: Response, ctx: Ctx, idempotency_key: Key = None) -> schemas.Job:
+def register_model(
+    body: ModelRegistration, response: Response, ctx: Ctx, client: Client, idempotency_key: Key = None
+) -> schemas.Job:
     """Register a network: a worker loads and checks it, and once the job has succeeded other jobs can name it."""
-    return submit(ctx, response, body, idempotency_key, registration.MODEL)
+    return submit(ctx, response, body, idempotency_key, client, registration.MODEL)
 
 
 @router.get("/models")
@@ -74,10 +76,10 @@ def get_weights(name: str, ctx: Ctx) -> Response:
 
 @router.post("/datasets", status_code=202)
 def register_dataset(
-    body: DatasetRegistration, response: Response, ctx: Ctx, idempotency_key: Key = None
+    body: DatasetRegistration, response: Response, ctx: Ctx, client: Client, idempotency_key: Key = None
 ) -> schemas.Job:
     """Register a data set: a worker counts and checks it, and once the job has succeeded other jobs can name it."""
-    return submit(ctx, response, body, idempotency_key, registration.DATASET)
+    return submit(ctx, response, body, idempotency_key, client, registration.DATASET)
 
 
 @router.get("/datasets")

@@ -1,18 +1,20 @@
-"""What a route needs: the process's database, storage, broker, catalog and settings."""
+"""What a route needs: the process's database, storage, broker, catalog and settings, and who asks."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service import queries, schemas, submissions
+from service import deadlines, limits, queries, schemas, submissions
 from service.broker import Broker
 from service.catalog import Catalog
 from service.db import Database
+from service.deadlines import Submission
 from service.kinds import dispatch
 from service.kinds.planning import open_named
 from service.settings import Settings
@@ -41,7 +43,17 @@ def _reading(ctx: Ctx) -> Iterator[Session]:
         yield session
 
 
-Reading = Annotated[Session, Depends(_reading)]
+Reading = Annotated[Session, Depends(_reading, scope="function")]  # over before the answer is sent
+
+
+def _client(request: Request) -> str:
+    if authorization := request.headers.get("authorization"):
+        return hashlib.sha256(authorization.encode()).hexdigest()[:16]
+    return request.client.host[:64] if request.client else "unknown"
+
+
+Client = Annotated[str, Depends(_client)]
+"""Whose queued items count together: those who send the same Authorization, or else come from the same address."""
 # What a database could not even compare (NUL, integers beyond its own) is refused here.
 ID = r"^[A-Za-z0-9_.:-]{1,100}$"
 Id = Annotated[str, Path(pattern=ID)]
@@ -67,14 +79,16 @@ def accept(ctx: Context, response: Response, submit: Submit, digest: str, key: s
         return queries.job(session, job_id)
 
 
-def streamed(ctx: Context, key: str, headers: dict[str, str]) -> StreamingResponse:
+def streamed(
+    ctx: Context, key: str, headers: dict[str, str], media_type: str = "application/octet-stream"
+) -> StreamingResponse:
     """A stored object of any size, a piece at a time. Raises ObjectNotFound or StorageError before it begins."""
     size = ctx.storage.stat(key)
     headers = headers | {"Content-Length": str(size)}
-    return StreamingResponse(ctx.storage.stream(key), media_type="application/octet-stream", headers=headers)
+    return StreamingResponse(ctx.storage.stream(key), media_type=media_type, headers=headers)
 
 
-def opened(ctx: Context, body: schemas.Request) -> Catalog:
+def opened(ctx: Context, body: Submission) -> Catalog:
     """Everything that is registered by now, and what planning the request reads of it: before the transaction."""
     with ctx.db.reading() as session:
         catalog = ctx.catalog.refresh(session)
@@ -82,13 +96,22 @@ def opened(ctx: Context, body: schemas.Request) -> Catalog:
     return catalog
 
 
-def submit(ctx: Context, response: Response, body: schemas.Request, key: str | None, kind: str = "") -> schemas.Job:
-    """Plan a request of any kind and insert its job. Raises InvalidInput."""
+def admit(ctx: Context, session: Session, body: Submission, client: str, items: int) -> dict[str, Any]:
+    """What a job of so many items is inserted with. Raises InvalidInput for a late one, TooManyQueued."""
+    limits.check(session, ctx.settings, client, items)
+    return {"deadline": deadlines.seconds(session, body), "client": client}
+
+
+def submit(
+    ctx: Context, response: Response, body: Submission, key: str | None, client: str, kind: str = ""
+) -> schemas.Job:
+    """Plan a request of any kind and insert its job. Raises InvalidInput, TooManyQueued."""
     digest, catalog = submissions.request_digest(body, kind), opened(ctx, body)
 
     def insert(session: Session) -> tuple[str, list[str]]:
         plan = dispatch.plan(body, catalog, session, ctx.settings)
-        return submissions.submit(session, plan, digest, key, ctx.settings.shard_items)
+        admitted = admit(ctx, session, body, client, submissions.size(plan))
+        return submissions.submit(session, plan, digest, key, ctx.settings.shard_items, **admitted)
 
     return accept(ctx, response, insert, digest, key)
 

@@ -1,27 +1,48 @@
-"""/v1/jobs: submit, list, look at, cancel."""
+"""/v1/jobs: submit, list, look at, cancel, pause, resume, retry. /v1/dead-letters: what failed."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
+from sqlalchemy.orm import Session
 
-from service import jobs, queries, schemas
-from service.api.context import ID, RETRY_AFTER, Ctx, Cursor, Id, Index, Key, Limit, Reading, streamed, submit
+from service import dead_letters, jobs, queries, schemas
+from service.api.context import (
+    ID,
+    RETRY_AFTER,
+    Client,
+    Context,
+    Ctx,
+    Cursor,
+    Id,
+    Index,
+    Key,
+    Limit,
+    Reading,
+    streamed,
+    submit,
+)
 from service.errors import NotFound
 from service.kinds.dispatch import JobRequest
 from service.models import Item
 from service.states import JobState
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"])
+IN_MEMORY = 4_000_000
+"""Bytes of the largest artifact that is read as a whole: an ordinary item's are smaller, and one request is cheaper."""
+TEXT = r"^[^\x00]*$"
 
 
-@router.post("", status_code=202)
-def submit_job(body: JobRequest, response: Response, ctx: Ctx, idempotency_key: Key = None) -> schemas.Job:
+@router.post("/jobs", status_code=202)
+def submit_job(
+    body: JobRequest, response: Response, ctx: Ctx, client: Client, idempotency_key: Key = None
+) -> schemas.Job:
     """Accept a job. The same Idempotency-Key with the same body answers the job that the first call made."""
-    return submit(ctx, response, body, idempotency_key)
+    return submit(ctx, response, body, idempotency_key, client)
 
 
-@router.get("")
+@router.get("/jobs")
 def list_jobs(
     session: Reading,
     state: Annotated[JobState | None, Query()] = None,
@@ -34,7 +55,7 @@ def list_jobs(
     return queries.jobs(session, state, limit, cursor, parent, top_level)
 
 
-@router.get("/{job_id}")
+@router.get("/jobs/{job_id}")
 def get_job(job_id: Id, response: Response, session: Reading) -> schemas.Job:
     job = queries.job(session, job_id)
     if job.finished_at is None:
@@ -42,28 +63,53 @@ def get_job(job_id: Id, response: Response, session: Reading) -> schemas.Job:
     return job
 
 
-@router.post("/{job_id}/cancel", status_code=202)
+@router.post("/jobs/{job_id}/cancel", status_code=202)
 def cancel_job(job_id: Id, ctx: Ctx) -> schemas.Job:
     """Stop a job, and a recipe with all its parts. Items that have finished keep their results."""
-    with ctx.db.transaction() as session:
-        jobs.cancel(session, job_id)
-        waiting = jobs.to_send(session, job_id)
-    ctx.broker.enqueue(waiting)
-    with ctx.db.reading() as session:
-        return queries.job(session, job_id)
+    return _change(ctx, job_id, jobs.cancel)
 
 
-@router.get("/{job_id}/items")
+@router.post("/jobs/{job_id}/pause", status_code=202)
+def pause_job(job_id: Id, ctx: Ctx) -> schemas.Job:
+    """Have workers keep where the job, and a recipe's parts, stand, and let go of them until they are resumed."""
+    return _change(ctx, job_id, jobs.pause)
+
+
+@router.post("/jobs/{job_id}/resume", status_code=202)
+def resume_job(job_id: Id, ctx: Ctx) -> schemas.Job:
+    """Go on with a paused job where it stood."""
+    return _change(ctx, job_id, jobs.resume)
+
+
+@router.post("/jobs/{job_id}/retry", status_code=202)
+def retry_job(job_id: Id, ctx: Ctx) -> schemas.Job:
+    """Queue the failed items of a job, and of a recipe's parts, again. What was made of all items is made anew."""
+    return _change(ctx, job_id, jobs.retry)
+
+
+@router.get("/dead-letters")
+def list_dead_letters(
+    session: Reading,
+    job: Annotated[str | None, Query(pattern=ID, description="Only the items of this job")] = None,
+    title: Annotated[str | None, Query(max_length=200, pattern=TEXT, description="Only errors with this title")] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> dead_letters.DeadLetterList:
+    """The failed items of all jobs, newest first."""
+    return dead_letters.find(session, job, title, limit, cursor)
+
+
+@router.get("/jobs/{job_id}/items")
 def list_items(job_id: Id, session: Reading, limit: Limit = 100, cursor: Cursor = None) -> schemas.ItemList:
     return queries.items(session, job_id, limit, cursor)
 
 
-@router.get("/{job_id}/items/{index}")
+@router.get("/jobs/{job_id}/items/{index}")
 def get_item(job_id: Id, index: Index, session: Reading) -> schemas.Item:
     return queries.item(session, job_id, index)
 
 
-@router.get("/{job_id}/items/{index}/checkpoint", response_class=StreamingResponse)
+@router.get("/jobs/{job_id}/items/{index}/checkpoint", response_class=StreamingResponse)
 def get_checkpoint(job_id: Id, index: Index, ctx: Ctx) -> StreamingResponse:
     """The newest checkpoint of an item, such as that of a training run which diverged."""
     with ctx.db.reading() as session:
@@ -74,18 +120,18 @@ def get_checkpoint(job_id: Id, index: Index, ctx: Ctx) -> StreamingResponse:
     return streamed(ctx, row.checkpoint["key"], headers)
 
 
-@router.get("/{job_id}/epochs")
+@router.get("/jobs/{job_id}/epochs")
 def list_epochs(job_id: Id, session: Reading) -> schemas.EpochList:
     """What a training job measured after each epoch so far; empty for other kinds."""
     return queries.epochs(session, job_id)
 
 
-@router.get("/{job_id}/artifacts")
+@router.get("/jobs/{job_id}/artifacts")
 def list_artifacts(job_id: Id, session: Reading, limit: Limit = 500, cursor: Cursor = None) -> schemas.ArtifactList:
     return queries.artifacts(session, job_id, limit, cursor)
 
 
-@router.get("/{job_id}/items/{index}/artifacts/{name}", response_class=Response)
+@router.get("/jobs/{job_id}/items/{index}/artifacts/{name}", response_class=Response)
 def get_artifact(
     job_id: Id,
     index: Index,
@@ -103,4 +149,16 @@ def get_artifact(
     }
     if if_none_match and row.sha256 in if_none_match:
         return Response(status_code=304, headers=headers)
+    if row.size > IN_MEMORY:
+        return streamed(ctx, row.key, headers, row.media_type)
     return Response(ctx.storage.get(row.key), media_type=row.media_type, headers=headers)
+
+
+def _change(ctx: Context, job_id: str, change: Callable[[Session, str], object]) -> schemas.Job:
+    """Change a job, then send for the shards that may begin now."""
+    with ctx.db.transaction() as session:
+        change(session, job_id)
+        waiting = jobs.to_send(session, job_id)
+    ctx.broker.enqueue(waiting)
+    with ctx.db.reading() as session:
+        return queries.job(session, job_id)

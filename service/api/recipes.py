@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from sqlalchemy.orm import Session
 
 from service import cards, schemas, submissions
-from service.api.context import Context, Ctx, Key, accept, opened
+from service.api.context import Client, Context, Ctx, Key, accept, admit, opened
 from service.errors import NotFound
 from service.expansion import expand, plan
 from service.recipes import RECIPES, Networks
@@ -24,14 +24,16 @@ def list_recipes() -> list[cards.RecipeCard]:
 
 
 def _route(name: str, request: type[Networks]) -> Callable[..., schemas.Job]:
-    def submit_recipe(body: Networks, response: Response, ctx: Ctx, idempotency_key: Key = None) -> schemas.Job:
-        return _submit(name, body, response, ctx, idempotency_key)
+    def submit_recipe(
+        body: Networks, response: Response, ctx: Ctx, client: Client, idempotency_key: Key = None
+    ) -> schemas.Job:
+        return _submit(name, body, response, ctx, idempotency_key, client)
 
     submit_recipe.__annotations__["body"] = request
     return submit_recipe
 
 
-def _submit(name: str, body: Networks, response: Response, ctx: Context, key: str | None) -> schemas.Job:
+def _submit(name: str, body: Networks, response: Response, ctx: Context, key: str | None, client: str) -> schemas.Job:
     catalog = opened(ctx, body)
     networks, parts = expand(name, body, catalog)
     digest = submissions.request_digest(body, name)
@@ -42,7 +44,8 @@ def _submit(name: str, body: Networks, response: Response, ctx: Context, key: st
 
     def submit(session: Session) -> tuple[str, list[str]]:
         plans = plan(parts, catalog, session, ctx.settings)
-        return submissions.submit_recipe(session, parameters, plans, digest, key, ctx.settings.shard_items)
+        admitted = admit(ctx, session, body, client, 1 + submissions.size(*plans.values()))
+        return submissions.submit_recipe(session, parameters, plans, digest, key, ctx.settings.shard_items, **admitted)
 
     return accept(ctx, response, submit, digest, key)
 

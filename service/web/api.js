@@ -63,7 +63,13 @@ export const listItems = (id, { limit, cursor }, signal) =>
   request(`${jobPath(id)}/items?${query({ limit, cursor })}`, fresh, signal);
 export const getItem = (id, index, signal) => request(`${jobPath(id)}/items/${index}`, fresh, signal);
 export const listEpochs = (id, signal) => request(`${jobPath(id)}/epochs`, fresh, signal);
-export const cancelJob = (id) => request(`${jobPath(id)}/cancel`, { method: "POST" });
+const change = (verb) => (id) => request(`${jobPath(id)}/${verb}`, { method: "POST" });
+export const cancelJob = change("cancel");
+export const pauseJob = change("pause");
+export const resumeJob = change("resume");
+export const retryJob = change("retry");
+/** `filters` are those of the API: limit, cursor, job, title. */
+export const listDeadLetters = (filters, signal) => request(`/v1/dead-letters?${query(filters)}`, fresh, signal);
 /** An artifact never changes once written, so the browser's cache may answer. */
 export const getArtifact = (url, signal) => request(url, {}, signal);
 

@@ -1,17 +1,19 @@
 // Entry: choose the view by the path. Links are ordinary ones; only the state filter changes the URL in place.
 
 import { datasetList, datasetView, modelList, modelView } from "./catalog.js";
+import { failedList } from "./failed.js";
 import { jobView } from "./job.js";
 import { listView } from "./list.js";
 import { messagePage } from "./ui.js";
 
 const main = document.getElementById("main");
 const path = window.location.pathname.replace(/\/+$/, "");
-const [, kind, name] = /^\/ui\/(jobs|models|datasets)(?:\/([^/]+))?$/.exec(path) ?? [];
+const [, kind, name] = /^\/ui\/(jobs|models|datasets|failed)(?:\/([^/]+))?$/.exec(path) ?? [];
 const VIEWS = {
   jobs: [listView, jobView],
   models: [modelList, modelView],
   datasets: [datasetList, datasetView],
+  failed: [failedList],
 };
 
 function decoded(text) {
@@ -25,6 +27,6 @@ function decoded(text) {
 const section = path === "/ui" ? "jobs" : kind;
 const [list, one] = VIEWS[section] ?? [];
 document.querySelector(`[data-section="${section}"]`)?.setAttribute("aria-current", name ? "true" : "page");
-if (name) one(main, decoded(name));
-else if (list) list(main);
+const view = name ? one : list;
+if (view) view(main, name && decoded(name));
 else messagePage(main, "Page not found", `There is nothing at ${decoded(path)}.`);

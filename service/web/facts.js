@@ -52,6 +52,12 @@ export function timeline(job) {
   });
 }
 
+/** Until when a job may go on, and how long that is. */
+export function deadlineText({ deadline, state }) {
+  const left = (Date.parse(deadline) - Date.now()) / 1000;
+  return `Deadline ${exactTime(deadline)}${left > 0 && !isFinal(state) ? `, ${duration(left)} left` : ""}`;
+}
+
 const brief = (object) => JSON.stringify(object, (_, value) => value ?? undefined).slice(0, LONGEST_ENTRY);
 
 function shown(value) {

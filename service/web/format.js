@@ -5,7 +5,7 @@ export const STATES = {
   validating: { label: "validating", tone: "waiting" },
   queued: { label: "queued", tone: "waiting" },
   running: { label: "running", tone: "active" },
-  paused: { label: "paused", tone: "waiting" },
+  paused: { label: "paused", tone: "held" },
   finalizing: { label: "finalizing", tone: "active" },
   cancelling: { label: "cancelling", tone: "active" },
   succeeded: { label: "succeeded", tone: "good", final: true },
@@ -19,6 +19,10 @@ export const stateLabel = (state) => STATES[state]?.label ?? String(state).repla
 export const stateTone = (state) => STATES[state]?.tone ?? "waiting";
 export const isFinal = (state) => STATES[state]?.final === true;
 export const canCancel = (state) => ["validating", "queued", "running", "paused"].includes(state);
+export const canPause = (state) => ["queued", "running"].includes(state);
+export const canResume = (state) => state === "paused";
+/** Whether what failed of a job can be tried again. */
+export const canRetry = (state) => !["cancelling", "cancelled", "expired"].includes(state);
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const threeDigits = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });

@@ -1,12 +1,12 @@
 // One job, live until it is in a final state.
 
-import { cancelJob, getJob } from "./api.js";
+import { cancelJob, getJob, pauseJob, resumeJob, retryJob } from "./api.js";
 import { lineChart } from "./chart.js";
 import { changes, h, mount, setText } from "./dom.js";
 import { drawEvaluation } from "./evaluation.js";
 import { drawExtremes } from "./extremes.js";
-import { notices, parameterRows, parametersOf, showProgress, timeline } from "./facts.js";
-import { canCancel, exactTime, isFinal, percent, stateLabel } from "./format.js";
+import { deadlineText, notices, parameterRows, parametersOf, showProgress, timeline } from "./facts.js";
+import { canCancel, canPause, canResume, canRetry, exactTime, isFinal, percent, stateLabel } from "./format.js";
 import { ItemGrid } from "./items.js";
 import { poll } from "./poll.js";
 import { Recipe } from "./recipe.js";
@@ -14,7 +14,7 @@ import { Registration } from "./registration.js";
 import { isRecipe, kindOf } from "./rows.js";
 import { Runs } from "./runs.js";
 import { Training } from "./training.js";
-import { announce, Badge, hideBanner, messagePage, refusal, showBanner } from "./ui.js";
+import { announce, askRetry, Badge, hideBanner, messagePage, refusal, showBanner } from "./ui.js";
 
 /** What the page of a kind of job holds, what its steps are called, and whether what runs now has a curve to show. */
 const registration = { content: (ref) => new Registration(ref.content), unit: "step" };
@@ -34,6 +34,9 @@ const CURVES = {
   relative_distance: ["Median relative distance", true],
 };
 
+/** Failed items of a job, and of a recipe the parts that have some; `parts` counts them by state. */
+const failures = ({ items }, parts) => items.failed + (parts.failed ?? 0) + (parts.partially_succeeded ?? 0);
+
 class JobPage {
   constructor(main, id) {
     this.main = main;
@@ -43,7 +46,10 @@ class JobPage {
     this.ref.badge.replaceWith(this.badge.node);
     this.news = { curve: changes(), notices: changes(), timeline: changes(), parameters: changes() };
     this.ref.cancel.addEventListener("click", () => this.ask());
-    this.ref.dialog.addEventListener("close", () => this.ref.dialog.returnValue === "cancel" && this.cancel());
+    this.ref.dialog.addEventListener("close", () => this.ref.dialog.returnValue === "cancel" && this.change(cancelJob));
+    this.ref.pause.addEventListener("click", () => this.change(pauseJob));
+    this.ref.resume.addEventListener("click", () => this.change(resumeJob));
+    this.ref.retry.addEventListener("click", () => this.retry());
     document.title = `${id} · robustreps`;
     this.follow();
   }
@@ -64,6 +70,7 @@ class JobPage {
     if (job.parent && !this.parent) this.showParent(await getJob(job.parent, signal));
     const counts = await this.content.refresh(job, signal);
     if (isRecipe(job)) showProgress(this.ref, job, this.kind.unit, counts, "part");
+    this.ref.retry.hidden = !canRetry(job.state) || !failures(job, isRecipe(job) ? counts : {});
     return !isFinal(job.state) || this.content.moves === true;
   }
 
@@ -98,6 +105,10 @@ class JobPage {
     ref.body.hidden = false;
     this.badge.set(job.state);
     ref.cancel.hidden = !canCancel(job.state);
+    ref.pause.hidden = !canPause(job.state);
+    ref.resume.hidden = !canResume(job.state);
+    ref.deadline.hidden = !job.deadline;
+    if (job.deadline) setText(ref.deadline, deadlineText(job));
     if (ref.cancel.hidden && ref.dialog.open) ref.dialog.close("keep");
     if (!isRecipe(job)) showProgress(ref, job, this.kind.unit);
     const { curve = [], fraction } = job.progress;
@@ -117,15 +128,24 @@ class JobPage {
     this.ref.dialog.showModal();
   }
 
-  async cancel() {
-    this.ref.cancel.disabled = true;
+  /** What was shown of the failed items, and of what was made of all, holds no more: begin the page afresh. */
+  async retry() {
+    if ((await askRetry()) && (await this.change(retryJob))) window.location.reload();
+  }
+
+  /** Ask the API for a change of state; answers whether it agreed. */
+  async change(call) {
+    const buttons = [this.ref.cancel, this.ref.pause, this.ref.resume, this.ref.retry];
+    for (const button of buttons) button.disabled = true;
     try {
-      this.show(await cancelJob(this.id));
+      this.show(await call(this.id));
       this.follow();
+      return true;
     } catch (error) {
       this.ref.notices.prepend(refusal(error));
+      return false;
     } finally {
-      this.ref.cancel.disabled = false;
+      for (const button of buttons) button.disabled = false;
     }
   }
 

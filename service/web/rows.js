@@ -6,10 +6,12 @@ import { announce, Badge } from "./ui.js";
 
 export const isRecipe = (job) => job.kind === "recipe";
 
+export const kindName = (kind) => String(kind).replaceAll("_", " ");
+
 /** A recipe says which figure it is, a registration what it registers. */
 export function kindOf({ kind, parameters }) {
   if (kind === "recipe") return `${parameters.recipe}: ${parameters.title}`;
-  const words = String(kind).replaceAll("_", " ");
+  const words = kindName(kind);
   return kind.endsWith("_registration") ? `${words}: ${parameters.request.name}` : words;
 }
 

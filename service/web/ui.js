@@ -47,6 +47,25 @@ export function refusal(error) {
   return note("bad", error.title ?? "Something went wrong", ...new Set([error.message, ...fields]));
 }
 
+/** Ask before something is done; answers whether to do it. Escape is a no. */
+function ask(title, text, no, yes) {
+  const answers = [h("button", { value: "no", autofocus: true }, no), h("button", { value: "yes", class: "solid" }, yes)];
+  const form = h("form", { method: "dialog" }, h("h2", { id: "ask-title" }, title), h("p", {}, text));
+  form.append(h("p", { class: "actions" }, ...answers));
+  const dialog = h("dialog", { "aria-labelledby": "ask-title" }, form);
+  document.body.append(dialog);
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes");
+    });
+  });
+}
+
+const RETRIED = "They are computed again. What is made of all items, such as a summary or a figure, is made anew.";
+export const askRetry = () => ask("Retry the failed items?", RETRIED, "Leave them", "Retry them");
+
 /** The whole page is one message. */
 export function messagePage(main, title, text) {
   document.title = `${title} · robustreps`;

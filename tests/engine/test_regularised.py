@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from tests.engine.networks import pixels, small
 from workers.engine.objectives import Objective
-from workers.engine.regularised import Regularization, ascend, colour_matrix, decode, encode, transform, warp
+from workers.engine.regularised import Ascent, Regularization, ascend, colour_matrix, decode, encode, transform, warp
 from workers.engine.seeding import generator
 
 Array = npt.NDArray[np.float64]
@@ -269,3 +270,17 @@ def test_an_ascent_leaves_its_start_and_the_weights_alone_and_works_inside_no_gr
     assert torch.equal(x, kept)
     assert not outside.requires_grad
     assert all(p.grad is None for p in model.parameters())
+
+
+@each_combination
+def test_an_ascent_that_goes_on_elsewhere_is_bitwise_the_unbroken_one(settings: Regularization) -> None:
+    represent, x, objective = small().represent, pixels(1, 3), activation([0, 3, 5])
+    unbroken = ascend(represent, objective, x, generators(0, 1, 2), 12, settings)
+    first = Ascent(x, generators(0, 1, 2), settings)
+    first.run(represent, objective, 12, lambda *_: False, lambda: first.steps == 5)
+    state = pickle.loads(pickle.dumps(first.state()))
+    second = Ascent(x, generators(7, 8, 9), settings)
+    second.load(state)
+    second.run(represent, objective, 12, lambda *_: False, lambda: False)
+    assert (first.steps, second.steps) == (5, 12)
+    assert torch.equal(second.image(), unbroken)

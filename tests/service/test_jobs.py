@@ -4,40 +4,55 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Concatenate, ParamSpec, TypeVar
 
 import pytest
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
-from service import jobs, queries, submissions
+from service import jobs, leases, queries, submissions
 from service.db import Database, now
 from service.errors import Conflict, IdempotencyKeyReused, NotFound
-from service.jobs import Directive, Lease, LeaseLost, Work
 from service.kinds.planning import ItemPlan, Plan
-from service.models import Artifact, Item, Job, Shard
+from service.leases import Directive, Lease, Work
+from service.models import Item, Job, Shard
 from service.states import JobState, ShardState
 from service.storage import Stored
 from service.studies import StudyParameters
 
+P, T = ParamSpec("P"), TypeVar("T")
 PARAMETERS = StudyParameters(
     kind="inversion", model="m", model_digest="d", judge=None, judge_digest=None, preset="cifar", eps=1, step_size=0.1,
     steps=10, loss="distance", best=False, identity_relu=True, resize="refuse", seed=0,
 )  # fmt: skip
 TARGET = {"source": "dataset", "dataset": "s", "index": 0, "label": "cat"}
+SUMMARY = ItemPlan({"source": "summary"}, {"source": "summary"})
+PROGRESS = {"image_steps": 4, "rate": 2.0, "curve": [[1, 0.5]]}
 
 
-def plan(items: int) -> Plan:
-    return Plan(PARAMETERS, [ItemPlan(TARGET, {"source": "noise"}) for _ in range(items)], [])
+def do(db: Database, call: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Make a call in a transaction of its own."""
+    with db.transaction() as session:
+        return call(session, *args, **kwargs)
+
+
+def plan(items: int, last: ItemPlan | None = None) -> Plan:
+    return Plan(PARAMETERS, [ItemPlan(TARGET, {"source": "noise"}) for _ in range(items)], [], last=last)
 
 
 def submit(db: Database, items: int = 2, shard_items: int = 2, key: str | None = None) -> tuple[str, list[str]]:
-    with db.transaction() as session:
-        return submissions.submit(session, plan(items), "digest", key, shard_items)
+    return do(db, submissions.submit, plan(items), "digest", key, shard_items)
+
+
+def submit_with_summary(db: Database, items: int = 2) -> tuple[str, list[str], str]:
+    """A job of a shard an item and a last one, which waits for them: its id, theirs, and that of the last."""
+    job_id, shards = do(db, submissions.submit, plan(items, SUMMARY), "digest", None, 1)
+    return job_id, shards, f"{job_id}.{items}"
 
 
 def claim(db: Database, shard_id: str, lease_seconds: float = 60) -> Work | None:
-    with db.transaction() as session:
-        return jobs.claim(session, shard_id, "worker", lease_seconds)
+    return do(db, leases.claim, shard_id, "worker", lease_seconds)
 
 
 def claimed(db: Database, shard_id: str, lease_seconds: float = 60) -> Work:
@@ -46,25 +61,42 @@ def claimed(db: Database, shard_id: str, lease_seconds: float = 60) -> Work:
     return work
 
 
-def save(db: Database, lease: Lease, index: int) -> None:
+def save(db: Database, lease: Lease, index: int) -> bool:
     stored = Stored(f"k/{lease.epoch}/{index}", 3, "0" * 64)
-    with db.transaction() as session:
-        jobs.save_item(session, lease, index, {"ssim": 1.0}, {"epoch": lease.epoch}, {"a.png": (stored, "image/png")})
+    artifacts = {"a.png": (stored, "image/png")}
+    return do(db, leases.save_item, lease, index, {"ssim": 1.0}, {"epoch": lease.epoch}, artifacts)
 
 
 def finish(db: Database, lease: Lease) -> ShardState:
-    with db.transaction() as session:
-        return jobs.finish(session, lease)
+    return do(db, leases.finish, lease)
+
+
+def heartbeat(db: Database, lease: Lease, seconds: float = 60) -> Directive:
+    return do(db, leases.heartbeat, lease, seconds, PROGRESS)
+
+
+def fail_item(db: Database, lease: Lease, index: int) -> None:
+    do(db, leases.fail_item, lease, index, "Title", "detail")
+
+
+def fail_attempt(
+    db: Database, lease: Lease, max_attempts: int = 3, pause: float = 0, counts: bool = True
+) -> ShardState:
+    return do(db, leases.fail_attempt, lease, "Title", "detail", max_attempts, pause, counts)
 
 
 def cancel(db: Database, job_id: str) -> None:
-    with db.transaction() as session:
-        jobs.cancel(session, job_id)
+    do(db, jobs.cancel, job_id)
 
 
 def state_of(db: Database, job_id: str) -> str:
     with db.reading() as session:
         return session.get_one(Job, job_id).state
+
+
+def shard_of(db: Database, shard_id: str) -> Shard:
+    with db.reading() as session:
+        return session.get_one(Shard, shard_id)
 
 
 def item_states(db: Database, job_id: str) -> list[str]:
@@ -73,8 +105,29 @@ def item_states(db: Database, job_id: str) -> list[str]:
 
 
 def expire(db: Database, shard_id: str) -> None:
+    """Let a lease's time pass."""
     with db.transaction() as session:
         session.execute(update(Shard).where(Shard.id == shard_id).values(lease_expires_at=now() - 1))
+
+
+def crash(db: Database, shard_id: str, max_crashes: int = 3) -> Work:
+    """Claim a shard, and let the worker die; answers what it had."""
+    work = claimed(db, shard_id)
+    expire(db, shard_id)
+    assert do(db, leases.expire_lease, shard_id, max_crashes)
+    return work
+
+
+def together(*calls: Callable[[], object]) -> list[BaseException]:
+    """Make the calls at the same time; answers what they raised."""
+    barrier = threading.Barrier(len(calls))
+
+    def wait_and(call: Callable[[], object]) -> None:
+        barrier.wait()
+        call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [error for f in [pool.submit(wait_and, call) for call in calls] if (error := f.exception())]
 
 
 def test_a_job_goes_from_queued_to_succeeded(database: Database) -> None:
@@ -100,120 +153,14 @@ def test_a_job_is_planned_into_shards_that_cover_it(database: Database) -> None:
     assert [[item.index for item in claimed(database, s).items] for s in shards] == [[0, 1], [2, 3], [4]]
 
 
-def test_one_of_many_claims_wins(database: Database) -> None:
-    _, [shard] = submit(database)
-    with ThreadPoolExecutor(8) as pool:
-        won = [work for work in pool.map(lambda _: claim(database, shard), range(16)) if work]
-    assert len(won) == 1
-
-
-def test_an_expired_lease_can_be_claimed_and_its_old_holder_can_write_nothing(database: Database) -> None:
-    job_id, [shard] = submit(database)
-    old = claimed(database, shard)
-    expire(database, shard)
-    new = claimed(database, shard)
-    assert (new.lease.epoch, new.crashes) == (old.lease.epoch + 1, 1)
-    writes: list[Callable[[], object]] = [
-        lambda: save(database, old.lease, 0),
-        lambda: finish(database, old.lease),
-        lambda: _heartbeat(database, old.lease),
-        lambda: _fail_item(database, old.lease, 0),
-        lambda: _fail_attempt(database, old.lease),
-    ]
-    for write in writes:
-        with pytest.raises(LeaseLost):
-            write()
-    assert item_states(database, job_id) == ["running", "running"]
-    with database.reading() as session:
-        assert session.scalars(select(Artifact)).all() == []
-        assert session.get_one(Shard, shard).attempts == 0
-
-
-def test_a_live_lease_cannot_be_claimed_until_its_time(database: Database) -> None:
-    _, [shard] = submit(database)
-    work = claimed(database, shard, lease_seconds=0.5)
-    assert claim(database, shard) is None
-    assert _heartbeat(database, work.lease, 0.5) is Directive.CONTINUE
-    time.sleep(0.6)
-    assert claim(database, shard) is not None
-
-
-def _heartbeat(db: Database, lease: Lease, seconds: float = 60) -> Directive:
-    with db.transaction() as session:
-        return jobs.heartbeat(session, lease, seconds, {"image_steps": 4, "rate": 2.0, "curve": [[1, 0.5]]})
-
-
-def _fail_item(db: Database, lease: Lease, index: int) -> None:
-    with db.transaction() as session:
-        jobs.fail_item(session, lease, index, "Title", "detail")
-
-
-def _fail_attempt(db: Database, lease: Lease, max_attempts: int = 3) -> ShardState:
-    with db.transaction() as session:
-        return jobs.fail_attempt(session, lease, "Title", "detail", max_attempts)
-
-
-def test_a_heartbeat_is_the_progress_that_clients_see(database: Database) -> None:
-    job_id, [shard] = submit(database, items=2)
-    _heartbeat(database, claimed(database, shard).lease)
-    with database.reading() as session:
-        progress = queries.job(session, job_id).progress
-    assert (progress.steps_done, progress.steps_total, progress.eta_seconds) == (4, 20, 8)
-    assert progress.curve == [(1, 0.5)]
-
-
-def test_an_item_ends_once(database: Database) -> None:
-    job_id, [shard] = submit(database)
-    lease = claimed(database, shard).lease
-    save(database, lease, 0)
-    with pytest.raises(LeaseLost):
-        save(database, lease, 0)
-    with pytest.raises(LeaseLost):
-        _fail_item(database, lease, 0)
-    assert item_states(database, job_id) == ["succeeded", "running"]
-
-
-def test_a_worker_cannot_end_an_item_of_another_shard(database: Database) -> None:
-    _, shards = submit(database, items=2, shard_items=1)
-    lease = claimed(database, shards[0]).lease
-    with pytest.raises(LeaseLost):
-        save(database, lease, 1)
-
-
-def test_a_second_claim_gets_only_what_the_first_left(database: Database) -> None:
-    _, [shard] = submit(database)
-    save(database, claimed(database, shard).lease, 0)
-    expire(database, shard)
-    assert [item.index for item in claimed(database, shard).items] == [1]
-
-
 @pytest.mark.parametrize(("failed", "state"), [(1, "partially_succeeded"), (2, "failed")])
 def test_a_job_with_failed_items_says_so(database: Database, failed: int, state: str) -> None:
     job_id, [shard] = submit(database)
     lease = claimed(database, shard).lease
     for index in range(2):
-        _fail_item(database, lease, index) if index < failed else save(database, lease, index)
+        fail_item(database, lease, index) if index < failed else save(database, lease, index)
     finish(database, lease)
     assert state_of(database, job_id) == state
-
-
-def test_a_released_shard_is_queued_again_without_an_attempt(database: Database) -> None:
-    _, [shard] = submit(database)
-    assert finish(database, claimed(database, shard).lease) is ShardState.QUEUED
-    with database.reading() as session:
-        row = session.get_one(Shard, shard)
-    assert (row.attempts, row.crashes) == (0, 0)
-
-
-def test_the_third_failed_attempt_fails_what_is_left(database: Database) -> None:
-    job_id, [shard] = submit(database)
-    first = claimed(database, shard).lease
-    save(database, first, 0)
-    assert _fail_attempt(database, first) is ShardState.QUEUED
-    assert _fail_attempt(database, claimed(database, shard).lease) is ShardState.QUEUED
-    assert _fail_attempt(database, claimed(database, shard).lease) is ShardState.DONE
-    assert item_states(database, job_id) == ["succeeded", "failed"]
-    assert state_of(database, job_id) == JobState.PARTIALLY_SUCCEEDED
 
 
 def test_cancelling_a_queued_job_ends_it_at_once(database: Database) -> None:
@@ -231,7 +178,7 @@ def test_cancelling_a_running_job_waits_for_its_worker_and_keeps_what_finished(d
     cancel(database, job_id)
     assert state_of(database, job_id) == JobState.CANCELLING
     assert claim(database, second) is None
-    assert _heartbeat(database, lease) is Directive.STOP
+    assert heartbeat(database, lease) is Directive.STOP
     assert finish(database, lease) is ShardState.CANCELLED
     assert state_of(database, job_id) == JobState.CANCELLED
     assert item_states(database, job_id) == ["succeeded", "cancelled", "cancelled", "cancelled"]
@@ -253,18 +200,14 @@ def test_cancelling_an_unknown_job_is_not_found(database: Database) -> None:
 
 
 def test_shards_that_finish_together_end_the_job_exactly_once(database: Database) -> None:
+    def end(lease: Lease) -> None:
+        save(database, lease, int(lease.shard_id.rsplit(".", 1)[1]))
+        finish(database, lease)
+
     for _ in range(5):
         job_id, shards = submit(database, items=6, shard_items=1)
-        leases = [claimed(database, shard).lease for shard in shards]
-        barrier = threading.Barrier(len(leases))
-
-        def end(lease: Lease, barrier: threading.Barrier = barrier) -> None:
-            barrier.wait()
-            save(database, lease, int(lease.shard_id.rsplit(".", 1)[1]))
-            finish(database, lease)
-
-        with ThreadPoolExecutor(len(leases)) as pool:
-            list(pool.map(end, leases))
+        held = [claimed(database, shard).lease for shard in shards]
+        assert together(*(lambda lease=lease: end(lease) for lease in held)) == []
         assert state_of(database, job_id) == JobState.SUCCEEDED
         with database.reading() as session:
             assert [t.state for t in queries.job(session, job_id).transitions].count("succeeded") == 1

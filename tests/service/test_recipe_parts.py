@@ -1,21 +1,19 @@
 """The contract between a recipe's job and its parts, on SQLite and on Postgres."""
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import select
 
-from service import jobs, queries, submissions
+from service import jobs, leases, queries, submissions
 from service.db import Database
 from service.errors import Conflict
-from service.jobs import Directive, Lease
+from service.leases import Directive, Lease
 from service.models import Job, Shard
 from service.schemas import Progress
 from service.states import JobState, ShardState
-from tests.service.test_jobs import cancel, claim, claimed, finish, item_states, plan, save, state_of
+from tests.service.test_jobs import cancel, claim, claimed, do, finish, item_states, plan, save, state_of, together
 
 LABELS = ("baseline", "model")
 ROUNDS = 8
@@ -32,9 +30,8 @@ class Recipe(NamedTuple):
 
 def submit_recipe(db: Database, items: int = 1, shard_items: int = 1, labels: tuple[str, ...] = LABELS) -> Recipe:
     parameters = {"recipe": "figure-3", "title": "Title"}
-    with db.transaction() as session:
-        plans = {label: plan(items) for label in labels}
-        job_id, sent = submissions.submit_recipe(session, parameters, plans, "digest", None, shard_items)
+    plans = {label: plan(items) for label in labels}
+    job_id, sent = do(db, submissions.submit_recipe, parameters, plans, "digest", None, shard_items)
     with db.reading() as session:
         parts = queries.job(session, job_id).parts
     return Recipe(job_id, f"{job_id}.0", parts, sent)
@@ -61,25 +58,12 @@ def shard_state(db: Database, shard_id: str) -> str:
 
 
 def to_send(db: Database, job_id: str) -> list[str]:
-    with db.transaction() as session:
-        return list(jobs.to_send(session, job_id))
+    return list(do(db, jobs.to_send, job_id))
 
 
 def progress(db: Database, job_id: str) -> Progress:
     with db.reading() as session:
         return queries.job(session, job_id).progress
-
-
-def together(*calls: Callable[[], object]) -> list[BaseException]:
-    """Make the calls at the same time; answers what they raised."""
-    barrier = threading.Barrier(len(calls))
-
-    def wait_and(call: Callable[[], object]) -> None:
-        barrier.wait()
-        call()
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return [error for f in [pool.submit(wait_and, call) for call in calls] if (error := f.exception())]
 
 
 def test_a_recipe_sends_for_its_parts_and_not_yet_for_its_drawing(database: Database) -> None:
@@ -105,8 +89,7 @@ def test_a_drawing_cannot_be_claimed_before_the_last_part_ends(database: Databas
 def test_a_recipe_with_a_drawing_that_waits_is_not_settled(database: Database) -> None:
     recipe = submit_recipe(database)
     begin(database, recipe.parts["model"])
-    with database.transaction() as session:
-        jobs.settle(session, recipe.id)
+    do(database, jobs.settle, recipe.id)
     assert (state_of(database, recipe.id), item_states(database, recipe.id)) == (JobState.RUNNING, ["queued"])
 
 
@@ -147,16 +130,14 @@ def test_a_recipe_runs_from_the_first_claim_of_a_part(database: Database) -> Non
 def test_parts_that_end_together_release_their_drawing(database: Database) -> None:
     for _ in range(ROUNDS):
         recipe = submit_recipe(database, labels=("a", "b", "c", "d"))
-        leases = [begin(database, part) for part in recipe.parts.values()]
-        assert together(*(lambda lease=lease: complete(database, lease) for lease in leases)) == []
+        held = [begin(database, part) for part in recipe.parts.values()]
+        assert together(*(lambda lease=lease: complete(database, lease) for lease in held)) == []
         assert shard_state(database, recipe.drawing) == ShardState.QUEUED
         assert claim(database, recipe.drawing) is not None
 
 
 def _fail(db: Database, part: str) -> None:
-    lease = begin(db, part)
-    with db.transaction() as session:
-        jobs.give_up(session, lease, "Cannot be computed", "detail")
+    do(db, leases.give_up, begin(db, part), "Cannot be computed", "detail")
     assert state_of(db, part) == JobState.FAILED
 
 
@@ -194,8 +175,7 @@ def test_cancelling_a_recipe_ends_what_waits_and_stops_what_runs(database: Datab
     assert item_states(database, recipe.id) == ["cancelled"]
     assert state_of(database, recipe.parts["model"]) == JobState.CANCELLING
     assert claim(database, f"{recipe.parts['model']}.1") is None
-    with database.transaction() as session:
-        assert jobs.heartbeat(session, lease, 60, {}) is Directive.STOP
+    assert do(database, leases.heartbeat, lease, 60, {}) is Directive.STOP
     assert finish(database, lease) is ShardState.CANCELLED
     assert state_of(database, recipe.parts["model"]) == JobState.CANCELLED
     cancel(database, recipe.id)  # again: nothing more to do, and no error
@@ -268,9 +248,7 @@ def test_a_part_cancelled_as_the_other_ends_releases_the_drawing(database: Datab
 
 
 def _report(db: Database, lease: Lease, image_steps: int, rate: float) -> None:
-    with db.transaction() as session:
-        report: dict[str, Any] = {"image_steps": image_steps, "rate": rate, "curve": [[1, 0.5]]}
-        jobs.heartbeat(session, lease, 60, report)
+    do(db, leases.heartbeat, lease, 60, {"image_steps": image_steps, "rate": rate, "curve": [[1, 0.5]]})
 
 
 def test_a_recipes_progress_is_the_sum_of_its_parts(database: Database) -> None:
@@ -279,9 +257,9 @@ def test_a_recipes_progress_is_the_sum_of_its_parts(database: Database) -> None:
         "steps_done": 0, "steps_total": 40, "fraction": 0, "curve": [], "curve_of": "", "rate": None,
         "eta_seconds": None,
     }  # fmt: skip
-    leases = [begin(database, part) for part in recipe.parts.values()]
-    _report(database, leases[0], 12, 3.0)
-    _report(database, leases[1], 4, 1.0)
+    first, second = (begin(database, part) for part in recipe.parts.values())
+    _report(database, first, 12, 3.0)
+    _report(database, second, 4, 1.0)
     seen = progress(database, recipe.id)
     assert (seen.steps_done, seen.fraction, seen.rate, seen.eta_seconds) == (16, 0.4, 4.0, 6.0)
 

@@ -2,13 +2,18 @@
 
 import hashlib
 import pickle
-from collections.abc import Callable, Iterator
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from service import s3
 from service.objects import PIECE
 from service.settings import Settings
 from service.storage import (
@@ -236,3 +241,72 @@ def test_links_in_a_circle_are_an_error_and_no_endless_listing(tmp_path: Path) -
 def test_no_listing_begins_outside_the_folder(tmp_path: Path, prefix: str) -> None:
     with pytest.raises(StorageError, match="not a key"):
         list(LocalFolder(tmp_path).keys(prefix))
+
+
+def test_a_listing_tells_when_objects_were_stored(storage: Storage) -> None:
+    stored = storage.put("a/k", b"x", "text/plain")
+    [entry] = storage.dated("a/")
+    assert entry[:2] == ("a/k", 1)
+    later = storage.put("b/k", b"x", "text/plain") and next(storage.dated("b/"))
+    assert stored.key == entry.key
+    assert 0 <= later.modified - entry.modified < 60
+
+
+ANSWER = b'HTTP/1.1 200 OK\r\nETag: "e"\r\nConnection: close\r\n'
+WHOLE = ANSWER + b"Content-Length: 5\r\n\r\n12345"
+BROKEN = {
+    "short": ANSWER + b"Content-Length: 9\r\n\r\n12345",
+    "no chunk": ANSWER + b"Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n",
+    "bad chunk": ANSWER + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n12345",
+}
+RESET = struct.pack("ii", 1, 0)
+
+
+@contextmanager
+def answering(answers: Sequence[bytes]) -> Iterator[tuple[S3Storage, list[bytes]]]:
+    """A server that gives these answers in turn, whatever it is asked, and breaks off each; and what it was asked."""
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+
+        def serve() -> None:
+            for answer in answers:
+                connection, _ = server.accept()
+                with connection:
+                    asked.append(connection.recv(65536))
+                    connection.sendall(answer)
+                    if b"Content-Length: 9" in answer:
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        yield S3Storage("bucket", Settings(s3_endpoint=endpoint, s3_access_key="a", s3_secret_key="s")), asked
+        thread.join(10)
+        assert not thread.is_alive(), f"asked {len(asked)} times, not {len(answers)}"
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_body_that_breaks_off_is_read_again_and_in_the_end_an_error(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "PAUSE", 0.01)
+    with answering([BROKEN[how]] * (s3.READS - 1) + [WHOLE]) as (storage, _):
+        assert storage.get("k") == b"12345"
+    with answering([BROKEN[how], WHOLE]) as (storage, asked):
+        assert storage.get_range("k", 3, 5) == b"12345"
+        assert all(b"bytes=3-7" in request for request in asked)
+    with answering([BROKEN[how]] * s3.READS) as (storage, _), pytest.raises(StorageError, match="cannot read k"):
+        storage.get("k")
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_stream_that_breaks_off_is_an_error_and_leaves_no_file(how: str, tmp_path: Path) -> None:
+    with answering([BROKEN[how]]) as (storage, _), pytest.raises(StorageError, match="cannot read k"):
+        storage.download("k", tmp_path / "down")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_listing_that_is_no_xml_is_an_error() -> None:  # after the client has asked as often as it does
+    with answering([WHOLE] * 4) as (storage, _), pytest.raises(StorageError, match="cannot list"):
+        list(storage.keys(""))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from workers.engine.lanes import BLOCK, Lane, Program
 from workers.engine.memory import is_out_of_memory
 from workers.engine.places import Place
-from workers.engine.rows import DeviceError, Row, Search, Ticket, pinned
+from workers.engine.rows import DeviceError, Row, Search, Snapshot, Ticket, pinned
 from workers.engine.turns import Turns
 from workers.engine.waiting import Waiting
 
@@ -54,26 +54,35 @@ class Batcher:
         self.stats = Stats()
         self.places: OrderedDict[Hashable, Place] = OrderedDict()
         self._inbox: list[tuple[Program, Ticket]] = []
+        self._asked: list[Ticket] = []
         self._changed = threading.Condition()
         self._cancels = threading.Event()
         self.ended = ""
         """Why nothing is computed any more, if so."""
         self._thread = threading.Thread(target=self._serve, name="batcher", daemon=True)
 
-    def submit(self, program: Program, rows: Sequence[Row], priority: int = 1, tenant: str = "") -> Ticket:
+    def submit(
+        self, program: Program, rows: Sequence[Row], priority: int = 1, tenant: str = "", begun: Snapshot | None = None
+    ) -> Ticket:
         """Hand in rows, whose images and aims are at hand: nothing is loaded while the device waits.
 
-        Raises DeviceError if nobody would compute them.
+        Those that have `begun` elsewhere go on from there. Raises DeviceError if nobody would compute them.
         """
         if program.device.type == "cuda":
             rows = [pinned(row) for row in rows]
-        ticket = Ticket(rows, priority, tenant, self._cancels)
+        ticket = Ticket(rows, priority, tenant, self._cancels, begun)
         with self._changed:
             if self.ended:
                 raise DeviceError(self.ended)
             self._inbox.append((program, ticket))
             self._changed.notify_all()
         return ticket
+
+    def ask(self, ticket: Ticket) -> None:
+        """Have the ticket answered a snapshot of its rows, between two blocks."""
+        with self._changed:
+            self._asked.append(ticket)
+            self._changed.notify_all()
 
     def start(self) -> None:
         self._thread.start()
@@ -105,7 +114,7 @@ class Batcher:
                     if self.step():
                         continue
                 with self._changed:
-                    self._changed.wait_for(lambda: self.ended or self._inbox)
+                    self._changed.wait_for(lambda: self.ended or self._inbox or self._asked)
         except Exception as e:  # every row's own faults are caught below this: the device itself answers no more
             self._end(f"{type(e).__name__}: {e}")
             self._abandon()
@@ -136,6 +145,7 @@ class Batcher:
     def _take_in(self) -> None:
         with self._changed:
             arrived, self._inbox = self._inbox, []
+            asked, self._asked = self._asked, []
         for program, ticket in arrived:
             try:
                 place = self._place(program)
@@ -144,7 +154,7 @@ class Batcher:
                     search.fail(f"{type(e).__name__}: {e}")
                 continue
             for search in ticket.searches:
-                if program.exact and not program.leaves_at(search.row):
+                if program.exact and search.k >= program.leaves_at(search.row):
                     self._go_over(program.exact, search)
                 else:
                     place.waiting.push(search, self.clock())
@@ -152,6 +162,9 @@ class Batcher:
             self._cancels.clear()
             for place in self.places.values():
                 place.drop_cancelled()
+        for ticket in asked:
+            found = (place.snapshot(ticket) for place in self.places.values())
+            ticket.complete({number: saved for snapshot in found for number, saved in snapshot.items()})
 
     def _place(self, program: Program) -> Place:
         if program.lane not in self.places:

@@ -111,10 +111,14 @@ class Lane:
 
     def take(self, search: Search) -> None:
         """Take a search out; its state says how it stands."""
+        search.state = self.state(search)
+        self._clear(self.slots.index(search))
+
+    def state(self, search: Search) -> State:
+        """How one that is in a row stands."""
         slot = self.slots.index(search)
         x, _, *others = (image[slot].to("cpu", copy=True) for image in self.images)
-        search.state = State([x, *others], self.numbers[slot].to("cpu", copy=True))
-        self._clear(slot)
+        return State([x, *others], self.numbers[slot].to("cpu", copy=True))
 
     def hand_over(self, search: Search) -> None:
         """Take out one that goes on elsewhere: what it knows of its losses is of this precision, and is forgotten."""

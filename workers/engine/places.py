@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from workers.engine.lanes import Lane
 from workers.engine.memory import is_out_of_memory
-from workers.engine.rows import Search
+from workers.engine.rows import Search, Snapshot, Ticket
 from workers.engine.waiting import Waiting, claim
 
 MOST_FAULTS = 3
@@ -33,6 +33,12 @@ class Place:
 
     def everyone(self) -> list[Search]:
         return self.lane.searches + self.waiting.searches()
+
+    def snapshot(self, ticket: Ticket) -> Snapshot:
+        """The ticket's searches here that have begun."""
+        running = {s.number: s.saved(self.lane.state(s)) for s in self.lane.searches if s.ticket is ticket}
+        waiting = (s for s in self.waiting.searches() if s.ticket is ticket)
+        return running | {s.number: s.saved(s.state) for s in waiting if s.state}
 
     def drop_cancelled(self) -> None:
         self.waiting.drop_cancelled()

@@ -7,7 +7,7 @@ Images are [N, 3, H, W] with pixels in [0, 1]; no example depends on the others 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,6 +102,52 @@ def warp(x_NCHW: Tensor, theta_N23: Tensor) -> Tensor:
     return F.grid_sample(x_NCHW - GRAY, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + GRAY
 
 
+class Ascent:
+    """Adam's steps from the parameters of `start_NCHW`; `generators` are the images' own."""
+
+    def __init__(self, start_NCHW: Tensor, generators: Sequence[torch.Generator], settings: Regularization) -> None:
+        self.size, self.generators, self.settings, self.steps = start_NCHW.shape[2:], generators, settings, 0
+        self.params = encode(start_NCHW.detach(), settings).requires_grad_(True)
+        self.optimizer = torch.optim.Adam([self.params], lr=settings.learning_rate)
+
+    def image(self) -> Tensor:
+        """The image [N, 3, H, W] as it is now, untransformed."""
+        return decode(self.params, self.settings, (self.size[0], self.size[1]))
+
+    def run(self, f: Function, objective: Objective, steps: int, observe: Observer, stop: Callable[[], bool]) -> None:
+        """Go on until `steps` steps are made, or `stop`, which is asked after each, says so."""
+        while self.steps < steps:
+            with torch.enable_grad():
+                x = self.image()
+                r = f(transform(x, self.settings, self.generators))
+            loss, v = objective(r.detach())
+            (self.params.grad,) = torch.autograd.grad(r, self.params, v)
+            if observe(self.steps, x.detach(), loss, norm(self.params.grad)):
+                return
+            self.optimizer.step()
+            self.steps += 1
+            if stop():
+                return
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that it goes on from, [N, ...] each and on the CPU, after at least one step."""
+        adam = self.optimizer.state[self.params]
+        draws = torch.stack([generator.get_state() for generator in self.generators])
+        kept = {"params": self.params, "mean": adam["exp_avg"], "square": adam["exp_avg_sq"], "draws": draws}
+        steps = torch.full((len(draws),), self.steps)
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in kept.items()} | {"steps": steps}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` answered, or from some rows of it."""
+        self.steps = int(state["steps"][0])
+        with torch.no_grad():
+            self.params.copy_(state["params"])
+        moments = {"exp_avg": state["mean"].to(self.params), "exp_avg_sq": state["square"].to(self.params)}
+        self.optimizer.state[self.params] = {"step": torch.tensor(float(self.steps)), **moments}
+        for generator, drawn in zip(self.generators, state["draws"], strict=True):
+            generator.set_state(drawn.clone())  # a view of memory crashes some versions of PyTorch
+
+
 def ascend(
     f: Function,
     objective: Objective,
@@ -109,7 +155,7 @@ def ascend(
     generators: Sequence[torch.Generator],
     steps: int,
     settings: Regularization,
-    observe: Observer | None = None,
+    observe: Observer = lambda *_: False,
 ) -> Tensor:
     """`steps` steps of Adam from the parameters of `start`; returns the image of the last, untransformed.
 
@@ -117,19 +163,9 @@ def ascend(
     untransformed image, the loss of the transformed one, and the norm of the gradient in the parameters.
     On a GPU the gradient of the resampling is summed in no fixed order, so runs agree there up to rounding only.
     """
-    height, width = start_NCHW.shape[2:]
-    params = encode(start_NCHW.detach(), settings).requires_grad_(True)
-    optimizer = torch.optim.Adam([params], lr=settings.learning_rate)
-    for i in range(steps):
-        with torch.enable_grad():
-            x = decode(params, settings, (height, width))
-            r = f(transform(x, settings, generators))
-        loss, v = objective(r.detach())
-        (params.grad,) = torch.autograd.grad(r, params, v)
-        if observe is not None and observe(i, x.detach(), loss, norm(params.grad)):
-            break
-        optimizer.step()
-    return decode(params.detach(), settings, (height, width))
+    ascent = Ascent(start_NCHW, generators, settings)
+    ascent.run(f, objective, steps, observe, lambda: False)
+    return ascent.image().detach()
 
 
 def _draw(settings: Regularization, generator: torch.Generator) -> Tensor:

@@ -64,6 +64,25 @@ class State:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """A search under way, as it stood between two blocks: with it a batcher goes on, in this process or another.
+
+    `loss` and `grad_norm` [k] are of its k steps so far, `frames` by step; see `Outcome`.
+    """
+
+    state: State
+    k: int
+    loss: np.ndarray
+    grad_norm: np.ndarray
+    frames: dict[int, Tensor]
+    bucket: int
+
+
+Snapshot = dict[int, Saved]
+"""Searches of a ticket by number: those that have begun and are not over."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What came of a row: its result x, and its trace.
 
@@ -99,6 +118,17 @@ class Search:
     claim: int = 0
     """Its priority, and that of its waiting where this won it the place that it has."""
 
+    @classmethod
+    def begun(cls, row: Row, ticket: "Ticket", number: int, at: Saved | None) -> "Search":
+        """A new one, or one that goes on."""
+        if at is None:
+            return cls(row, ticket, number)
+        return cls(row, ticket, number, at.state, at.k, [at.loss], [at.grad_norm], dict(at.frames), at.bucket)
+
+    def saved(self, state: State) -> Saved:
+        """It as it stands, with the state that its lane has."""
+        return Saved(state, self.k, _joined(self.loss), _joined(self.grad_norm), dict(self.frames), self.bucket)
+
     def fail(self, error: str) -> None:
         """It cannot go on, and its neighbours can."""
         self.ticket.complete(self._outcome(self.row.x, math.nan, error))
@@ -122,21 +152,30 @@ class Search:
 class Ticket:
     """Rows that were handed in together. `steps` [rows] follows them block by block; `over` says which are."""
 
-    def __init__(self, rows: Sequence[Row], priority: int, tenant: str, cancels: threading.Event) -> None:
+    def __init__(
+        self, rows: Sequence[Row], priority: int, tenant: str, cancels: threading.Event, begun: Snapshot | None = None
+    ) -> None:
         self.priority, self.tenant, self.cancelled, self._cancels = priority, tenant, False, cancels
-        self.steps = np.zeros(len(rows), np.int64)
+        self.searches = [Search.begun(row, self, n, (begun or {}).get(n)) for n, row in enumerate(rows)]
+        self.steps = np.array([search.k for search in self.searches], np.int64)
         self.over = np.zeros(len(rows), np.bool_)
-        self.searches = [Search(row, self, number) for number, row in enumerate(rows)]
-        self._over: queue.SimpleQueue[Outcome | DeviceError] = queue.SimpleQueue()
+        self.snapshot: Snapshot | None = None
+        """The last that `Batcher.ask` was answered."""
+        self._over: queue.SimpleQueue[Outcome | Snapshot | DeviceError] = queue.SimpleQueue()
 
     def completed(self, timeout: float) -> list[Outcome]:
-        """What is over and was not answered before; waits up to `timeout` seconds for one. Raises DeviceError."""
+        """What is over and was not answered before; waits up to `timeout` seconds for one, or for a snapshot.
+
+        A snapshot that it takes in lacks nothing that was answered by then or is now. Raises DeviceError.
+        """
         found = []
         with suppress(queue.Empty):
             found.append(self._over.get(timeout=timeout))
             while True:
                 found.append(self._over.get_nowait())
         outcomes = [each for each in found if isinstance(each, Outcome)]
+        for snapshot in (each for each in found if isinstance(each, dict)):
+            self.snapshot = snapshot
         for error in (each for each in found if isinstance(each, DeviceError)):
             if not outcomes:
                 raise error
@@ -158,7 +197,7 @@ class Ticket:
         self.cancelled = True
         self._cancels.set()
 
-    def complete(self, outcome: "Outcome | DeviceError") -> None:
+    def complete(self, outcome: "Outcome | Snapshot | DeviceError") -> None:
         if isinstance(outcome, Outcome):
             self.over[outcome.number] = True
         self._over.put(outcome)

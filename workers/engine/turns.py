@@ -1,6 +1,7 @@
 """Who may use the device: one thread at a time, in the order they asked."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,17 +14,20 @@ class Turns:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._line: deque[int] = deque()
+        self._sign: float | None = None
 
     def __enter__(self) -> "Turns":
         me = threading.get_ident()
         with self._changed:
             self._line.append(me)
             self._changed.wait_for(lambda: self._line[0] == me)
+            self._sign = time.monotonic()
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         with self._changed:
             self._line.popleft()
+            self._sign = None
             self._changed.notify_all()
 
     @contextmanager
@@ -36,7 +40,13 @@ class Turns:
             self.__enter__()
 
     def pass_on(self) -> None:
-        """Let everyone who waits go first; for the thread whose turn it is."""
+        """Let everyone who waits go first, and show that the device answers; for the thread whose turn it is."""
+        self._sign = time.monotonic()
         if len(self._line) > 1:
             with self.away():
                 pass
+
+    def silent(self) -> float:
+        """Seconds since whoever has the turn got it or passed it on; 0 if nobody has it."""
+        sign = self._sign
+        return 0.0 if sign is None else time.monotonic() - sign

@@ -11,6 +11,7 @@ from torch import Tensor
 from service import images
 from service.catalog import Dataset
 from service.storage import ObjectNotFound
+from workers.patience import is_disk
 
 log = structlog.get_logger()
 LARGEST, SIDE = 256, 64
@@ -21,13 +22,15 @@ GPU = 8
 def read_pixels(dataset: Dataset, places: Sequence[int], size: int, how: images.Resize) -> tuple[Tensor, list[int]]:
     """uint8 [N, 3, S, S] and the places of these N images: without those that cannot be read.
 
-    Raises StorageError.
+    Raises StorageError, or OSError if a disk is full or broken.
     """
     fitted, kept = [np.empty((0, size, size, 3), np.uint8)], []
     for place in places:
         try:
             image = images.fit(Image.fromarray(dataset.image(place)), size, how)
         except (ObjectNotFound, OSError, ValueError) as e:
+            if is_disk(e):
+                raise
             log.warning("an image cannot be read", dataset=dataset.card.name, image=place, reason=str(e))
             continue
         fitted.append(np.asarray(image)[None])

@@ -1,6 +1,8 @@
 """A study's searches by PGD: handed to the process's batcher, and followed until each item is over."""
 
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,11 +11,14 @@ from torch import Tensor
 from workers.engine.constraints import random_start
 from workers.engine.descent import Precision
 from workers.engine.lanes import Program
-from workers.engine.rows import Outcome, Row, Ticket
+from workers.engine.rows import Outcome, Row, Snapshot, Ticket
 from workers.engine.seeding import generator
 from workers.recipes.sources import named, read
+from workers.recipes.standing import kept, names, pack, standing_of
 from workers.recipes.study import Batch, Found, Problem, Study, best_of
 
+SNAPSHOT_SECONDS = 5.0
+"""How long one that lets go waits for where its searches stand: a block of steps, and others' turns."""
 WAIT = 0.25
 """Seconds between two looks at how far the searches are, and whether to stop."""
 CURVE_POINTS = 50
@@ -42,70 +47,137 @@ def frame_steps(study: Study) -> frozenset[int]:
     return frozenset(round(i * steps / (count - 1)) for i in range(count))
 
 
-def handed_in(study: Study, batch: Batch, problem: Problem, xs: list[Tensor], x0s: list[Tensor]) -> Ticket:
-    """Every restart of every item as a row of the batcher."""
+def handed_in(study: Study, batch: Batch, problem: Problem, rows: Sequence[Row], begun: Snapshot) -> Ticket:
+    """The rows with the batcher; those that have begun go on."""
     p, runtime = study.p, study.ctx.runtime
-    shape = xs[0].shape[0], xs[0].shape[1], xs[0].shape[2]
+    _, *shape = batch.pictures["start"].shape
+    like = (shape[0], shape[1], shape[2]), problem.aim.shape[1], study.device
     key = p.model_digest, p.layer, p.pool, p.identity_relu
 
     def program(precision: Precision, exact: Program | None = None) -> Program:
         f = runtime.models.descent(p, study.network, precision)
-        return Program(key, f, shape, problem.aim.shape[1], study.device, precision, p.solver, study.bucket, exact)
+        return Program(key, f, *like, precision, p.solver, study.bucket, exact)
 
     with study.ctx.turns:
         shared = program("bf16", program("fp32")) if p.precision == "bf16" else program(p.precision)
+    return runtime.batcher.submit(shared, rows, PRIORITIES[p.priority], study.ctx.work.lease.job_id, begun)
+
+
+def row_makers(study: Study, batch: Batch, problem: Problem) -> Callable[[Tensor, Tensor, int], Row]:
+    """What makes a row of its first x and its x0, [3, S, S], and the place of its item."""
+    p = study.p
     aim, scale = problem.aim.cpu(), problem.scale.tolist()
     stop_loss = [-torch.inf] * len(batch.items) if problem.stop_loss is None else problem.stop_loss.tolist()
     eps, step_size, frames = batch.eps.tolist(), batch.step_size.tolist(), frame_steps(study)
-    rows = [
-        Row(x, x0, aim[i], problem.inverts, eps[i], step_size[i], p.steps, scale[i], p.schedule, p.best, stop_loss[i],
-            problem.exceeds, p.patience, frames)
-        for x, x0, i in zip(xs, x0s, (n // p.restarts for n in range(len(xs))), strict=True)
-    ]  # fmt: skip
-    return runtime.batcher.submit(shared, rows, PRIORITIES[p.priority], study.ctx.work.lease.job_id)
+    return lambda x, x0, i: Row(
+        x, x0, aim[i], problem.inverts, eps[i], step_size[i], p.steps, scale[i], p.schedule, p.best, stop_loss[i],
+        problem.exceeds, p.patience, frames,
+    )  # fmt: skip
 
 
 def searched(study: Study, batch: Batch, problem: Problem) -> Generator[list[Found]]:
     """Items as they are over, until all are, or the context asks to stop."""
-    xs, x0s = starts(study, batch)
-    ticket = handed_in(study, batch, problem, xs, x0s)
-    restarts, left = study.p.restarts, len(batch.items)
-    of_item: list[list[Outcome]] = [[] for _ in batch.items]
-    follow = Following(study, problem, ticket)
+    shard = Searches(study, batch, problem)
     try:
-        while left and not study.ctx.should_stop():
-            over = []
-            for outcome in ticket.completed(WAIT):
-                place = outcome.number // restarts
-                of_item[place].append(outcome)
-                if len(of_item[place]) == restarts:
-                    over.append(best_of(place, of_item[place], x0s))
-                    of_item[place] = []
-            follow()
-            left -= len(over)
+        while shard.left and not study.ctx.should_stop():
+            over = shard.over(WAIT)
+            shard.follow()
             if over:
                 yield over
+            shard.keep_up()
+        if shard.left and study.ctx.should_keep():
+            shard.keep_all()
     finally:
-        ticket.cancel()
+        shard.ticket.cancel()
+
+
+class Searches:
+    """A shard's rows on their way: where an earlier claim left them, and what a later one goes on from."""
+
+    def __init__(self, study: Study, batch: Batch, problem: Problem) -> None:
+        self.study, self.restarts, self.left = study, study.p.restarts, len(batch.items)
+        xs, self.x0s = starts(study, batch)
+        self.names, was = names(batch.items, self.restarts), kept(study.ctx)
+        self.of_item: list[list[Outcome]] = [[] for _ in batch.items]
+        for number, name in enumerate(self.names):
+            if name in was.over:
+                self.of_item[number // self.restarts].append(replace(was.over[name], number=number))
+        self.numbers = [n for n, name in enumerate(self.names) if name not in was.over]
+        """Of the ticket's rows, in order: what was over before is not searched again."""
+        row = row_makers(study, batch, problem)
+        rows = [row(xs[n], self.x0s[n], n // self.restarts) for n in self.numbers]
+        begun = {i: was.begun[self.names[n]] for i, n in enumerate(self.numbers) if self.names[n] in was.begun}
+        self.ticket = handed_in(study, batch, problem, rows, begun)
+        done = sum(len(outcome.grad_norm) for outcomes in self.of_item for outcome in outcomes)
+        self.follow = Following(study, problem, self.ticket, self.numbers, done)
+        self.kept, self.took, self.asked, self.waits = 0, 0.0, time.monotonic(), False
+
+    def over(self, timeout: float) -> list[Found]:
+        """Items that are over and were not answered before."""
+        self._take_in(timeout)
+        found = []
+        for place, outcomes in enumerate(self.of_item):
+            if len(outcomes) == self.restarts:
+                found.append(best_of(place, outcomes, self.x0s))
+                self.of_item[place] = []
+        self.left -= len(found)
+        return found
+
+    def _take_in(self, timeout: float) -> None:
+        for outcome in self.ticket.completed(timeout):
+            number = self.numbers[outcome.number]
+            self.of_item[number // self.restarts].append(replace(outcome, number=number))
+
+    def keep_up(self) -> None:
+        """Store where the searches stand, so often that never more than `checkpoint_seconds` of work is not stored."""
+        every = self.study.ctx.runtime.settings.checkpoint_seconds
+        if not self.waits and time.monotonic() - self.asked >= max(every - self.took, every / 2):
+            self._ask()
+        elif self.waits and self.ticket.snapshot is not None:
+            self._store()
+
+    def keep_all(self) -> None:
+        """Store where the searches stand now."""
+        self._ask()
+        while self.ticket.snapshot is None and time.monotonic() - self.asked < SNAPSHOT_SECONDS:
+            self._take_in(WAIT)
+        self._store()
+
+    def _ask(self) -> None:
+        self.ticket.snapshot, self.waits, self.asked = None, True, time.monotonic()
+        self.study.ctx.runtime.batcher.ask(self.ticket)
+
+    def _store(self) -> None:
+        begun = {self.numbers[i]: saved for i, saved in (self.ticket.snapshot or {}).items()}
+        over = [outcome for outcomes in self.of_item for outcome in outcomes]
+        self.waits = False
+        if not begun and not over:
+            return
+        self.study.ctx.keep(pack(standing_of(self.names, begun, over)), self.kept)
+        self.kept += 1
+        self.took = time.monotonic() - self.asked
 
 
 class Following:
     """What the job's clients see of searches under way; and that the device moves on, whoever's rows it computes."""
 
-    def __init__(self, study: Study, problem: Problem, ticket: Ticket) -> None:
-        self.study, self.problem, self.ticket = study, problem, ticket
-        self.items = torch.arange(len(ticket.steps)) // study.p.restarts
+    def __init__(self, study: Study, problem: Problem, ticket: Ticket, numbers: Sequence[int], done: int) -> None:
+        self.study, self.problem, self.ticket, self.done = study, problem, ticket, done
+        self.items = torch.tensor(numbers, dtype=torch.long) // study.p.restarts
+        self.rows = max(len(numbers), 1)
         self.stride = max(study.p.steps // CURVE_POINTS, 10)
         self.next = self.blocks = self.steps = 0
 
     def __call__(self) -> None:
+        if not len(self.items):
+            return
         ctx = self.study.ctx
         steps, blocks = int(self.ticket.steps.sum()), ctx.runtime.batcher.stats.blocks
         while self.next <= self.ticket.reached() and (value := self._median(self.next)) is not None:
-            ctx.report(self.next, steps, value)
+            ctx.report(self.next, self.done + steps, value)
             self.next += self.stride
         if steps > self.steps:
-            ctx.report(steps // len(self.items), steps)
+            ctx.report(steps // self.rows, self.done + steps)
         elif blocks != self.blocks:
             ctx.alive()
         self.steps, self.blocks = steps, blocks

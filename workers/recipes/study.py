@@ -20,6 +20,7 @@ from workers.engine import layers
 from workers.engine.models import Network
 from workers.engine.pgd import Function, batched
 from workers.engine.rows import NOT_FINITE, Outcome
+from workers.patience import is_disk
 from workers.recipes import results
 from workers.recipes.judging import Judge
 from workers.recipes.sources import named, read, stack
@@ -134,6 +135,8 @@ def load(study: Study) -> Batch:
         try:
             own = {name: read(ctx.runtime, p, source) for name, source in named(item).items()}
         except (ObjectNotFound, OSError, ValueError) as e:
+            if is_disk(e):
+                raise
             ctx.fail(item.index, "Input cannot be read", str(e))
             continue
         items.append(item)

@@ -1,0 +1,60 @@
+"""Dead letters: the failed items of all jobs."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+from sqlalchemy import literal_column, select, tuple_
+from sqlalchemy.orm import Session
+
+from service.models import Item, Job
+from service.queries import decode_cursor, encode_cursor, number, timestamp
+from service.states import ItemState
+
+ORDER = (Item.finished_at, Item.job_id, Item.index)
+
+
+class DeadLetter(BaseModel):
+    """An item that failed, and whose it is."""
+
+    job: str
+    kind: str
+    state: str = Field(description="Of the job: unless that was stopped, POST its `retry` link")
+    index: int
+    error: dict[str, Any] | None
+    epoch: int | None = Field(description="Of the claim under which it failed")
+    finished_at: datetime | None
+    url: str
+
+
+class DeadLetterList(BaseModel):
+    dead_letters: list[DeadLetter]
+    next_cursor: str | None
+
+
+def find(session: Session, job: str | None, title: str | None, limit: int, cursor: str | None) -> DeadLetterList:
+    """Newest first; `title` is that of the error. Raises InvalidInput for a bad cursor."""
+    # A literal, because a bound value would not tell the planner that the partial index has these rows.
+    failed = Item.state == literal_column(f"'{ItemState.FAILED}'")
+    query = select(Item).where(failed).order_by(*(column.desc() for column in ORDER)).limit(limit + 1)
+    if job is not None:
+        query = query.where(Item.job_id == job)
+    if title is not None:
+        query = query.where(Item.error["title"].as_string() == title)
+    if cursor is not None:
+        finished_at, job_id, index = decode_cursor(cursor, 3)
+        query = query.where(tuple_(*ORDER) < (number(finished_at, float), job_id, number(index, int)))
+    rows = session.scalars(query).all()
+    page = rows[:limit]
+    named = select(Job.id, Job.kind, Job.state).where(Job.id.in_({row.job_id for row in page}))
+    jobs = {job_id: (kind, state) for job_id, kind, state in session.execute(named)}
+    letters = [
+        DeadLetter(
+            job=row.job_id, kind=jobs[row.job_id][0], state=jobs[row.job_id][1], index=row.index, error=row.error,
+            epoch=row.epoch, finished_at=timestamp(row.finished_at), url=f"/v1/jobs/{row.job_id}/items/{row.index}",
+        )
+        for row in page
+    ]  # fmt: skip
+    last = page[-1] if len(rows) > limit else None
+    following = encode_cursor(last.finished_at, last.job_id, last.index) if last else None
+    return DeadLetterList(dead_letters=letters, next_cursor=following)

@@ -1,0 +1,89 @@
+"""A shard whose workers died: in a process of its own, so that nothing else dies with the next one.
+
+python -m workers.alone SHARD_ID
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import structlog
+from sqlalchemy.orm import Session
+
+from service import leases, logs
+from service.leases import Lease, LeaseLost
+from service.models import Shard
+from service.settings import Settings, get_settings
+from service.states import ShardState
+
+if TYPE_CHECKING:
+    from workers.runtime import Runtime
+
+log = structlog.get_logger()
+LOOK_SECONDS = 0.2
+
+
+def run(runtime: "Runtime", shard_id: str) -> None:
+    """Start the process, stop it when this one shuts down, and count a crash if it dies with the shard."""
+    inherited = {n: v for n, v in os.environ.items() if not n.startswith("ROBUSTREPS_")}
+    environment = inherited | runtime.settings.environment(Settings.model_fields)
+    log.warning("running alone: its workers died before")
+    process = subprocess.Popen([sys.executable, "-m", "workers.alone", shard_id], env=environment)
+    asked = False
+    while process.poll() is None:
+        if runtime.draining.is_set() and not asked:
+            process.terminate()
+            asked = True
+        time.sleep(LOOK_SECONDS)
+    if process.returncode:
+        log.error("the process of a shard that runs alone died", status=process.returncode)
+        runtime.written(lambda session: _count(session, runtime, shard_id, process.pid))
+
+
+def _count(session: Session, runtime: "Runtime", shard_id: str, pid: int) -> None:
+    """The crash of the process with this number, if it held the shard."""
+    shard = session.get_one(Shard, shard_id)
+    if shard.state == ShardState.RUNNING and (shard.worker or "").startswith(f"{socket.gethostname()}:{pid}:"):
+        try:
+            leases.crashed(session, Lease(shard_id, shard.job_id, shard.epoch), runtime.settings.max_crashes)
+        except LeaseLost:
+            log.info("counted already")
+
+
+def main(shard_id: str) -> None:
+    """Claim the shard, compute it, let go of it; as the worker does, but once."""
+    from service.app import open_context
+    from workers.main import leave, make_runtime
+    from workers.tasks import run_shard
+
+    settings, parent = get_settings(), os.getppid()
+    logs.configure(settings.log_format)
+    context = open_context(settings)
+    runtime = replace(make_runtime(context), alone=True)
+
+    def drain(_: int, __: FrameType | None) -> None:
+        runtime.draining.set()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_SECONDS)
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, drain)
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+    run_shard(runtime, shard_id)
+    runtime.batcher.close()
+    context.broker.close()
+    context.db.close()
+    leave()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
