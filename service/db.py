@@ -65,9 +65,13 @@ def _postgres(url: str) -> Engine:
         max_overflow=20,
         # A host that vanishes sends no reset: the kernel would wait for two hours.
         connect_args={
-            "connect_timeout": 5, "options": "-c statement_timeout=30000 -c lock_timeout=10000",
-            "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000,
-        },  # fmt: skip
+            "connect_timeout": 5,
+            "options": "-c statement_timeout=30000 -c lock_timeout=10000",
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,
+        },
     )
 
 

@@ -36,7 +36,13 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # What only the newer revision knows of is forgotten; paused jobs would never go on.
+    # What only the newer revision knows of is forgotten. Paused jobs would never go on, nor would what workers of the
+    # older one let go of because its job was paused.
+    op.execute(
+        "UPDATE shards SET state = 'queued' WHERE state = 'cancelled' AND job_id IN"
+        " (SELECT id FROM jobs WHERE state IN ('queued', 'running', 'paused')) AND id IN"
+        " (SELECT shard_id FROM items WHERE state IN ('queued', 'running'))"
+    )
     op.execute("UPDATE jobs SET state = 'queued' WHERE state = 'paused'")
     with op.batch_alter_table("items", schema=None) as batch_op:
         batch_op.drop_index("ix_items_failed", postgresql_where=FAILED, sqlite_where=FAILED)

@@ -2,6 +2,7 @@
 
 import hashlib
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
@@ -10,11 +11,12 @@ from sqlalchemy.exc import IntegrityError
 from starlette.concurrency import run_in_threadpool
 
 from service import schemas
-from service.api.context import Context, Ctx, Id, Reading
+from service.api.context import Context, Ctx, Id, Reading, kept
 from service.db import now
 from service.errors import FieldError, InvalidInput, NotFound, TooLarge
 from service.keys import checkpoint_upload_key
 from service.models import Upload
+from service.storage import Stored
 
 PATH = "/v1/checkpoints"
 router = APIRouter(tags=["catalog"])
@@ -51,14 +53,16 @@ def get_checkpoint(upload_id: Id, session: Reading) -> schemas.Checkpoint:
 
 
 def _store(ctx: Context, upload_id: str, path: Path, size: int) -> schemas.Checkpoint:
+    key = checkpoint_upload_key(upload_id)
+
+    def put() -> Stored:
+        return ctx.storage.put_file(key, path, "application/octet-stream")
+
     with ctx.db.reading() as session:
         known = session.get(Upload, upload_id)
     if known is None:
-        stored = ctx.storage.put_file(checkpoint_upload_key(upload_id), path, "application/octet-stream")
-        try:
-            with ctx.db.transaction() as session:
-                at = session.scalar(select(now()))
-                session.add(Upload(id=upload_id, key=stored.key, size=size, created_at=at))
-        except IntegrityError:  # the same file was uploaded at the same time
-            pass
+        put()
+        with suppress(IntegrityError), ctx.db.transaction() as session:  # the same may be uploaded at the same time
+            session.add(Upload(id=upload_id, key=key, size=size, created_at=session.scalar(select(now()))))
+    kept(ctx, key, put)
     return schemas.Checkpoint(id=upload_id, size=size)

@@ -18,7 +18,7 @@ from service.deadlines import Submission
 from service.kinds import dispatch
 from service.kinds.planning import open_named
 from service.settings import Settings
-from service.storage import Storage
+from service.storage import ObjectNotFound, Storage, Stored
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,14 @@ def accept(ctx: Context, response: Response, submit: Submit, digest: str, key: s
     response.headers.update({"Location": f"/v1/jobs/{job_id}", "Retry-After": RETRY_AFTER})
     with ctx.db.reading() as session:
         return queries.job(session, job_id)
+
+
+def kept(ctx: Context, key: str, put: Callable[[], Stored]) -> None:
+    """Now that a row points to an upload: put it again if it was lost, or removed as an orphan before the row was."""
+    try:
+        ctx.storage.stat(key)
+    except ObjectNotFound:
+        put()
 
 
 def streamed(

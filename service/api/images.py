@@ -1,5 +1,6 @@
 """/v1/images: upload the images that jobs name."""
 
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
@@ -7,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from service import images, schemas
-from service.api.context import Context, Ctx, Id
+from service.api.context import Ctx, Id, kept
 from service.db import now
 from service.errors import NotFound
 from service.models import Image
@@ -35,24 +36,20 @@ def upload_image(
     """Store an image. Its id is the digest of its bytes, so posting it again changes nothing."""
     checked = images.check(data, ctx.settings.max_image_pixels)
     response.headers["Location"] = f"/v1/images/{checked.id}"
+
+    def put() -> Stored:
+        return ctx.storage.put(image_key(checked.id), data, checked.media_type)
+
     with ctx.db.reading() as session:
         known = session.get(Image, checked.id)
-    if known is not None:
-        return _response(known)
-    stored = ctx.storage.put(image_key(checked.id), data, checked.media_type)
-    try:
-        return _insert(ctx, checked, stored)
-    except IntegrityError:  # the same image was posted at the same time
-        with ctx.db.reading() as session:
-            return _response(session.get_one(Image, checked.id))
-
-
-def _insert(ctx: Context, checked: images.Checked, stored: Stored) -> schemas.Image:
-    with ctx.db.transaction() as session:
-        row = Image(**checked._asdict(), key=stored.key, size=stored.size, created_at=session.scalar(select(now())))
-        session.add(row)
-        session.flush()
-        return _response(row)
+    if known is None:
+        stored = put()
+        with suppress(IntegrityError), ctx.db.transaction() as session:  # the same may be posted at the same time
+            at = session.scalar(select(now()))
+            session.add(Image(**checked._asdict(), key=stored.key, size=stored.size, created_at=at))
+    kept(ctx, image_key(checked.id), put)
+    with ctx.db.reading() as session:
+        return _response(session.get_one(Image, checked.id))
 
 
 @router.get("/{image_id}", response_class=Response)

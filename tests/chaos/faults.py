@@ -65,9 +65,10 @@ def _drawn(rng: random.Random, kind: str, workers: int, pace: float) -> Fault:
 
 
 def await_target(world: World, fault: Fault) -> None:
-    """Most faults of a worker wait until it computes something, since it is a long time until a new one does."""
+    """Most faults of a worker wait until it has computed for a while, so that there is something to lose."""
     if fault.kind.startswith("worker") and fault.probability < 0.8:
         world.live_until(lambda: world.computes(fault.worker), PATIENCE)
+        world.live(2 * fault.seconds)
 
 
 def inject(world: World, fault: Fault) -> None:

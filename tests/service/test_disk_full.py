@@ -2,10 +2,12 @@
 
 import errno
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx2
 import pytest
@@ -19,7 +21,7 @@ MANY = {"source": "dataset", "dataset": "cifar10-sample", "indices": list(range(
 
 @contextmanager
 def small_disk(folder: Path, size: str = "1m") -> Iterator[Path]:
-    """A file system in memory of this size, as a folder. The account that runs the tests must be allowed to mount."""
+    """A file system in memory of this size, as a folder."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
     try:
@@ -102,3 +104,19 @@ def test_a_service_on_a_full_disk_says_so_and_goes_on_once_there_is_room(
     for job in (running, later):
         ended = live_service.wait(job["id"])
         assert (ended["state"], ended["items"]["succeeded"]) == ("succeeded", 3)
+
+
+def may_mount() -> bool:
+    with TemporaryDirectory() as folder, suppress(subprocess.CalledProcessError), small_disk(Path(folder) / "disk"):
+        return True
+    return False
+
+
+if not may_mount():  # then all of this runs where anybody may
+    for name in [name for name in globals() if name.startswith("test_")]:
+        del globals()[name]
+
+    def test_a_full_disk_in_a_namespace_of_its_own() -> None:
+        command = ["unshare", "--map-root-user", "--mount", sys.executable, "-m", "pytest", "-q", __file__]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -21,7 +21,8 @@ from service.states import JobState, ShardState
 from service.storage import Stored
 from service.studies import StudyParameters
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 PARAMETERS = StudyParameters(
     kind="inversion", model="m", model_digest="d", judge=None, judge_digest=None, preset="cifar", eps=1, step_size=0.1,
     steps=10, loss="distance", best=False, identity_relu=True, resize="refuse", seed=0,

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from sqlalchemy import select, update
@@ -272,5 +272,8 @@ class Service(RuleBasedStateMachine):
 
 
 def test_the_service_does_what_the_model_says() -> None:
-    few = settings(max_examples=40, stateful_step_count=40, deadline=None, derandomize=True, database=None)
+    few = settings(
+        max_examples=60, stateful_step_count=50, deadline=None, derandomize=True, database=None,
+        phases=[Phase.generate],  # the moves of a failing run are printed; making them fewer takes minutes
+    )  # fmt: skip
     run_state_machine_as_test(Service, settings=few)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.db import Database, downgrade, migrate
-from service.models import Base, Item, Job
+from service.models import Base, Item, Job, Shard
 from tests.servers import postgres_execute
 
 
@@ -173,6 +173,86 @@ def test_a_part_goes_with_its_recipe(old: Engine) -> None:
     contents = _contents(old)
     assert [job["id"] for job in contents["jobs"]] == ["job_cancelled", "job_partially_succeeded"]
     assert contents["items"] == contents["shards"] == contents["artifacts"] == contents["transitions"] == []
+
+
+KINDS = {
+    "job_eval": ("evaluation", "running"), "job_late": ("inversion", "expired"), "job_recipe": ("recipe", "succeeded"),
+    "job_study": ("inversion", "queued"), "job_train": ("training", "running"),
+}  # fmt: skip
+STATES = {
+    "job_eval": ("done", "cancelled", "waiting"), "job_late": ("cancelled",), "job_recipe": ("done",),
+    "job_study": ("queued", "running"), "job_train": ("running",),
+}  # fmt: skip
+LAST = {"job_eval.2", "job_recipe.0"}
+POINTER = '{"key": "k", "sha256": "0", "size": 1, "step": 2}'
+
+
+@pytest.fixture
+def in_use(empty_url: str) -> Iterator[Engine]:
+    """A database of revision 0003 that has been in use: jobs of each kind, an item a shard."""
+    migrate(empty_url, "0003")
+    database = Database(empty_url)
+    with database.engine.begin() as connection:
+        for job_id, (kind, state) in KINDS.items():
+            job = {"id": job_id, "kind": kind, "state": state, "idempotency_key": job_id, "items": len(STATES[job_id])}
+            _insert(connection, "jobs", OLD_ROWS["jobs"][0] | job)
+            for n, at in enumerate(STATES[job_id]):
+                shard = {"id": f"{job_id}.{n}", "job_id": job_id, "state": at, "first_item": n}
+                item = {"job_id": job_id, "index": n, "shard_id": shard["id"], "settings": "{}", "checkpoint": POINTER}
+                _insert(connection, "shards", OLD_ROWS["shards"][0] | shard)
+                _insert(connection, "items", OLD_ROWS["items"][0] | item)
+    yield database.engine
+    database.close()
+
+
+def _rows(engine: Engine) -> dict[str, list[dict[str, Any]]]:
+    """Every row of the tables that 0004 changes, with the columns of 0003, JSON as text."""
+    order = {"jobs": "id", "shards": "id", "items": 'job_id, "index"'}
+    new = {"deadline", "client", "not_before", "last", "epoch"}
+    found = {}
+    with engine.connect() as connection:
+        for table, by in order.items():
+            rows = connection.execute(text(f"SELECT * FROM {table} ORDER BY {by}")).mappings().all()
+            drop = new - {"epoch"} | {"checkpoint"} if table == "shards" else new
+            found[table] = [{k: _plain(v) for k, v in row.items() if k not in drop} for row in rows]
+    return found
+
+
+def _last(engine: Engine) -> set[str]:
+    with Session(engine) as session:
+        return set(session.scalars(select(Shard.id).where(Shard.last)))
+
+
+def test_jobs_of_the_third_revision_survive_an_upgrade_and_their_last_shards_are_known(in_use: Engine) -> None:
+    before = _rows(in_use)
+    migrate(_url(in_use))
+    assert _rows(in_use) == before
+    assert _last(in_use) == LAST
+    with Session(in_use) as session:
+        assert set(session.execute(select(Job.deadline, Job.client))) == {(None, None)}
+        assert set(session.execute(select(Shard.not_before, Shard.checkpoint))) == {(None, None)}
+        assert set(session.scalars(select(Item.epoch))) == {None}
+
+
+def test_a_downgrade_to_the_third_revision_lets_its_code_go_on_with_every_job(in_use: Engine) -> None:
+    before = _rows(in_use)
+    migrate(_url(in_use))
+    with in_use.begin() as connection:
+        connection.execute(text("UPDATE jobs SET state = 'paused', deadline = 5, client = 'c' WHERE id = 'job_eval'"))
+        connection.execute(text(f"UPDATE shards SET not_before = 5, checkpoint = '{POINTER}'"))
+        connection.execute(text("UPDATE items SET epoch = 3"))
+    downgrade(_url(in_use), "0003")
+    expected = json.loads(json.dumps(before))
+    expected["jobs"][0]["state"] = "queued"  # it was paused
+    expected["shards"][1]["state"] = "queued"  # a worker let go of it because of that
+    assert _rows(in_use) == expected
+    with in_use.connect() as connection:
+        names = {
+            column["name"] for table in ("jobs", "shards", "items") for column in inspect(connection).get_columns(table)
+        }
+    assert not names & {"deadline", "client", "not_before", "last"}
+    migrate(_url(in_use))
+    assert _last(in_use) == LAST
 
 
 @pytest.mark.e2e

@@ -1,6 +1,7 @@
 """What workers, clients and reconcilers do at the same time ends, without a deadlock, as if one had come first."""
 
 from collections.abc import Callable
+from functools import partial
 
 from sqlalchemy import func, select
 
@@ -65,7 +66,7 @@ def test_a_shard_that_is_let_go_of_as_its_items_are_saved(database: Database) ->
             for index in range(first, 12, 3):
                 save(database, lease, index)
 
-        race(*(lambda n=n, saves=saves: saves(n) for n in range(3)), lambda lease=lease: finish(database, lease))
+        race(*(partial(saves, n) for n in range(3)), partial(finish, database, lease))
         work_off(database, job_id)
         assert state_of(database, job_id) == JobState.SUCCEEDED
 
@@ -73,8 +74,8 @@ def test_a_shard_that_is_let_go_of_as_its_items_are_saved(database: Database) ->
 def test_pause_resume_cancel_and_workers_of_one_job(database: Database) -> None:
     for _ in range(ROUNDS):
         job_id, shards = submit(database, items=6, shard_items=1)
-        clients = [lambda call=call, job=job_id: do(database, call, job) for call in (jobs.pause, jobs.resume) * 2]
-        race(*clients, *(lambda shard=shard: work(database, shard) for shard in shards))
+        clients = [partial(do, database, call, job_id) for call in (jobs.pause, jobs.resume) * 2]
+        race(*clients, *(partial(work, database, shard) for shard in shards))
         if state_of(database, job_id) == JobState.PAUSED:
             do(database, jobs.resume, job_id)
         work_off(database, job_id)
@@ -94,8 +95,8 @@ def test_retries_of_a_running_job_lose_nothing(database: Database) -> None:
             finish(database, lease)
 
         held = [claimed(database, shard).lease for shard in shards]
-        retries = [lambda job=job_id: do(database, jobs.retry, job) for _ in range(3)]
-        race(*retries, *(lambda lease=lease: fail_then_save(lease) for lease in held))
+        retries = [partial(do, database, jobs.retry, job_id)] * 3
+        race(*retries, *(partial(fail_then_save, lease) for lease in held))
         if "failed" in item_states(database, job_id):
             do(database, jobs.retry, job_id)
         work_off(database, job_id)
@@ -109,8 +110,8 @@ def test_a_retry_and_a_summary_that_is_being_saved_do_not_deadlock(database: Dat
         finish(database, lease)
         saving = claimed(database, last).lease
         race(
-            *(lambda lease=saving: complete(database, lease) for _ in range(3)),
-            lambda job=job_id: do(database, jobs.retry, job),
+            *[partial(complete, database, saving)] * 3,
+            partial(do, database, jobs.retry, job_id),
         )
         if "failed" in item_states(database, job_id):
             do(database, jobs.retry, job_id)
@@ -123,13 +124,13 @@ def test_a_recipe_that_is_paused_resumed_and_tried_again_as_its_parts_end_is_dra
         recipe = submit_recipe(database, labels=("a", "b", "c"))
         a, b = begin(database, recipe.parts["a"]), begin(database, recipe.parts["b"])
         race(
-            lambda lease=a: do(database, leases.give_up, lease, "Title", "detail"),
-            lambda lease=b: complete(database, lease),
-            lambda part=recipe.parts["c"]: work(database, f"{part}.0"),
-            lambda job=recipe.id: do(database, jobs.pause, job),
-            lambda job=recipe.id: do(database, jobs.resume, job),
-            lambda job=recipe.parts["a"]: do(database, jobs.retry, job),
-            lambda job=recipe.id: do(database, jobs.retry, job),
+            partial(do, database, leases.give_up, a, "Title", "detail"),
+            partial(complete, database, b),
+            partial(work, database, f"{recipe.parts['c']}.0"),
+            partial(do, database, jobs.pause, recipe.id),
+            partial(do, database, jobs.resume, recipe.id),
+            partial(do, database, jobs.retry, recipe.parts["a"]),
+            partial(do, database, jobs.retry, recipe.id),
         )
         if state_of(database, recipe.id) == JobState.PAUSED:
             do(database, jobs.resume, recipe.id)
@@ -145,9 +146,9 @@ def test_leases_that_expire_as_their_workers_save_and_the_client_cancels(databas
         held = [claimed(database, shard) for shard in shards]
         for shard in shards:
             expire(database, shard)
-        stop = [lambda job=job_id: cancel(database, job)] if cancelled else []
-        expiries = [lambda shard=shard: do(database, leases.expire_lease, shard, 2) for shard in shards * 2]
-        saves = [lambda lease=w.lease, n=i.index: save(database, lease, n) for w in held for i in w.items]
+        stop = [partial(cancel, database, job_id)] if cancelled else []
+        expiries = [partial(do, database, leases.expire_lease, shard, 2) for shard in shards * 2]
+        saves = [partial(save, database, w.lease, i.index) for w in held for i in w.items]
         race(*saves, *expiries, *stop)
         work_off(database, job_id)
         states = item_states(database, job_id)
