@@ -157,7 +157,10 @@ def _reclaim(session: Session, job_id: str) -> bool:
     left = select(Item.shard_id).where(Item.job_id == job_id, Item.state.not_in(TERMINAL_ITEM))
     dropped = (Shard.job_id == job_id) & (Shard.state == ShardState.CANCELLED) & Shard.id.in_(left)
     again = {"state": ShardState.QUEUED, "sent_at": None}
-    return bool(session.scalars(update(Shard).where(dropped).values(again).returning(Shard.id)).all())
+    shards = session.scalars(update(Shard).where(dropped).values(again).returning(Shard.id)).all()
+    items = Item.shard_id.in_(shards) & Item.state.not_in(TERMINAL_ITEM)
+    session.execute(update(Item).where(items).values(state=ItemState.QUEUED), execution_options=UNSYNCHRONIZED)
+    return bool(shards)
 
 
 def _settle_parent(session: Session, job_id: str) -> None:

@@ -10,7 +10,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from tests.chaos.proxy import Mode
-from tests.chaos.world import HURRIED, World
+from tests.chaos.world import HURRIED, World, computes
 
 PATIENCE = 15.0
 """Seconds that a fault waits for work to hit."""
@@ -67,7 +67,7 @@ def _drawn(rng: random.Random, kind: str, workers: int, pace: float) -> Fault:
 def await_target(world: World, fault: Fault) -> None:
     """Most faults of a worker wait until it has computed for a while, so that there is something to lose."""
     if fault.kind.startswith("worker") and fault.probability < 0.8:
-        world.live_until(lambda: world.computes(fault.worker), PATIENCE)
+        world.live_until(lambda: computes(world.db, world.workers[fault.worker]), PATIENCE)
         world.live(2 * fault.seconds)
 
 

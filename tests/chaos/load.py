@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import TracebackType
 from typing import Any, TypeVar
 
 import httpx2
@@ -65,18 +66,22 @@ class Ledger:
 
 
 class Load:
-    """A thread that submits jobs and meddles with them between `start` and `finish`."""
+    """A thread that submits jobs and meddles with them, from `__enter__` to `finish`."""
 
-    def __init__(self, url: str, storage: Storage, seed: int, training: bool) -> None:
+    def __init__(self, client: Client, storage: Storage, seed: int, training: bool) -> None:
         self.ledger = Ledger()
-        self._client, self._storage, self._rng = Client(url, timeout=10), storage, random.Random(seed)
+        self._client, self._storage, self._rng = client, storage, random.Random(seed)
         self._over = threading.Event()
         self._open: list[Accepted] = []
         self._training = training
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
 
-    def start(self) -> None:
+    def __enter__(self) -> "Load":
         self._thread.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._over.set()
 
     def finish(self) -> None:
         """Submit no more; every paused job is resumed. Raises TimeoutError if the API does not answer for a minute."""
@@ -173,6 +178,8 @@ class Load:
         if chance < 0.49:
             at = (datetime.now(UTC) + timedelta(seconds=rng.uniform(2, 15))).isoformat()
             return self.submit(key, "deadline", drawn(rng) | {"deadline": at}, stopped=True)
+        if chance < 0.69:  # long enough that a worker is killed between two checkpoints
+            return self.submit(key, "long", study("inversion", targets=cifar(*range(6)), steps=rng.randint(100, 250)))
         return self.submit(key, "plain", drawn(rng))
 
     def _failing(self, key: str) -> Accepted:

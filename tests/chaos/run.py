@@ -11,7 +11,7 @@ from tests.chaos import invariants
 from tests.chaos.faults import STEADY, Fault, await_target, inject
 from tests.chaos.load import BITWISE, Load, waited
 from tests.chaos.violations import Violation
-from tests.chaos.watch import Watch, handovers, too_long
+from tests.chaos.watch import ALL, Watch, handovers, too_long
 from tests.chaos.world import HURRIED, World
 
 SETTLE_SECONDS = 240.0
@@ -40,14 +40,16 @@ def run(
 ) -> Report:
     """Inject faults under load until all are or the time is over, then wait for the end of every job and look."""
     report = Report()
-    load, watch = Load(world.url, world.storage, seed, training), Watch(world.db)
-    watch.start()
-    load.start()
-    storms = _rage(world, faults, 60 * minutes, report, say)
-    world.calm()
-    load.finish()
-    unbroken = _end(world, load, report)
-    watch.finish()
+    with (
+        Watch(world.db) as watch,
+        Client(world.url, timeout=10) as client,
+        Load(client, world.storage, seed, training) as load,
+    ):
+        storms = _rage(world, faults, 60 * minutes, report, say)
+        world.calm()
+        load.finish()
+        unbroken = _end(world, client, load, report)
+    watch.look(ALL)
     say("all is over")
     world.rest()
     collector.collect(world.db, world.storage)
@@ -81,11 +83,10 @@ def _rage(
     return storms
 
 
-def _end(world: World, load: Load, report: Report) -> dict[str, str]:
+def _end(world: World, client: Client, load: Load, report: Report) -> dict[str, str]:
     """Wait for every job; then run those again whose bits are compared, by label."""
-    with Client(world.url) as client:
-        report.broken += waited(client, load.ledger, SETTLE_SECONDS, lambda: world.live(0.5))
-        labels = {accepted.label for accepted in load.ledger.accepted.values()} & BITWISE.keys()
-        unbroken = {label: load.submit(f"unbroken {label}", "unbroken", BITWISE[label]).job_id for label in labels}
-        report.broken += waited(client, load.ledger, SETTLE_SECONDS, lambda: world.live(0.5))
+    report.broken += waited(client, load.ledger, SETTLE_SECONDS, lambda: world.live(0.5))
+    labels = {accepted.label for accepted in load.ledger.accepted.values()} & BITWISE.keys()
+    unbroken = {label: load.submit(f"unbroken {label}", "unbroken", BITWISE[label]).job_id for label in sorted(labels)}
+    report.broken += waited(client, load.ledger, SETTLE_SECONDS, lambda: world.live(0.5))
     return unbroken

@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
+from types import TracebackType
 from typing import NamedTuple
 
 from sqlalchemy import func, select
@@ -17,7 +18,7 @@ from service.models import Item, Job, Shard
 from service.states import TERMINAL_ITEM, ItemState, ShardState
 from tests.chaos.violations import Violation
 
-LOOK_SECONDS, LOOK_BACK = 0.2, 20.0
+LOOK_SECONDS, LOOK_BACK, ALL = 0.2, 20.0, 1e9
 STEADY = ("inversion", "radius_sweep", "interpolation", "feature_visualization")
 """Kinds each of whose items takes exactly the job's steps."""
 
@@ -49,7 +50,7 @@ class Handover(NamedTuple):
 
 
 class Watch:
-    """A thread that looks at the database between `start` and `finish`; an outage blinds it, no more."""
+    """A thread that looks at the database while it is entered; an outage blinds it, no more."""
 
     def __init__(self, db: Database) -> None:
         self.broken: list[Violation] = []
@@ -58,14 +59,13 @@ class Watch:
         self._db, self._over = db, threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
-    def start(self) -> None:
+    def __enter__(self) -> "Watch":
         self._thread.start()
+        return self
 
-    def finish(self) -> None:
-        """Look at everything once more, and stop. Raises what the database raises."""
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._over.set()
         self._thread.join()
-        self.look(LOOK_BACK * 1e6)
 
     def _run(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
@@ -75,7 +75,8 @@ class Watch:
                 continue
 
     def look(self, back: float) -> None:
-        """Compare every item that ended within the last `back` seconds with what was seen of it before."""
+        """Compare every item that ended within the last `back` seconds with what was seen of it before. Raises what the
+        database raises."""
         with self._db.reading() as session:
             self._look_at_ends(session, back)
             self._look_at_progress(session)

@@ -8,7 +8,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,12 @@ HURRIED: dict[str, Any] = {
 }  # fmt: skip
 
 
+def hurried(values: Mapping[str, Any]) -> dict[str, str]:
+    """The environment of a process with these settings beside the hurried ones."""
+    named = {f"ROBUSTREPS_{name.upper()}": str(value) for name, value in (HURRIED | dict(values)).items()}
+    return os.environ | named | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+
+
 class World:
     """The service and its servers. `broken` holds what was seen to go wrong so far."""
 
@@ -56,8 +62,14 @@ class World:
         self.db = Database(self.postgres.url)
         exits.callback(self.db.close)
         self.storage = S3Storage(bucket.name, Settings(**s3_settings(bucket)))
+        exits.callback(self.storage.client.close)
         self.url = f"http://127.0.0.1:{servers.usable_port()}"
-        environment = self._environment(bucket)
+        environment = hurried(
+            s3_settings(bucket) | {
+                "s3_endpoint": self.proxy.url, "database_url": self.postgres.url, "broker_url": self.redis.url,
+                "port": int(self.url.rpartition(":")[2]), "data_dir": folder / "data",
+            }
+        )  # fmt: skip
         self.api = Part("api", [ROBUSTREPS, "serve"], environment, folder)
         exits.callback(self.api.end)
         library = clock_library(folder)
@@ -67,14 +79,6 @@ class World:
             clock = {"LD_PRELOAD": str(library), "CLOCK_SKEW_FILE": str(folder / f"{name}.clock")}
             self.workers.append(Part(name, [ROBUSTREPS, "worker"], environment | clock, folder))
             exits.callback(self.workers[-1].end)
-
-    def _environment(self, bucket: Bucket) -> dict[str, str]:
-        values = s3_settings(bucket) | HURRIED | {
-            "s3_endpoint": self.proxy.url, "database_url": self.postgres.url, "broker_url": self.redis.url,
-            "port": int(self.url.rpartition(":")[2]), "data_dir": self.folder / "data",
-        }  # fmt: skip
-        named = {f"ROBUSTREPS_{name.upper()}": str(value) for name, value in values.items()}
-        return os.environ | named | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
 
     def set_clock(self, worker: int, seconds: int) -> None:
         """Let a worker's wall clock be wrong by so many seconds from now on."""
@@ -106,14 +110,6 @@ class World:
             self.live(0.1)
         return holds
 
-    def computes(self, worker: int) -> bool:
-        """Whether a worker has reported steps of a shard that it holds, as far as the database can tell."""
-        mine = Shard.worker.startswith(self.workers[worker].holder, autoescape=True)
-        with suppress(DBAPIError, PoolTimeout), self.db.reading() as session:
-            held = session.scalars(select(Shard.progress).where(Shard.state == ShardState.RUNNING, mine))
-            return any(progress.get("image_steps") for progress in held)
-        return False
-
     def calm(self) -> None:
         """End every fault that is going on, and wait until everything answers. Raises TimeoutError."""
         for timer in self._later:
@@ -127,7 +123,7 @@ class World:
     def wait_ready(self, seconds: float = 60) -> None:
         """Until the API reaches the database, the broker and the storage. Raises TimeoutError."""
         with Client(self.url, timeout=5) as client:
-            if not self.live_until(lambda: _ready(client), seconds):
+            if not self.live_until(lambda: ready(client), seconds):
                 raise TimeoutError(f"the API is not ready: {self.api.log}")
 
     def rest(self) -> None:
@@ -148,7 +144,16 @@ class World:
             session.connection().exec_driver_sql(text + "current_database()")
 
 
-def _ready(client: Client) -> bool:
+def computes(db: Database, part: Part) -> bool:
+    """Whether a worker has reported steps of a shard that it holds, as far as the database can tell."""
+    mine = Shard.worker.startswith(part.holder, autoescape=True)
+    with suppress(DBAPIError, PoolTimeout), db.reading() as session:
+        held = session.scalars(select(Shard.progress).where(Shard.state == ShardState.RUNNING, mine))
+        return any(progress.get("image_steps") for progress in held)
+    return False
+
+
+def ready(client: Client) -> bool:
     try:
         return client.request("GET", "/readyz").status_code == 200
     except (httpx2.TransportError, ApiError):

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from service.app import create_app
 from service.queries import encode_cursor
 from service.settings import Settings
+from service.storage import image_key
 from tests.fixtures import inversion
 from tests.service.test_images import REFUSED, encode, noise, npy
 
@@ -172,6 +173,16 @@ def test_an_image_is_stored_once_and_served_as_posted(api: TestClient) -> None:
     assert first.json() == again.json()
     got = api.get(first.headers["location"])
     assert (got.content, got.headers["content-type"]) == (data, "image/png")
+
+
+def test_an_image_whose_object_was_lost_is_stored_again_when_it_is_posted_again(api: TestClient) -> None:
+    data = encode(noise())
+    first = api.post("/v1/images", content=data)
+    storage = api.app.state.context.storage  # type: ignore[attr-defined]
+    storage.delete(image_key(first.json()["id"]))
+    assert api.get(first.headers["location"]).status_code == 404
+    assert api.post("/v1/images", content=data).json() == first.json()
+    assert api.get(first.headers["location"]).content == data
 
 
 def test_a_tensor_is_stored_and_served_as_posted(api: TestClient) -> None:

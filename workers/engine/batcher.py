@@ -21,6 +21,7 @@ from workers.engine.waiting import Waiting
 
 BLOCK_SECONDS = 1.0
 """What a block aims to take at most: how long a cancel, a newcomer or a heartbeat waits."""
+CLOSE_SECONDS = 30.0
 MOST_IDLE = 8
 """Lanes kept without a search, for their buffers and graphs; the least recently used goes first."""
 WEIGHT = 4.0
@@ -91,7 +92,7 @@ class Batcher:
         """Stop after the block that is running; what is not over is not computed."""
         self._end("the batcher was closed")
         if self._thread.ident:
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)  # a device that hangs would keep everyone
         self._abandon()
 
     def _end(self, reason: str) -> None:
