@@ -32,7 +32,7 @@ test: install servers lint ## everything, against real servers
 	$(PYTEST)
 
 chaos: install servers ## a load under 500 faults: killed workers, broken servers; nothing may be lost (30 minutes)
-	@$(BIN)/python -m tests.chaos --seed 1 --faults 500 --minutes 30 --workers 2
+	@$(BIN)/python -m tests.chaos --seed 1 --faults 500 --minutes 30 --workers 2 --pace 1.5
 
 quick: install ## lint, and the tests that need no server
 	@$(MAKE) --no-print-directory lint
