@@ -34,6 +34,9 @@ class Entry(NamedTuple):
 class ObjectNotFound(KeyError):  # noqa: N818 - what happened, in the words of the field
     """No object has this key."""
 
+    def __str__(self) -> str:
+        return f"no object {self.args[0]}"
+
 
 class StorageError(RuntimeError):
     """The storage did not do what was asked; the same call may work later."""

@@ -78,7 +78,9 @@ class Settings(BaseSettings):
     shard_items: int = Field(64, ge=1, le=1024, description="Most items in one shard, which one batch computes")
     lease_seconds: float = Field(60, gt=0, description="How long a silent worker keeps its shard")
     heartbeat_seconds: float = Field(5, gt=0, description="How often a worker reports progress and renews its lease")
-    loading_seconds: float = Field(300, gt=0, description="How long a shard may take before its first step")
+    loading_seconds: float = Field(
+        300, gt=0, description="How long a shard may take before its first step, and the device over one block of steps"
+    )
     reconcile_seconds: float = Field(15, gt=0, description="How often lost messages and expired leases are looked for")
     checkpoint_seconds: float = Field(
         30, gt=0, description="How often a worker stores where its searches stand: what a killed one loses at most"

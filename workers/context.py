@@ -114,7 +114,7 @@ class ShardContext:
             else (lambda: storage.put(key, data, media_type))
         )  # fmt: skip
         with self._at_the_storage():
-            stored = patiently(put, STORAGE_SECONDS, self.should_stop)
+            stored = patiently(put, STORAGE_SECONDS, lambda: self._stop.is_set() or self.runtime.ended.is_set())
         self._moves += 1
         return stored
 

@@ -107,6 +107,7 @@ class EmbeddedWorker:
         self.runtime.draining.set()
         self._worker.stop()
         self._thread.join(self.runtime.settings.drain_seconds)
+        self.runtime.ended.set()
         let_go(self.runtime)
         self.runtime.batcher.close()
 

@@ -130,13 +130,15 @@ class Runtime:
     alone: bool = False
     """Whether this process was made to run one shard, which may have killed others."""
     draining: threading.Event = field(default_factory=threading.Event)
+    """Whether this process lets go of everything; `ended`, whether the time for that is over too."""
+    ended: threading.Event = field(default_factory=threading.Event)
     training: threading.Lock = field(default_factory=threading.Lock)
     """Held by the one training run that a process has at a time."""
     held: dict[str, Lease] = field(default_factory=dict)
     """Leases by the shard that they are of."""
 
     def written(self, write: Callable[[Session], T]) -> T:
-        """What `write` answers, committed; tried again while the database is away, unless this process shuts down.
+        """What `write` answers, committed; tried again while the database is away.
 
         It must bear being committed twice. Raises what it raises, or the database for too long.
         """
@@ -145,7 +147,7 @@ class Runtime:
             with self.db.transaction() as session:
                 return write(session)
 
-        return patiently(once, DATABASE_SECONDS, self.draining.is_set)
+        return patiently(once, DATABASE_SECONDS, self.ended.is_set)
 
     def outage(self) -> bool:
         """Whether the database or the storage cannot be reached at all."""
