@@ -1,6 +1,7 @@
 """The command `robustreps`. Commands that compute are found as entry points, so that this imports no worker."""
 
 import fcntl
+import signal
 import sys
 import threading
 import time
@@ -94,6 +95,11 @@ def serve() -> None:
     """Serve the API and the dashboard; in the embedded mode, compute as well."""
     settings = get_settings()
     logs.configure(settings.log_format)
+
+    def end(*_: object) -> None:
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, end)  # uvicorn raises it again once it has stopped: the worker still has to let go
     with serving(settings) as server:
         typer.echo(
             f"robustreps: http://{settings.host}:{settings.port}/  (API under /v1, reference at /docs)", err=True

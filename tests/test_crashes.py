@@ -18,7 +18,7 @@ from workers.recipes.standing import Standing, unpack
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 REGULARIZED: dict[str, Any] = {
     "kind": "feature_visualization", "model": "cifar10-robust", "preset": "cifar", "steps": 600,
-    "coordinates": [1, 2], "regularization": {},
+    "coordinates": [1, 2], "regularization": {}, "frames": 12,
 }  # fmt: skip
 
 

@@ -37,22 +37,38 @@ def run(runtime: "Runtime", shard_id: str) -> None:
     inherited = {n: v for n, v in os.environ.items() if not n.startswith("ROBUSTREPS_")}
     environment = inherited | settings.environment(Settings.model_fields)
     log.warning("running alone: its workers died before")
-    process = subprocess.Popen([sys.executable, "-m", "workers.alone", shard_id], env=environment)
-    asked = False
+    command = [sys.executable, "-m", "workers.alone", shard_id]
+    process = subprocess.Popen(command, env=environment, start_new_session=True)  # a Ctrl-C is for this process
+    asked = held = False
+    looked = time.monotonic()
     while process.poll() is None:
+        time.sleep(LOOK_SECONDS)
         if runtime.draining.is_set() and not asked:
             process.terminate()
             asked = True
-        time.sleep(LOOK_SECONDS)
-    if process.returncode:
+        elif time.monotonic() - looked > settings.lease_seconds:
+            before, held, looked = held, holds(runtime, shard_id, process.pid), time.monotonic()
+            if before and not held:  # it hangs, and its lease has run out
+                process.kill()
+    if process.returncode and not asked:
         log.error("the process of a shard that runs alone died", status=process.returncode)
         runtime.written(lambda session: _count(session, runtime, shard_id, process.pid))
+
+
+def holds(runtime: "Runtime", shard_id: str, pid: int) -> bool:
+    """Whether the process with this number has the shard."""
+    with runtime.db.reading() as session:
+        return _is_of(session.get_one(Shard, shard_id), pid)
+
+
+def _is_of(shard: Shard, pid: int) -> bool:
+    return shard.state == ShardState.RUNNING and (shard.worker or "").startswith(f"{socket.gethostname()}:{pid}:")
 
 
 def _count(session: Session, runtime: "Runtime", shard_id: str, pid: int) -> None:
     """The crash of the process with this number, if it held the shard."""
     shard = session.get_one(Shard, shard_id)
-    if shard.state == ShardState.RUNNING and (shard.worker or "").startswith(f"{socket.gethostname()}:{pid}:"):
+    if _is_of(shard, pid):
         try:
             leases.crashed(session, Lease(shard_id, shard.job_id, shard.epoch), runtime.settings.max_crashes)
         except LeaseLost:
@@ -73,7 +89,7 @@ def main(shard_id: str) -> None:
     def follow() -> None:
         while os.getppid() == parent:
             time.sleep(LOOK_SECONDS)
-        os._exit(1)
+        drain(runtime)  # whatever ended the worker was not this shard
 
     signal.signal(signal.SIGTERM, lambda *_: drain(runtime))
     threading.Thread(target=follow, name="parent", daemon=True).start()

@@ -24,6 +24,9 @@ log = structlog.get_logger()
 DEVICE_LOST = 70
 """The status of a process that ends because its device hangs, or answers no more."""
 
+LAST_SECONDS = 2.0
+"""For the release of what is still held when the time to let go is over."""
+
 if TYPE_CHECKING:
     from workers.runtime import Runtime
 
@@ -74,16 +77,18 @@ def let_go(runtime: "Runtime") -> None:
 
 
 def drain(runtime: "Runtime") -> None:
-    """Admit nothing more, keep checkpoints and let go; in `drain_seconds` this process ends in any case."""
+    """Admit nothing more, keep checkpoints and let go; this process ends soon after `drain_seconds` in any case."""
+    status = DEVICE_LOST if runtime.batcher.ended else 0
 
     def late() -> None:
         let_go(runtime)
-        leave()
+        leave(status)
 
     runtime.draining.set()
-    timer = threading.Timer(runtime.settings.drain_seconds, late)
-    timer.daemon = True
-    timer.start()
+    for after, end in ((0.0, late), (LAST_SECONDS, lambda: leave(status))):  # a database may keep the first for ever
+        timer = threading.Timer(runtime.settings.drain_seconds + after, end)
+        timer.daemon = True
+        timer.start()
 
 
 class EmbeddedWorker:
@@ -105,8 +110,10 @@ class EmbeddedWorker:
     def close(self) -> None:
         """Admit nothing more, keep checkpoints and let go."""
         self.runtime.draining.set()
-        self._worker.stop()
-        self._thread.join(self.runtime.settings.drain_seconds)
+        stopping = threading.Thread(target=self._worker.stop, name="stopping", daemon=True)  # it waits for every task
+        stopping.start()
+        stopping.join(self.runtime.settings.drain_seconds)
+        self._thread.join(LAST_SECONDS)
         self.runtime.ended.set()
         let_go(self.runtime)
         self.runtime.batcher.close()
@@ -126,11 +133,8 @@ def worker() -> None:
     app = celery_app(settings)
     register(app, runtime)
 
-    lost = threading.Event()
-
     def _give_up() -> None:
         """Whoever starts the worker again gets a new device; the leases bring the shards back."""
-        lost.set()
         os.kill(os.getpid(), signal.SIGTERM)
 
     runtime.batcher.on_broken = _give_up
@@ -147,11 +151,12 @@ def worker() -> None:
         ["--quiet", "worker", "--pool=threads", f"--concurrency={settings.worker_threads}", f"--queues={QUEUE}",
          "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING"]
     )  # fmt: skip
+    status = DEVICE_LOST if runtime.batcher.ended else 0
     runtime.batcher.close()
     log.info("worker ends", **asdict(runtime.batcher.stats))
     context.broker.close()
     context.db.close()
-    leave(DEVICE_LOST if lost.is_set() else 0)
+    leave(status)
 
 
 def leave(status: int = 0) -> None:

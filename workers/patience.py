@@ -15,6 +15,7 @@ T = TypeVar("T")
 log = structlog.get_logger()
 DATABASE_SECONDS = 600.0
 """How long a worker waits for its database; a lease that runs out meanwhile is lost, but nothing else."""
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 LONGEST = 2.0
 """Seconds between two tries at most."""
 
@@ -28,7 +29,7 @@ def is_away(error: BaseException) -> bool:
 
 def is_disk(error: BaseException) -> bool:
     """Whether a disk that is full or broken is to blame, and not the file that was to be read."""
-    return isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
+    return isinstance(error, OSError) and error.errno in DISK
 
 
 def patiently(call: Callable[[], T], seconds: float, hopeless: Callable[[], bool]) -> T:

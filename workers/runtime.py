@@ -4,6 +4,7 @@ import os
 import platform
 import socket
 import threading
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -150,9 +151,11 @@ class Runtime:
         return patiently(once, DATABASE_SECONDS, self.ended.is_set)
 
     def outage(self) -> bool:
-        """Whether the database or the storage cannot be reached at all."""
+        """Whether the database cannot be reached, or nothing can be stored at all."""
+        probe = f"probes/{uuid.uuid4().hex}"
         try:
-            self.storage.check()
+            self.storage.put(probe, b"", "text/plain")
+            self.storage.delete(probe)
             with self.db.reading() as session:
                 session.execute(text("SELECT 1"))
         except Exception as e:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import structlog
+import torch
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -35,22 +36,27 @@ def run_shard(runtime: Runtime, shard_id: str) -> None:
 def _take(runtime: Runtime, shard_id: str) -> None:
     with runtime.db.reading() as session:
         found = session.execute(select(Job.kind, Shard.crashes).join(Shard).where(Shard.id == shard_id)).one_or_none()
-    if found is None or runtime.draining.is_set():
+    hangs = runtime.batcher.turns.silent() > runtime.settings.lease_seconds
+    if found is None or hangs or runtime.draining.is_set():
         log.info("left to another worker")
         return
     kind, crashes = found
-    if crashes >= runtime.settings.max_crashes - 1 and not runtime.alone:
-        alone.run(runtime, shard_id)
-        send(runtime, shard_id)
-    elif kind != "training":
-        _run(runtime, shard_id)
+    suspect = crashes >= runtime.settings.max_crashes - 1 and not runtime.alone
+    run = _run_alone if suspect else _run
+    if kind != "training":
+        run(runtime, shard_id)
     elif runtime.training.acquire(blocking=False):
         try:
-            _run(runtime, shard_id)
+            run(runtime, shard_id)
         finally:
             runtime.training.release()
     else:  # the reconciler offers it again, to whoever is free then
         log.info("left: this process is training")
+
+
+def _run_alone(runtime: Runtime, shard_id: str) -> None:
+    alone.run(runtime, shard_id)
+    send(runtime, shard_id)
 
 
 def _run(runtime: Runtime, shard_id: str) -> None:
@@ -97,10 +103,11 @@ def ending(runtime: Runtime, lease: Lease, error: Exception) -> Callable[[Sessio
     settings, what = runtime.settings, str(error)
     if isinstance(error, Hopeless):
         return lambda session: leases.give_up(session, lease, "Cannot be computed", what)
-    if isinstance(error, DeviceError) and runtime.draining.is_set():
+    if isinstance(error, DeviceError | torch.AcceleratorError) and runtime.draining.is_set():
         return lambda session: leases.finish(session, lease)
-    if isinstance(error, DeviceError):
+    if isinstance(error, DeviceError | torch.AcceleratorError):
         log.error("the device is lost", reason=what)
+        runtime.batcher.lose(what)
         return lambda session: leases.crashed(session, lease, settings.max_crashes)
     log.error("attempt failed", exc_info=error)
     counts, title = not (is_disk(error) or (is_away(error) and runtime.outage())), type(error).__name__

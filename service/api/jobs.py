@@ -138,13 +138,15 @@ def get_artifact(
     name: Id,
     ctx: Ctx,
     if_none_match: Annotated[str | None, Header()] = None,
+    v: Annotated[str, Query(max_length=64, description="The first digits of the digest, as in an artifact's url")] = "",
 ) -> Response:
-    """The bytes. A stored artifact never changes, so its digest is its ETag for ever."""
+    """The bytes, whose digest is the ETag. With `v`, as in an artifact's url, they may be kept for ever."""
     with ctx.db.reading() as session:
         row = queries.artifact(session, job_id, index, name)
+    forever = v and row.sha256.startswith(v)
     headers = {
         "ETag": f'"{row.sha256}"',
-        "Cache-Control": "private, max-age=31536000, immutable",
+        "Cache-Control": "private, max-age=31536000, immutable" if forever else "private, no-cache",
         "Content-Disposition": f'inline; filename="{job_id}-{index}-{name}"',
     }
     if if_none_match and row.sha256 in if_none_match:

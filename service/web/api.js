@@ -70,7 +70,7 @@ export const resumeJob = change("resume");
 export const retryJob = change("retry");
 /** `filters` are those of the API: limit, cursor, job, title. */
 export const listDeadLetters = (filters, signal) => request(`/v1/dead-letters?${query(filters)}`, fresh, signal);
-/** An artifact never changes once written, so the browser's cache may answer. */
+/** What is at an artifact's url never changes, so the browser's cache may answer. */
 export const getArtifact = (url, signal) => request(url, {}, signal);
 
 export const listModels = (signal) => request("/v1/models", fresh, signal);

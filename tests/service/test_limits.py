@@ -141,6 +141,11 @@ def test_an_artifact_of_any_size_is_served_as_stored(api: TestClient, size: int)
     got = api.get(f"/v1/jobs/{job}/items/0/artifacts/images.csv")
     assert hashlib.sha256(got.content).hexdigest() == stored.sha256
     assert (got.headers["etag"], int(got.headers["content-length"])) == (f'"{stored.sha256}"', stored.size)
+    assert got.headers["cache-control"] == "private, no-cache", "a retry may make it anew"
+    listed = api.get(f"/v1/jobs/{job}/items/0").json()["artifacts"][0]["url"]
+    assert "immutable" in api.get(listed).headers["cache-control"]
+    assert "immutable" not in api.get(listed[:-1] + "x").headers["cache-control"]
+    assert api.get(listed, headers={"If-None-Match": got.headers["etag"]}).status_code == 304
     assert got.headers["content-type"].startswith("text/csv")
 
 

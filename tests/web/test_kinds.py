@@ -225,7 +225,7 @@ def test_hostile_text_in_a_recipe_stays_text(live_service: LiveService, page: Pa
         body["claims"][0] |= {"quantity": HOSTILE, "statistic": HOSTILE}
 
     page.route(f"**/v1/jobs/{job['id']}", changed(poison_job))
-    page.route("**/artifacts/numbers.json", changed(poison_numbers))
+    page.route("**/artifacts/numbers.json?*", changed(poison_numbers))
     page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
     page.goto(f"{live_service.url}/ui/jobs/{job['id']}")
     expect(page.locator(".claims tbody th").first).to_contain_text(HOSTILE, timeout=SOON)

@@ -115,7 +115,7 @@ def test_suspicions_and_missing_images_are_warned_of_and_stay_text(live_service:
         body |= {"suspicions": [HOSTILE], "missing": 16}
         body["classes"][0]["label"] = body["attacks"][0]["name"] = HOSTILE
 
-    page.route("**/artifacts/summary.json", changed(poison))
+    page.route("**/artifacts/summary.json?*", changed(poison))
     page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
     open_job(page, live_service, job["id"])
     sign = page.locator(".note").filter(has_text="1 sign that the network hides its gradients")

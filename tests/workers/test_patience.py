@@ -67,4 +67,5 @@ def test_a_full_disk_is_told_from_a_file_that_is_bad_or_not_there() -> None:
     assert is_disk(OSError(errno.ENOSPC, "no space left"))
     assert not is_disk(UnidentifiedImageError("not an image"))
     assert not is_disk(FileNotFoundError(errno.ENOENT, "not there"))
+    assert not is_disk(PermissionError(errno.EACCES, "not ours"))
     assert not is_disk(ValueError("x"))

@@ -100,6 +100,11 @@ class Batcher:
             self.ended = self.ended or reason
             self._changed.notify_all()
 
+    def lose(self, reason: str) -> None:
+        """The device answers no more, as somebody else found: end, and say so to whoever started this."""
+        self._end(reason)
+        self.on_broken()
+
     def _abandon(self) -> None:
         """Tell whoever waits for a row that nobody computes it."""
         waiting = [search for place in self.places.values() for search in place.everyone()]
@@ -116,6 +121,7 @@ class Batcher:
                         continue
                 with self._changed:
                     self._changed.wait_for(lambda: self.ended or self._inbox or self._asked)
+            self._abandon()
         except Exception as e:  # every row's own faults are caught below this: the device itself answers no more
             self._end(f"{type(e).__name__}: {e}")
             self._abandon()

@@ -18,7 +18,7 @@ from workers.recipes.standing import Name, Standing, kept, names, pack
 from workers.recipes.study import Batch, Found, Problem, Study, best_of
 
 BLOCK = 10
-"""Steps between two looks at the host."""
+"""Steps between two looks at whether to stop."""
 
 
 def ascended(study: Study, batch: Batch, problem: Problem) -> Generator[list[Found]]:
@@ -94,9 +94,10 @@ class Watch:
 
     def between(self) -> bool:
         """After each step: whether to stop."""
+        ctx = self.study.ctx
+        ctx.alive()
+        ctx.turns.pass_on()
         if self.ascent.steps % BLOCK == 0:
-            self.study.ctx.turns.pass_on()
-            ctx = self.study.ctx
             self.stopped = ctx.should_stop()
             due = time.monotonic() - self.kept_at >= ctx.runtime.settings.checkpoint_seconds
             if ctx.should_keep() or (due and not self.stopped):
@@ -131,6 +132,7 @@ class Watch:
         self._report(self.study.p.steps, last)
         if self.wanted:
             self.frames[self.study.p.steps] = as_frame(x).cpu()
+        self.frames = dict(sorted(self.frames.items()))  # a file that they were kept in has an order of its own
         loss, norms = torch.stack([*self.loss, last]).T.cpu(), torch.stack(self.grad_norm).T.cpu()
         x, n = x.cpu(), len(self.numbers)
         shape = x.shape[1:]

@@ -141,14 +141,16 @@ class Searches:
         self._ask()
         while self.ticket.snapshot is None and time.monotonic() - self.asked < SNAPSHOT_SECONDS:
             self._take_in(WAIT)
-        self._store()
+        if self.ticket.snapshot is not None:  # else what was kept before is better
+            self._store()
 
     def _ask(self) -> None:
         self.ticket.snapshot, self.waits, self.asked = None, True, time.monotonic()
         self.study.ctx.runtime.batcher.ask(self.ticket)
 
     def _store(self) -> None:
-        begun = {self.numbers[i]: saved for i, saved in (self.ticket.snapshot or {}).items()}
+        assert self.ticket.snapshot is not None
+        begun = {self.numbers[i]: saved for i, saved in self.ticket.snapshot.items()}
         over = [outcome for outcomes in self.of_item for outcome in outcomes]
         self.waits = False
         if not begun and not over:

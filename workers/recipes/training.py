@@ -23,6 +23,7 @@ import structlog
 from service import registry
 from service.keys import weights_key
 from service.models import Item
+from service.storage import ObjectNotFound
 from service.training import TrainingParameters
 from workers.context import ShardContext
 from workers.recipes.following import Follower, lives
@@ -89,10 +90,14 @@ def prepare(ctx: ShardContext, p: TrainingParameters, item: Item, folder: Path) 
     job = {"parameters": p.model_dump(mode="json"), "datasets": datasets, "worker": os.getpid()}
     (folder / "job.json").write_text(json.dumps(job))
     if item.checkpoint:
-        stored = ctx.runtime.storage.download(item.checkpoint["key"], folder / "checkpoint.pt")
-        if stored.sha256 != item.checkpoint["sha256"]:
-            raise TrainingFailed(f"the stored checkpoint {stored.key} is not what was stored")
-        log.info("goes on", step=item.checkpoint["step"])
+        checkpoint, found = folder / "checkpoint.pt", ""
+        with suppress(ObjectNotFound):
+            found = ctx.runtime.storage.download(item.checkpoint["key"], checkpoint).sha256
+        if found == item.checkpoint["sha256"]:
+            log.info("goes on", step=item.checkpoint["step"])
+        else:
+            log.error("a checkpoint is not what was stored; beginning anew", key=item.checkpoint["key"])
+            checkpoint.unlink(missing_ok=True)
 
 
 @contextmanager
