@@ -46,7 +46,6 @@ def is_same(one: list[dict[str, Tensor]], other: list[dict[str, Tensor]]) -> boo
 
 
 SEARCHES = {
-    "pgd": {},
     "restarts": {"restarts": 2, "random_start": True, "eps": 5.0, "frames": 4},
     "adam in bf16": {"solver": "adam", "precision": "bf16", "schedule": "cosine"},
 }

@@ -113,6 +113,7 @@ BOUNDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("faults", "wishes", "checkpoints", "collector"), BOUNDS)
 def test_every_state_is_right_and_leads_to_the_end(faults: int, wishes: int, checkpoints: int, collector: bool) -> None:
     found = search(Model(faults, wishes, checkpoints, collector))
@@ -328,6 +329,7 @@ def test_the_service_does_in_every_situation_what_the_model_says(faults: int, wi
         service.teardown()
 
 
+@pytest.mark.slow
 def test_the_service_does_what_the_model_says() -> None:
     few = settings(
         max_examples=60, stateful_step_count=20, deadline=None, derandomize=True, database=None,

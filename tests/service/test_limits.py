@@ -110,6 +110,7 @@ def test_a_limit_is_met_exactly(database: Database) -> None:
         do(database, limits.check, Settings(max_queued_items=5), None, 6)
 
 
+@pytest.mark.slow
 def test_a_client_submits_again_when_it_is_asked_to(narrow: TestClient) -> None:
     context: Any = narrow.app.state.context  # type: ignore[attr-defined]
     config = uvicorn.Config(create_app(context.settings, context), port=0, log_config=None, access_log=False)

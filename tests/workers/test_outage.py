@@ -14,6 +14,8 @@ from service.settings import Settings
 from tests.fixtures import LiveService, inversion
 from workers import context
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
