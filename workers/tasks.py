@@ -35,10 +35,11 @@ def run_shard(runtime: Runtime, shard_id: str) -> None:
 
 def _take(runtime: Runtime, shard_id: str) -> None:
     with runtime.db.reading() as session:
-        found = session.execute(select(Job.kind, Shard.crashes).join(Shard).where(Shard.id == shard_id)).one_or_none()
+        queued = (Shard.id == shard_id) & (Shard.state == ShardState.QUEUED)  # else there is no process to start
+        found = session.execute(select(Job.kind, Shard.crashes).join(Shard).where(queued)).one_or_none()
     hangs = runtime.batcher.turns.silent() > runtime.settings.lease_seconds
     if found is None or hangs or runtime.draining.is_set():
-        log.info("left to another worker")
+        log.info("nothing to claim, or not by this process")
         return
     kind, crashes = found
     suspect = crashes >= runtime.settings.max_crashes - 1 and not runtime.alone
