@@ -23,6 +23,8 @@ REOPENED: dict[str, Any] = {
     "state": ItemState.QUEUED, "metrics": null(), "provenance": null(), "error": null(), "epoch": None,
     "finished_at": None,
 }  # fmt: skip
+AFRESH: dict[str, Any] = {"attempts": 0, "crashes": 0, "not_before": None, "sent_at": None}
+"""A shard that is begun again."""
 DEADLINE = {"title": "Deadline passed", "detail": "what was not finished by then was dropped"}
 
 
@@ -104,7 +106,7 @@ def retry(session: Session, job_id: str) -> int:
 def _reopen(session: Session, job_id: str) -> int:
     failed = (Item.job_id == job_id) & (Item.state == ItemState.FAILED)
     shards = select(Item.shard_id).where(failed)
-    again = {"state": ShardState.QUEUED, "attempts": 0, "crashes": 0, "not_before": None, "sent_at": None}
+    again = AFRESH | {"state": ShardState.QUEUED}
     session.execute(
         update(Shard).where(Shard.id.in_(shards), Shard.state != ShardState.RUNNING).values(again),
         execution_options=UNSYNCHRONIZED,
@@ -114,7 +116,7 @@ def _reopen(session: Session, job_id: str) -> int:
 
 def _redo_last(session: Session, job_id: str) -> None:
     """Have what waits for the rest of a job wait again; a worker that is at it loses its lease."""
-    waits = {"state": ShardState.WAITING, "attempts": 0, "crashes": 0, "not_before": None, "lease_expires_at": None}
+    waits = AFRESH | {"state": ShardState.WAITING, "lease_expires_at": None}
     last = (Shard.job_id == job_id) & Shard.last
     session.execute(update(Shard).where(last).values(waits), execution_options=UNSYNCHRONIZED)
     shards = select(Shard.id).where(last)

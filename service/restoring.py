@@ -105,10 +105,7 @@ def _reopen(session: Session, job_id: str, indices: set[int], report: Report) ->
         report.dropped += len(found)
         return
     _execute(session, update(Item).where(these).values(jobs.REOPENED))
-    again: dict[str, Any] = {
-        "state": case((Shard.last, ShardState.WAITING), else_=ShardState.QUEUED),
-        "attempts": 0, "crashes": 0, "not_before": None, "sent_at": None,
-    }  # fmt: skip
+    again = jobs.AFRESH | {"state": case((Shard.last, ShardState.WAITING), else_=ShardState.QUEUED)}
     idle = Shard.id.in_(shards) & (Shard.state != ShardState.RUNNING)
     _execute(session, update(Shard).where(idle).values(again))
     if state in TERMINAL_JOB:

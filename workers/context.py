@@ -1,6 +1,7 @@
 """What a recipe may do with its shard: report progress, ask whether to stop, save an item, fail an item."""
 
 import hashlib
+import itertools
 import math
 import threading
 import time
@@ -39,6 +40,7 @@ class ShardContext:
         self._curve: list[tuple[int, float]] = []
         self._stop, self._release, self._over = threading.Event(), threading.Event(), threading.Event()
         self._storing: set[int] = set()
+        self._keeps = itertools.count()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat {work.lease.shard_id}", daemon=True)
 
     def __enter__(self) -> "ShardContext":
@@ -134,14 +136,14 @@ class ShardContext:
         self._moves += 1
         return answer
 
-    def keep(self, data: bytes, number: int) -> None:
-        """Keep this, the `number`th of this claim, as where a later one goes on; or not, if the storage is away.
+    def keep(self, data: bytes) -> None:
+        """Keep this as where a later claim goes on; or not, if the storage is away.
 
         Raises LeaseLost.
         """
         lease = self.work.lease
         try:
-            stored = self.put(shard_checkpoint_key(lease.job_id, lease.shard_id, lease.epoch, number), data)
+            stored = self.put(shard_checkpoint_key(lease.job_id, lease.shard_id, lease.epoch, next(self._keeps)), data)
         except StorageError as e:
             log.warning("a checkpoint was not kept; the next will be", reason=str(e))
             return

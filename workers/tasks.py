@@ -104,9 +104,9 @@ def ending(runtime: Runtime, lease: Lease, error: Exception) -> Callable[[Sessio
     settings, what = runtime.settings, str(error)
     if isinstance(error, Hopeless):
         return lambda session: leases.give_up(session, lease, "Cannot be computed", what)
-    if isinstance(error, DeviceError | torch.AcceleratorError) and runtime.draining.is_set():
-        return lambda session: leases.finish(session, lease)
     if isinstance(error, DeviceError | torch.AcceleratorError):
+        if runtime.draining.is_set():
+            return lambda session: leases.finish(session, lease)
         log.error("the device is lost", reason=what)
         runtime.batcher.lose(what)
         return lambda session: leases.crashed(session, lease, settings.max_crashes)

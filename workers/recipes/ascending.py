@@ -81,7 +81,7 @@ class Watch:
         self.grad_norm: list[Tensor] = []
         self.frames: dict[int, Tensor] = {}
         self.wanted = frame_steps(study)
-        self.kept_at, self.kept = time.monotonic(), 0
+        self.kept_at = time.monotonic()
 
     def __call__(self, i: int, x: Tensor, loss: Tensor, grad_norm: Tensor) -> bool:
         self.loss.append(loss)
@@ -109,8 +109,8 @@ class Watch:
         traces = {"loss": torch.stack(self.loss, 1).cpu(), "grad_norm": torch.stack(self.grad_norm, 1).cpu()}
         frames = {f"frame{step}": frame for step, frame in self.frames.items()}
         self.standing.ascends, self.standing.ascent = self.names, self.ascent.state() | traces | frames
-        self.study.ctx.keep(pack(self.standing), self.kept)
-        self.kept_at, self.kept = time.monotonic(), self.kept + 1
+        self.study.ctx.keep(pack(self.standing))
+        self.kept_at = time.monotonic()
 
     def go_on(self, was: Standing) -> None:
         """From where an earlier claim left these rows, if it left all of them."""

@@ -110,7 +110,7 @@ class Searches:
         self.ticket = handed_in(study, batch, problem, rows, begun)
         done = sum(len(outcome.grad_norm) for outcomes in self.of_item for outcome in outcomes)
         self.follow = Following(study, problem, self.ticket, self.numbers, done)
-        self.kept, self.took, self.asked, self.waits = 0, 0.0, time.monotonic(), False
+        self.took, self.asked, self.waits = 0.0, time.monotonic(), False
 
     def over(self, timeout: float) -> list[Found]:
         """Items that are over and were not answered before."""
@@ -155,8 +155,7 @@ class Searches:
         self.waits = False
         if not begun and not over:
             return
-        self.study.ctx.keep(pack(standing_of(self.names, begun, over)), self.kept)
-        self.kept += 1
+        self.study.ctx.keep(pack(standing_of(self.names, begun, over)))
         self.took = time.monotonic() - self.asked
 
 
