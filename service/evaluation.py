@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from service.deadlines import Submission
 from service.images import Resize
+from service.requests import Submission
 from service.schemas import Finite, JobParameters, Name, Request, Seed
 from service.studies import Directions, Layer
 

@@ -12,6 +12,7 @@ from service.evaluation import Evaluated, Evaluation
 from service.kinds import dispatch
 from service.kinds.planning import Plan
 from service.recipes import RECIPES, Comparison, InversionFigure, Networks
+from service.requests import Submission
 from service.schemas import OtherTargetStart, Request, count
 from service.settings import Settings
 from service.studies import FeatureManipulation, FeatureVisualization, Interpolation, Inversion, RadiusSweep, Study
@@ -35,7 +36,7 @@ class Part(NamedTuple):
     def job(self) -> Study | Evaluation:
         """Raises InvalidInput."""
         kind = KINDS[self.own["kind"]]
-        shared = (Evaluated if kind is Evaluation else Study).model_fields.keys() - {"deadline"}  # which is the job's
+        shared = (Evaluated if kind is Evaluation else Study).model_fields.keys() - Submission.model_fields.keys()
         common = {name: getattr(self.request, name) for name in shared}
         try:
             return kind.model_validate(common | {"model": self.network} | self.own)

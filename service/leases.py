@@ -22,8 +22,7 @@ from service.storage import Stored
 
 PROGRESS = {"attempts": 0, "crashes": 0}
 """Work that moves on is not what fails attempts or kills workers: both are counted anew."""
-LONGEST_PAUSE = 300.0
-"""Seconds between two attempts at most."""
+LONGEST_PAUSE = 300.0  # seconds between two attempts
 
 
 class LeaseLost(RuntimeError):  # noqa: N818 - an event more than a fault
@@ -55,6 +54,7 @@ class Work:
     kind: str
     parameters: Mapping[str, Any]
     items: Sequence[Item]
+    priority: int
     crashes: int
     checkpoint: Mapping[str, Any] | None
 
@@ -90,7 +90,7 @@ def held(session: Session, lease: Lease) -> Work:
     _fence(session, lease)
     job, shard = session.get_one(Job, lease.job_id), session.get_one(Shard, lease.shard_id)
     items = session.scalars(select(Item).where(_open(lease.shard_id)).order_by(Item.index)).all()
-    return Work(lease, job.kind, job.parameters, items, shard.crashes, shard.checkpoint)
+    return Work(lease, job.kind, job.parameters, items, job.priority, shard.crashes, shard.checkpoint)
 
 
 def heartbeat(session: Session, lease: Lease, lease_seconds: float, progress: Mapping[str, Any]) -> Directive:

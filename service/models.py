@@ -23,6 +23,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from service.states import ItemState, JobState, ShardState
 
 FAILED = text(f"state = '{ItemState.FAILED}'")
+DELETED = text("deleted_at IS NOT NULL")
+KNOWN = text("digest IS NOT NULL")
 
 
 class Base(DeclarativeBase):
@@ -50,7 +52,10 @@ class Job(Base):
     """
 
     __tablename__ = "jobs"
-    __table_args__ = (one_of("state", JobState), Index(None, "state"), Index(None, "created_at", "id"))
+    __table_args__ = (
+        one_of("state", JobState), Index(None, "state"), Index(None, "created_at", "id"),
+        Index("ix_jobs_deleted", "deleted_at", postgresql_where=DELETED, sqlite_where=DELETED),
+    )  # fmt: skip
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     kind: Mapped[str] = mapped_column(String(40))
@@ -67,6 +72,15 @@ class Job(Base):
     part: Mapped[str | None] = mapped_column(String(100))
     deadline: Mapped[float | None]
     client: Mapped[str | None] = mapped_column(String(64))  # whose queued items count together
+    priority: Mapped[int] = mapped_column(default=1, server_default="1")  # 0 low, 1 normal, 2 high
+    description: Mapped[str | None] = mapped_column(Text)
+    meta: Mapped[dict[str, Any] | None] = mapped_column("metadata")
+    request: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)  # as it was sent, to be sent again
+    text: Mapped[str | None] = mapped_column(Text, deferred=True)  # lower case: what a search by text looks at
+    retention_seconds: Mapped[float | None]
+    deleted_at: Mapped[float | None]  # gone for clients; its objects and rows go later
+    cloned_from: Mapped[str | None] = mapped_column(String(40))
+    counts: Mapped[dict[str, Any] | None]  # of its items by state, once it is over
 
 
 class Transition(Base):
@@ -118,6 +132,7 @@ class Item(Base):
         Index(None, "job_id", "state"),
         Index(None, "shard_id"),
         Index("ix_items_failed", "finished_at", "job_id", "index", postgresql_where=FAILED, sqlite_where=FAILED),
+        Index("ix_items_digest", "digest", postgresql_where=KNOWN, sqlite_where=KNOWN),
     )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
@@ -133,10 +148,14 @@ class Item(Base):
     epoch: Mapped[int | None]  # of the claim that ended it
     checkpoint: Mapped[dict[str, Any] | None]  # where a later claim goes on: `key`, `sha256`, `size`, `step`
     finished_at: Mapped[float | None]
+    digest: Mapped[str | None] = mapped_column(String(32))  # of all that its result depends on
 
 
 class Artifact(Base):
-    """A stored object that an item's result consists of; the row is committed after the upload."""
+    """A file of an item's result: a stored object, or `size` bytes of one from `offset` on.
+
+    The row is committed after the upload.
+    """
 
     __tablename__ = "artifacts"
     __table_args__ = (
@@ -150,6 +169,7 @@ class Artifact(Base):
     media_type: Mapped[str] = mapped_column(String(100))
     size: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
+    offset: Mapped[int | None]
 
 
 class Image(Base):

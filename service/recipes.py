@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 from pydantic import Field, model_validator
 
-from service.deadlines import Submission
 from service.evaluation import Evaluated
+from service.requests import Submission
 from service.schemas import (
     BlendStart,
     Finite,

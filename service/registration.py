@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from service.deadlines import Submission
+from service.requests import Submission
 from service.schemas import Finite, JobParameters, Name, Request
 
 Path = Annotated[str, Field(max_length=500, pattern=r"^[A-Za-z0-9._ /=-]*$", description="Plain characters, no ..")]

@@ -9,7 +9,6 @@ from service.schemas import Finite, Request
 Solver = Literal["pgd", "momentum", "adam"]
 Schedule = Literal["constant", "cosine", "geometric"]
 Precision = Literal["fp32", "tf32", "bf16"]
-Priority = Literal["low", "normal", "high"]
 
 
 class Search(Request):
@@ -32,7 +31,6 @@ class Search(Request):
     deterministic: bool = Field(
         False, description="Bitwise the same result whatever shares the batch, at the cost of rows that stay idle"
     )
-    priority: Priority = Field("normal", description="Whose rows a full batch computes first")
 
 
 class Approach(Request):
@@ -52,4 +50,3 @@ class SearchParameters(BaseModel):
     stop_distance: float | None = None
     precision: Precision = "fp32"
     deterministic: bool = False
-    priority: Priority = "normal"

@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from service import presets
-from service.deadlines import Submission
 from service.images import Resize
 from service.presets import Presets
+from service.requests import Submission
 from service.schemas import (
     BlendStart,
     Coordinate,

@@ -9,22 +9,30 @@ from typing import Any
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from service import jobs
+from service import jobs, requests
+from service.bulk_models import Label
 from service.db import now
-from service.deadlines import Submission
 from service.errors import IdempotencyKeyReused
 from service.kinds.planning import ItemPlan, Plan
 from service.models import Item, Job, Shard, Transition
+from service.requests import Submission
 from service.states import ItemState, JobState, ShardState
 
 RECIPE = "recipe"
+NOTHING: Mapping[str, Any] = {}
+OF_PARTS = {"deadline", "client", "priority"}
+"""What a recipe's parts have from it; the rest is the recipe's own, and so are its retention and its end."""
+NAMES = ("model", "judge", "dataset", "architecture", "name", "preset", "recipe", "title")
+"""Parameters that name something."""
 
 
 def request_digest(request: Submission, name: str = "") -> str:
     """The same for two requests that mean the same, and are for the same recipe `name`."""
     canonical = name + json.dumps(request.model_dump(mode="json"), sort_keys=True)
-    if request.deadline is not None:
-        canonical += request.deadline.isoformat()
+    beside = requests.envelope(request)
+    canonical += beside.pop("deadline", "")  # as it was before there was more
+    if beside:
+        canonical += json.dumps(beside, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -37,17 +45,15 @@ def find_by_key(session: Session, key: str, digest: str) -> str | None:
 
 
 def submit(
-    session: Session, plan: Plan, digest: str, key: str | None, shard_items: int, *, deadline: float | None = None,
-    client: str | None = None,
-) -> tuple[str, list[str]]:  # fmt: skip
+    session: Session, plan: Plan, digest: str, key: str | None, shard_items: int, beside: Mapping[str, Any] = NOTHING
+) -> tuple[str, list[str]]:
     """Insert a planned job with its shards and items; answers the job's id and the ids to enqueue after the commit.
 
-    `deadline` is in seconds since the epoch; `client` is whose items count together.
+    `beside` is what `columns` answers, and `client`, whose items count together.
     """
     last = [plan.last] if plan.last else []
-    job_id = _insert(session, plan.parameters.kind, plan.parameters.model_dump(mode="json"), plan.warnings,
-                     size(plan), request_digest=digest, idempotency_key=key, deadline=deadline,
-                     client=client)  # fmt: skip
+    job_id = insert_job(session, plan.parameters.kind, plan.parameters.model_dump(mode="json"), plan.warnings,
+                        size(plan), request_digest=digest, idempotency_key=key, **beside)  # fmt: skip
     shard_ids = _fill(session, job_id, plan.items, max(1, shard_items // plan.weight))
     if last:
         _fill(session, job_id, last, 1, ShardState.WAITING, first=len(plan.items), shard=len(shard_ids))
@@ -67,19 +73,17 @@ def submit_recipe(
     digest: str,
     key: str | None,
     shard_items: int,
-    *,
-    deadline: float | None = None,
-    client: str | None = None,
+    beside: Mapping[str, Any] = NOTHING,
 ) -> tuple[str, list[str]]:
     """Insert a recipe's studies, by part, and the job that draws them once they are over; answers as `submit` does."""
     warnings = list(dict.fromkeys(w for plan in plans.values() for w in plan.warnings))
-    whole = {"deadline": deadline, "client": client}
-    job_id = _insert(
-        session, RECIPE, dict(parameters), warnings, 1, request_digest=digest, idempotency_key=key, **whole
+    job_id = insert_job(
+        session, RECIPE, dict(parameters), warnings, 1, request_digest=digest, idempotency_key=key, **beside
     )
+    shared = {name: value for name, value in beside.items() if name in OF_PARTS}
     ids: list[str] = []
     for label, plan in plans.items():
-        part_id, shard_ids = submit(session, plan, digest, None, shard_items, deadline=deadline, client=client)
+        part_id, shard_ids = submit(session, plan, digest, None, shard_items, shared)
         session.execute(update(Job).where(Job.id == part_id).values(parent_id=job_id, part=label))
         ids += shard_ids
     drawing = ItemPlan({"source": "recipe", "label": parameters["title"]}, {"source": "recipe"})
@@ -88,19 +92,44 @@ def submit_recipe(
     return job_id, ids
 
 
-def _insert(
-    session: Session, kind: str, parameters: dict[str, Any], warnings: list[str], items: int, **others: Any
-) -> str:
+def columns(session: Session, request: Submission) -> dict[str, Any]:
+    """What a request has beside its parameters, as a job's columns and its `labels`.
+
+    Raises InvalidInput for a deadline that has passed.
+    """
+    return {
+        "deadline": requests.seconds(session, request), "priority": requests.PRIORITIES[request.priority],
+        "description": request.description, "meta": request.metadata or None, "labels": request.labels,
+        "retention_seconds": request.retention_seconds,
+        "request": request.model_dump(mode="json", exclude_unset=True) | requests.envelope(request),
+    }  # fmt: skip
+
+
+def insert_job(
+    session: Session, kind: str, parameters: dict[str, Any], warnings: list[str], items: int,
+    labels: Mapping[str, str] | None = None, **others: Any,
+) -> str:  # fmt: skip
+    """Insert a job that is still without shards; answers its id."""
     at = session.scalar(select(now()))
-    job_id = f"job_{uuid.uuid4().hex}"
+    job_id, labels = f"job_{uuid.uuid4().hex}", labels or {}
     job = Job(
         id=job_id, kind=kind, state=JobState.VALIDATING, warnings=warnings, items=items, parameters=parameters,
-        created_at=at, **others,
+        created_at=at, text=searched(job_id, kind, parameters, others.get("description"), labels), **others,
     )  # fmt: skip
     session.add(job)
     session.add(Transition(job_id=job_id, state=JobState.VALIDATING, at=at))
     session.flush()
+    session.add_all(Label(job_id=job_id, key=key, value=value) for key, value in labels.items())
     return job_id
+
+
+def searched(
+    job_id: str, kind: str, parameters: Mapping[str, Any], description: str | None, labels: Mapping[str, str]
+) -> str:
+    """What a search by text looks at: id, kind, description, labels, and the names among the parameters."""
+    named = [parameters[name] for name in NAMES if isinstance(parameters.get(name), str)]
+    pairs = [f"{key}={value}" for key, value in labels.items()]
+    return "\n".join([job_id, kind, *named, *pairs, description or ""]).lower()
 
 
 def _fill(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from service.deadlines import Submission
+from service.requests import Submission
 from service.schemas import Finite, JobParameters, Name, Seed
 
 _PAPER = {

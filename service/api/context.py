@@ -10,13 +10,13 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service import deadlines, limits, queries, schemas, submissions
+from service import limits, queries, schemas, submissions
 from service.broker import Broker
 from service.catalog import Catalog
 from service.db import Database
-from service.deadlines import Submission
 from service.kinds import dispatch
 from service.kinds.planning import open_named
+from service.requests import Submission
 from service.settings import Settings
 from service.storage import ObjectNotFound, Storage, Stored
 
@@ -107,7 +107,7 @@ def opened(ctx: Context, body: Submission) -> Catalog:
 def admit(ctx: Context, session: Session, body: Submission, client: str, items: int) -> dict[str, Any]:
     """What a job of so many items is inserted with. Raises InvalidInput for a late one, TooManyQueued."""
     limits.check(session, ctx.settings, client, items)
-    return {"deadline": deadlines.seconds(session, body), "client": client}
+    return submissions.columns(session, body) | {"client": client}
 
 
 def submit(
@@ -119,7 +119,7 @@ def submit(
     def insert(session: Session) -> tuple[str, list[str]]:
         plan = dispatch.plan(body, catalog, session, ctx.settings)
         admitted = admit(ctx, session, body, client, submissions.size(plan))
-        return submissions.submit(session, plan, digest, key, ctx.settings.shard_items, **admitted)
+        return submissions.submit(session, plan, digest, key, ctx.settings.shard_items, admitted)
 
     return accept(ctx, response, insert, digest, key)
 

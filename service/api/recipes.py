@@ -45,7 +45,7 @@ def _submit(name: str, body: Networks, response: Response, ctx: Context, key: st
     def submit(session: Session) -> tuple[str, list[str]]:
         plans = plan(parts, catalog, session, ctx.settings)
         admitted = admit(ctx, session, body, client, 1 + submissions.size(*plans.values()))
-        return submissions.submit_recipe(session, parameters, plans, digest, key, ctx.settings.shard_items, **admitted)
+        return submissions.submit_recipe(session, parameters, plans, digest, key, ctx.settings.shard_items, admitted)
 
     return accept(ctx, response, submit, digest, key)
 

@@ -184,6 +184,11 @@ STATES = {
     "job_study": ("queued", "running"), "job_train": ("running",),
 }  # fmt: skip
 LAST = {"job_eval.2", "job_recipe.0"}
+LATER = {
+    "priority", "description", "metadata", "request", "text", "retention_seconds", "deleted_at", "cloned_from", "counts",
+    "digest",
+}  # fmt: skip
+"""Columns of these tables that 0005 adds."""
 POINTER = '{"key": "k", "sha256": "0", "size": 1, "step": 2}'
 
 
@@ -208,7 +213,7 @@ def in_use(empty_url: str) -> Iterator[Engine]:
 def _rows(engine: Engine) -> dict[str, list[dict[str, Any]]]:
     """Every row of the tables that 0004 changes, with the columns of 0003, JSON as text."""
     order = {"jobs": "id", "shards": "id", "items": 'job_id, "index"'}
-    new = {"deadline", "client", "not_before", "last", "epoch"}
+    new = {"deadline", "client", "not_before", "last", "epoch", *LATER}
     found = {}
     with engine.connect() as connection:
         for table, by in order.items():

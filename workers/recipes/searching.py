@@ -23,7 +23,6 @@ WAIT = 0.25
 """Seconds between two looks at how far the searches are, and whether to stop."""
 CURVE_POINTS = 50
 """Steps of a search that its job's curve shows, about."""
-PRIORITIES = {"low": 0, "normal": 1, "high": 2}
 
 
 def starts(study: Study, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
@@ -49,7 +48,7 @@ def frame_steps(study: Study) -> frozenset[int]:
 
 def handed_in(study: Study, batch: Batch, problem: Problem, rows: Sequence[Row], begun: Snapshot) -> Ticket:
     """The rows with the batcher; those that have begun go on."""
-    p, runtime = study.p, study.ctx.runtime
+    p, runtime, work = study.p, study.ctx.runtime, study.ctx.work
     _, *shape = batch.pictures["start"].shape
     like = (shape[0], shape[1], shape[2]), problem.aim.shape[1], study.device
     key = p.model_digest, p.layer, p.pool, p.identity_relu
@@ -60,7 +59,7 @@ def handed_in(study: Study, batch: Batch, problem: Problem, rows: Sequence[Row],
 
     with study.ctx.turns:
         shared = program("bf16", program("fp32")) if p.precision == "bf16" else program(p.precision)
-    return runtime.batcher.submit(shared, rows, PRIORITIES[p.priority], study.ctx.work.lease.job_id, begun)
+    return runtime.batcher.submit(shared, rows, work.priority, work.lease.job_id, begun)
 
 
 def row_makers(study: Study, batch: Batch, problem: Problem) -> Callable[[Tensor, Tensor, int], Row]:
