@@ -33,6 +33,8 @@ class Planning(Base):
     reused: Mapped[int] = mapped_column(default=0)  # items that an earlier job had finished
     invalid: Mapped[int] = mapped_column(default=0)  # entries that were refused
     total: Mapped[int | None]  # entries of the source, once known
+    owner: Mapped[str | None] = mapped_column(String(40))  # who is planning it
+    lease_expires_at: Mapped[float | None]  # from when on another may begin anew
     finished_at: Mapped[float | None]
 
 

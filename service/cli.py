@@ -18,6 +18,7 @@ from sqlalchemy import make_url
 
 from service import db, logs
 from service.app import create_app, open_context
+from service.bulk.planner import BulkPlanner
 from service.collector import collect
 from service.db import Database
 from service.reconciler import Reconciler
@@ -64,6 +65,9 @@ def serving(settings: Settings) -> Iterator[uvicorn.Server]:
         reconciler = Reconciler(context.db, context.broker, settings, context.storage)
         reconciler.start()
         stack.callback(reconciler.close)
+        planner = BulkPlanner(context.db, context.storage, context.broker, context.catalog, settings, context.planning)
+        planner.start()
+        stack.callback(planner.close)
         if settings.embedded:
             worker = embedded_worker()(context)
             worker.start()

@@ -89,7 +89,7 @@ def jobs(
 
 def items(session: Session, job_id: str, limit: int, cursor: str | None) -> schemas.ItemList:
     """In order of index. Raises NotFound."""
-    _require(session, job_id)
+    require(session, job_id)
     query = select(Item).where(Item.job_id == job_id).order_by(Item.index).limit(limit + 1)
     if cursor is not None:
         query = query.where(Item.index > number(decode_cursor(cursor, 1)[0], int))
@@ -109,7 +109,7 @@ def item(session: Session, job_id: str, index: int) -> schemas.Item:
 
 def artifacts(session: Session, job_id: str, limit: int, cursor: str | None) -> schemas.ArtifactList:
     """Everything that a job has stored so far, in order of item and name. Raises NotFound."""
-    _require(session, job_id)
+    require(session, job_id)
     order = (Artifact.item_index, Artifact.name)
     query = select(Artifact).where(Artifact.job_id == job_id).order_by(*order).limit(limit + 1)
     if cursor is not None:
@@ -124,7 +124,7 @@ def artifacts(session: Session, job_id: str, limit: int, cursor: str | None) -> 
 
 def epochs(session: Session, job_id: str) -> schemas.EpochList:
     """In order. Raises NotFound."""
-    _require(session, job_id)
+    require(session, job_id)
     rows = session.scalars(select(Epoch).where(Epoch.job_id == job_id).order_by(Epoch.epoch))
     return schemas.EpochList(
         epochs=[
@@ -157,7 +157,7 @@ def artifact(session: Session, job_id: str, index: int, name: str) -> Artifact:
     return row
 
 
-def _require(session: Session, job_id: str) -> None:
+def require(session: Session, job_id: str) -> None:
     if session.scalar(select(Job.id).where(Job.id == job_id)) is None:
         raise NotFound(f"no job {job_id}")
 

@@ -78,9 +78,9 @@ class Submission(Request):
 
 def envelope(request: Submission) -> dict[str, Any]:
     """As JSON, what the request has beside its parameters, where it is not the default."""
-    said = {name: getattr(request, name) for name in Submission.model_fields}
-    plain = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in said.items()}
-    return {name: value for name, value in plain.items() if value != Submission.model_fields[name].default}
+    fields = {name: field for name, field in type(request).model_fields.items() if field.exclude}
+    said = {name: value for name, field in fields.items() if (value := getattr(request, name)) != field.default}
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in said.items()}
 
 
 def seconds(session: Session, request: Submission) -> float | None:

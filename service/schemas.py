@@ -3,14 +3,18 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-ImageId = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", description="As answered by POST /v1/images")]
+NAME, DIGEST = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", r"^sha256:[0-9a-f]{64}$"
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=NAME)]
+ImageId = Annotated[str, Field(pattern=DIGEST, description="As answered by POST /v1/images")]
 LONGEST_LIST = 65_536  # what a request may hold at all; `max_items` bounds a job
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Coordinate = Annotated[int, Field(ge=0)]
+ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+ManifestId = Annotated[str, Field(pattern=DIGEST, description="As answered by POST /v1/manifests")]
+IN_BUCKET = r"^imports/[A-Za-z0-9._ /=@+,-]*$"
 
 
 class Request(BaseModel):
@@ -48,12 +52,30 @@ Until = Annotated[
 ]
 
 
+class Slice(Request):
+    """Every `step`-th from `start` on, up to but without `stop`; null: to the end."""
+
+    start: int = Field(0, ge=0, lt=2**31)
+    stop: int | None = Field(None, ge=0, lt=2**31)
+    step: int = Field(1, ge=1, lt=2**31)
+
+
 class DatasetImages(Request):
-    """Images of a registered data set, by index."""
+    """Images of a registered data set: all, or those that `indices` or `slice` name, of `classes`, `random` of them."""
 
     source: Literal["dataset"]
     dataset: Name
-    indices: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, max_length=LONGEST_LIST)
+    indices: list[Annotated[int, Field(ge=0, lt=2**31)]] | None = Field(None, min_length=1, max_length=LONGEST_LIST)
+    slice: Slice | None = None
+    classes: list[ClassName] | None = Field(None, min_length=1, max_length=10_000, description="Only images of these")
+    random: int | None = Field(None, ge=1, lt=2**31, description="So many of what is left, drawn from `seed`, in order")
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _one_list(self) -> "DatasetImages":
+        if self.indices is not None and self.slice is not None:
+            raise ValueError("indices and slice both name images; allowed: one of them")
+        return self
 
 
 class UploadedImages(Request):
@@ -61,6 +83,32 @@ class UploadedImages(Request):
 
     source: Literal["images"]
     images: list[ImageId] = Field(min_length=1, max_length=LONGEST_LIST)
+
+
+class PrefixImages(Request):
+    """Every picture in the bucket whose key begins so, in order of key."""
+
+    source: Literal["prefix"]
+    prefix: Annotated[str, Field(max_length=500, pattern=IN_BUCKET)] = Field(description="Begins with imports/")
+
+
+class ManifestImages(Request):
+    """What the lines of a file name: `{"dataset", "index"}`, `{"image"}` or `{"key"}`, with `id` and `label` if wanted.
+
+    JSON lines, or CSV with a header of these names. It was uploaded to /v1/manifests, or lies in the bucket.
+    """
+
+    source: Literal["manifest"]
+    manifest: ManifestId | None = None
+    key: Annotated[str, Field(max_length=500, pattern=IN_BUCKET)] | None = Field(
+        None, description="Begins with imports/"
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "ManifestImages":
+        if (self.manifest is None) == (self.key is None):
+            raise ValueError("allowed: either manifest, as POST /v1/manifests answered, or key, in the bucket")
+        return self
 
 
 class NoiseStart(Request):
@@ -112,17 +160,27 @@ class BlendStart(Request):
 
 _Named = DatasetImages | UploadedImages | PatternImages | MixedImages
 Images = Annotated[_Named, Field(discriminator="source")]
+BulkImages = Annotated[_Named | PrefixImages | ManifestImages, Field(discriminator="source")]
 LoneStart = Annotated[_Named | NoiseStart | GrayStart, Field(discriminator="source")]
 Start = Annotated[_Named | NoiseStart | GrayStart | OtherTargetStart, Field(discriminator="source")]
 
 
+def listed(source: Request) -> bool:
+    """Whether a source says itself which images it names: not so a filter, a prefix or a manifest."""
+    if isinstance(source, MixedImages):
+        return all(map(listed, source.parts))
+    if isinstance(source, DatasetImages):
+        return source.indices is not None and source.classes is None and source.random is None
+    return not isinstance(source, PrefixImages | ManifestImages)
+
+
 def count(source: Request) -> int:
-    """How many images a source names; 1 for a start that is made, not named."""
+    """How many images a listed source names; 1 for a start that is made, not named."""
     if isinstance(source, MixedImages):
         return sum(map(count, source.parts))
     for name in ("indices", "images", "patterns"):
-        if (listed := getattr(source, name, None)) is not None:
-            return len(listed)
+        if (named := getattr(source, name, None)) is not None:
+            return len(named)
     return 1
 
 

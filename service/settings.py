@@ -43,7 +43,12 @@ class Settings(BaseSettings):
         5_000_000, gt=0, description="Most items of jobs that are not over; beyond, submissions are answered 429"
     )
     max_queued_items_per_client: int = Field(2_000_000, gt=0, description="Most of them from one client")
-    max_items: int = Field(4096, gt=0, description="Most items in one job")
+    max_items: int = Field(
+        4096,
+        gt=0,
+        description="Most optimisations in a job that is planned at once; larger inversions wait",
+    )
+    max_bulk_items: int = Field(1_300_000, gt=0, description="Most optimisations in a job that is planned later")
     max_drawing_bytes: int = Field(
         4_000_000_000, gt=0, description="Most memory for the images that one figure draws on"
     )

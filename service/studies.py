@@ -13,6 +13,7 @@ from service.presets import Presets
 from service.requests import Submission
 from service.schemas import (
     BlendStart,
+    BulkImages,
     Coordinate,
     DatasetImages,
     Finite,
@@ -35,6 +36,7 @@ from service.schemas import (
     Until,
     UploadedImages,
     count,
+    listed,
 )
 from service.searches import Approach, Search, SearchParameters
 
@@ -94,9 +96,19 @@ class Inversion(Study, Approach):
     PRESETS: ClassVar[Presets] = presets.INVERSION
 
     kind: Literal["inversion"]
-    targets: Images
+    targets: BulkImages
     start: Start = Field(default_factory=NoiseStart, description="One image for all items, or one for each")
     loss: Literal["distance", "relative_distance"] | None = Field(None, description="||R - t||, or that over ||t||")
+    on_invalid: Literal["fail", "skip"] = Field(
+        "fail",
+        exclude=True,
+        description="Whether entries of a source that name no image fail the job, or are skipped",
+    )
+    reuse: bool = Field(
+        False,
+        exclude=True,
+        description="Take over the results of equal items that an earlier job has finished",
+    )
 
     @model_validator(mode="after")
     def _starts_match(self) -> "Inversion":
@@ -145,6 +157,8 @@ class Interpolation(Study, Approach):
 
     @model_validator(mode="after")
     def _paired(self) -> "Interpolation":
+        if not (listed(self.first) and listed(self.second)):
+            return self
         if count(self.first) != count(self.second):
             raise ValueError(f"first has {count(self.first)} images and second {count(self.second)}; they are pairs")
         if not isinstance(self.start, BlendStart):
@@ -260,9 +274,11 @@ class StudyParameters(SearchParameters, JobParameters):
     top_images: TopImages | None = None
 
 
-def _starts_match(targets: Images, start: Start) -> None:
+def _starts_match(targets: Request, start: Request) -> None:
     if isinstance(start, OtherTargetStart):
-        if count(targets) < 2:
+        if listed(targets) and count(targets) < 2:
             raise ValueError("targets is one image, which cannot start from another target")
-    elif not isinstance(start, NoiseStart | GrayStart) and count(start) not in (1, count(targets)):
+    elif isinstance(start, NoiseStart | GrayStart) or not (listed(targets) and listed(start)):
+        return
+    elif count(start) not in (1, count(targets)):
         raise ValueError(f"start has {count(start)} images; allowed: 1 or {count(targets)}, as targets")

@@ -54,9 +54,9 @@ def submit(
     last = [plan.last] if plan.last else []
     job_id = insert_job(session, plan.parameters.kind, plan.parameters.model_dump(mode="json"), plan.warnings,
                         size(plan), request_digest=digest, idempotency_key=key, **beside)  # fmt: skip
-    shard_ids = _fill(session, job_id, plan.items, max(1, shard_items // plan.weight))
+    shard_ids = fill(session, job_id, plan.items, max(1, shard_items // plan.weight))
     if last:
-        _fill(session, job_id, last, 1, ShardState.WAITING, first=len(plan.items), shard=len(shard_ids))
+        fill(session, job_id, last, 1, ShardState.WAITING, first=len(plan.items), shard=len(shard_ids))
     jobs.move(session, job_id, JobState.QUEUED)
     return job_id, shard_ids
 
@@ -87,7 +87,7 @@ def submit_recipe(
         session.execute(update(Job).where(Job.id == part_id).values(parent_id=job_id, part=label))
         ids += shard_ids
     drawing = ItemPlan({"source": "recipe", "label": parameters["title"]}, {"source": "recipe"})
-    _fill(session, job_id, [drawing], 1, ShardState.WAITING)
+    fill(session, job_id, [drawing], 1, ShardState.WAITING)
     jobs.move(session, job_id, JobState.QUEUED)
     return job_id, ids
 
@@ -132,12 +132,15 @@ def searched(
     return "\n".join([job_id, kind, *named, *pairs, description or ""]).lower()
 
 
-def _fill(
+def fill(
     session: Session, job_id: str, items: Sequence[ItemPlan], shard_items: int, state: ShardState = ShardState.QUEUED,
-    first: int = 0, shard: int = 0,
+    first: int = 0, shard: int = 0, sent: bool = True,
 ) -> list[str]:  # fmt: skip
-    """Insert shards and items of a job, numbered from `shard` and `first`; answers the shards' ids."""
-    at = session.scalar(select(now()))
+    """Insert shards and items of a job, numbered from `shard` and `first`; answers the shards' ids.
+
+    Unless they are `sent` by the caller, `jobs.to_send` answers them.
+    """
+    at = session.scalar(select(now())) if sent else None
     shards = [
         Shard(id=f"{job_id}.{shard + n}", job_id=job_id, state=state, first_item=first + begin, sent_at=at,
               item_count=min(shard_items, len(items) - begin), last=state is ShardState.WAITING)

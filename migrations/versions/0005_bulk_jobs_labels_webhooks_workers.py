@@ -134,6 +134,8 @@ def upgrade() -> None:
         sa.Column("reused", sa.BigInteger(), nullable=False),
         sa.Column("invalid", sa.BigInteger(), nullable=False),
         sa.Column("total", sa.BigInteger(), nullable=True),
+        sa.Column("owner", sa.String(length=40), nullable=True),
+        sa.Column("lease_expires_at", sa.Double(), nullable=True),
         sa.Column("finished_at", sa.Double(), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_plannings_job_id", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", name="pk_plannings"),

@@ -1,8 +1,9 @@
 """What a route needs: the process's database, storage, broker, catalog and settings, and who asks."""
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Path, Query, Request, Response
@@ -12,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from service import limits, queries, schemas, submissions
 from service.broker import Broker
+from service.bulk import accepting, selection
 from service.catalog import Catalog
 from service.db import Database
 from service.kinds import dispatch
@@ -19,6 +21,7 @@ from service.kinds.planning import open_named
 from service.requests import Submission
 from service.settings import Settings
 from service.storage import ObjectNotFound, Storage, Stored
+from service.studies import Inversion
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Context:
     storage: Storage
     broker: Broker
     catalog: Catalog
+    planning: threading.Event = field(default_factory=threading.Event)
+    """Set when a job waits to be planned."""
 
 
 def _context(request: Request) -> Context:
@@ -115,13 +120,24 @@ def submit(
 ) -> schemas.Job:
     """Plan a request of any kind and insert its job. Raises InvalidInput, TooManyQueued."""
     digest, catalog = submissions.request_digest(body, kind), opened(ctx, body)
+    request = selection.explicit(body, catalog, ctx.settings.max_items, accepting.KEEP)
 
-    def insert(session: Session) -> tuple[str, list[str]]:
-        plan = dispatch.plan(body, catalog, session, ctx.settings)
+    def later(session: Session) -> tuple[str, list[str]]:
+        assert isinstance(request, Inversion)
+        plan, total = accepting.outline(request, catalog, session, ctx.settings)
+        admitted = admit(ctx, session, body, client, total or 0)
+        return accepting.accept(session, plan, total, digest, key, admitted), []
+
+    def at_once(session: Session) -> tuple[str, list[str]]:
+        plan = dispatch.plan(request, catalog, session, ctx.settings)
         admitted = admit(ctx, session, body, client, submissions.size(plan))
         return submissions.submit(session, plan, digest, key, ctx.settings.shard_items, admitted)
 
-    return accept(ctx, response, insert, digest, key)
+    if accepting.is_large(request, ctx.settings):
+        job = accept(ctx, response, later, digest, key)
+        ctx.planning.set()
+        return job
+    return accept(ctx, response, at_once, digest, key)
 
 
 def _insert(ctx: Context, submit: Submit, digest: str, key: str | None) -> tuple[str, list[str]]:

@@ -28,6 +28,7 @@ class ItemPlan(NamedTuple):
     target: Source
     start: Source
     settings: dict[str, Any] = {}  # noqa: RUF012 - never written
+    digest: str | None = None
 
 
 class Plan(NamedTuple):

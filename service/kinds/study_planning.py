@@ -138,7 +138,7 @@ class Planner(LayerPlanner):
         size = dataset.card.size
         resized = self.of_dataset(f"{field}.dataset", dataset.card)
         entries = []
-        for i, index in enumerate(source.indices):
+        for i, index in enumerate(source.indices or ()):
             if index >= size:
                 self.refuse(f"{field}.indices.{i}", f"is {index}; allowed: 0 to {size - 1}")
                 continue

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from service import images
+from service.errors import InvalidInput
 from service.models import Item
 from service.storage import image_key
 from service.studies import StudyParameters
@@ -32,10 +33,22 @@ def read(runtime: Runtime, p: StudyParameters, source: dict[str, Any], restart: 
             return torch.lerp(second, first, float(source["lambda"]))
         case "dataset":
             return fitted(runtime.catalog.datasets[source["dataset"]].image(source["index"]), size, p)
-    data = runtime.storage.get(image_key(source["image"]))
+    data = runtime.storage.get(image_key(source["image"]) if "image" in source else source["key"])
+    if source["source"] == "object":  # nobody has looked at it yet
+        checked(data, size, runtime.settings.max_image_pixels, p)
     if images.is_tensor(data):
         return torch.from_numpy(images.tensor(data).astype(np.float32))
     return figures.to_tensor(images.fit(images.decode(data), size, p.resize))
+
+
+def checked(data: bytes, size: int, most_pixels: int, p: StudyParameters) -> None:
+    """Raises ValueError for what would have been refused as an upload, or for this job."""
+    try:
+        found = images.check(data, most_pixels)
+    except InvalidInput as e:
+        raise ValueError("; ".join(error.message for error in e.errors)) from e
+    if images.is_tensor(data) and (found.width, found.height) != (size, size):
+        raise ValueError(f"is a tensor of {found.width} x {found.height}; {p.model} takes {size} x {size}")
 
 
 def named(item: Item) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,122 @@
+"""The entries of a large source, one after the other, and what each means for an item."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service import images
+from service.bulk.manifests import Line, lines
+from service.bulk.selection import selected
+from service.bulk_models import Manifest
+from service.catalog import Catalog, label_of
+from service.errors import FieldError, InvalidInput
+from service.kinds.planning import Source
+from service.kinds.study_planning import Planner
+from service.models import Image
+from service.schemas import (
+    DatasetImages,
+    ManifestImages,
+    MixedImages,
+    PatternImages,
+    PrefixImages,
+    Request,
+    UploadedImages,
+)
+from service.storage import Storage
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".npy")
+
+
+def manifest_key(session: Session, source: Request) -> str | None:
+    """Where a manifest lies; None for any other source. Raises InvalidInput if it was not uploaded."""
+    if not isinstance(source, ManifestImages):
+        return None
+    row = session.get(Manifest, source.manifest) if source.manifest else None
+    if source.manifest and row is None:
+        raise InvalidInput(FieldError("targets.manifest", "is unknown; post the manifest to /v1/manifests first"))
+    return row.key if row else source.key
+
+
+def entries(source: Request, catalog: Catalog, storage: Storage, manifest: str | None) -> Iterator[Line]:
+    """What each entry of `source` names, as a line of a manifest would. `manifest` is where one lies.
+
+    Raises InvalidInput, ObjectNotFound or StorageError.
+    """
+    if manifest is not None:
+        return lines(storage.stream(manifest))
+    return (Line(entry, each) for entry, each in enumerate(_named(source, catalog, storage), 1))
+
+
+def _named(source: Request, catalog: Catalog, storage: Storage) -> Iterator[dict[str, Any]]:
+    if isinstance(source, MixedImages):
+        for part in source.parts:
+            yield from _named(part, catalog, storage)
+    elif isinstance(source, DatasetImages):
+        for index in selected(catalog.datasets[source.dataset], source, "targets").tolist():
+            yield {"dataset": source.dataset, "index": index}
+    elif isinstance(source, UploadedImages):
+        yield from ({"image": image} for image in source.images)
+    elif isinstance(source, PatternImages):
+        for number, kind in enumerate(source.patterns):
+            yield {"pattern": kind, "seed": source.seed, "number": number}
+    elif isinstance(source, PrefixImages):
+        for entry in sorted(storage.dated(source.prefix)):
+            if entry.key.lower().endswith(PICTURES):
+                yield {"key": entry.key, "size": entry.size, "modified": entry.modified}
+
+
+class Resolver:
+    """Entries to items' targets, a chunk at a time. Data sets' cards are looked at once."""
+
+    def __init__(self, planner: Planner) -> None:
+        self.planner = planner
+        self._resized: dict[str, str | None] = {}
+
+    def resolve(self, session: Session, chunk: Sequence[Line]) -> list[tuple[Line, Source | None]]:
+        """Each line with its target, or with what is wrong in its errors and None."""
+        ids = {line.named["image"] for line in chunk if "image" in line.named and not line.errors}
+        rows = {row.id: row for row in session.scalars(select(Image).where(Image.id.in_(ids)))} if ids else {}
+        return [self._target(line, rows) for line in chunk]
+
+    def _target(self, line: Line, rows: dict[str, Image]) -> tuple[Line, Source | None]:
+        if line.errors:
+            return line, None
+        named, said = line.named, {name: line.named[name] for name in ("id", "label") if name in line.named}
+        if "dataset" in named:
+            target = self._of_dataset(named["dataset"], named["index"])
+        elif "image" in named:
+            target = self._of_upload(named["image"], rows.get(named["image"]))
+        elif "pattern" in named:
+            target = {"source": "pattern", "label": None, **named}
+        else:
+            target = {"source": "object", "label": None, **named}
+        if found := self.planner.errors:
+            self.planner.errors = []
+            return Line(line.entry, named, tuple((error.field, error.message) for error in found)), None
+        return line, target | said
+
+    def _of_dataset(self, name: str, index: int) -> Source:
+        datasets = self.planner.catalog.datasets
+        if name not in datasets:
+            self.planner.refuse("dataset", "is unknown")
+            return {}
+        dataset = datasets[name]
+        if index >= dataset.card.size:
+            self.planner.refuse("index", f"is {index}; allowed: 0 to {dataset.card.size - 1}")
+            return {}
+        if name not in self._resized:
+            self._resized[name] = self.planner.of_dataset("dataset", dataset.card)
+            if self.planner.errors:
+                del self._resized[name]
+                return {}
+        label = label_of(dataset, index)
+        return {"source": "dataset", "dataset": name, "index": index, "resized": self._resized[name], "label": label}
+
+    def _of_upload(self, image_id: str, row: Image | None) -> Source:
+        if row is None:
+            self.planner.refuse("image", "is unknown; post the image to /v1/images first")
+            return {}
+        resized = self.planner.resized("image", row.width, row.height, row.media_type == images.TENSOR)
+        return {"source": "image", "image": image_id, "resized": resized, "label": None}
