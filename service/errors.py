@@ -98,22 +98,41 @@ def render(status: int, type_: str, detail: str, errors: tuple[FieldError, ...] 
     return JSONResponse(body, status, media_type="application/problem+json")
 
 
-def field_errors(exc: RequestValidationError | ValidationError) -> tuple[FieldError, ...]:
+def field_errors(exc: RequestValidationError | ValidationError, sent: Any = None) -> tuple[FieldError, ...]:
     """pydantic's errors as dotted paths from the body, the query or the path; `body` is the whole of it."""
-    sent = exc.body if isinstance(exc, RequestValidationError) else None
-    kind = sent.get("kind") if isinstance(sent, dict) else None
+    sent = exc.body if isinstance(exc, RequestValidationError) else sent
     return tuple(
-        FieldError(_field(e, kind), e["msg"].removeprefix("Value error, ")) for e in exc.errors()[:MOST_ERRORS]
+        FieldError(_field(e, sent), e["msg"].removeprefix("Value error, ")) for e in exc.errors()[:MOST_ERRORS]
     )
 
 
-def _field(error: Any, kind: Any) -> str:
+def _field(error: Any, sent: Any) -> str:
     where, *path = error["loc"] if error["loc"][:1] in WHERE else ("body", *error["loc"])
-    if where == "body" and not path and error["type"].startswith("union_tag"):
-        return str(error["ctx"]["discriminator"]).strip("'")
-    if where == "body" and path[:1] == [kind]:
-        del path[0]  # the tag of the union of kinds, which is no field
+    if where == "body":
+        path = _untagged(path, sent)
+        if error["type"].startswith("union_tag"):
+            path.append(str(error["ctx"]["discriminator"]).strip("'"))
     return ".".join(map(str, path)) or str(where)
+
+
+def _untagged(path: list[Any], sent: Any) -> list[Any]:
+    """The path without the tags of unions, which pydantic names before the fields of the one that was sent."""
+    fields, tag = [], _tag(sent)
+    for part in path:
+        if part == tag:
+            tag = None
+            continue
+        fields.append(part)
+        try:
+            sent = sent[part]
+        except (LookupError, TypeError):
+            sent = None
+        tag = _tag(sent)
+    return fields
+
+
+def _tag(sent: Any) -> Any:
+    return sent.get("source", sent.get("kind")) if isinstance(sent, dict) else None
 
 
 def install(app: FastAPI) -> None:

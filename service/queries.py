@@ -227,7 +227,7 @@ def _progress(row: Job, counts: dict[str, int], running: Iterable[dict[str, Any]
     return schemas.Progress(
         steps_done=done,
         steps_total=total,
-        fraction=done / total,
+        fraction=done / max(total, 1),
         curve=max((r["curve"] for r in reports), key=len, default=[]),
         curve_of=row.parameters.get("curve", "relative_distance"),
         rate=rate,

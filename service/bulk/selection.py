@@ -68,9 +68,9 @@ def explicit(request: Submission, catalog: Catalog, most: int, keep: tuple[str, 
     if not changed:
         return request
     try:
-        new = type(request).model_validate(request.model_dump(exclude_unset=True) | changed)
+        new = type(request).model_validate(sent := request.model_dump(exclude_unset=True) | changed)
     except ValidationError as e:
-        raise InvalidInput(*field_errors(e)) from e
+        raise InvalidInput(*field_errors(e, sent)) from e
     beside = {name: getattr(request, name) for name, field in type(request).model_fields.items() if field.exclude}
     return new.model_copy(update=beside)
 

@@ -10,6 +10,7 @@ from service import images
 from service.catalog import Catalog, label_of
 from service.kinds.planning import ItemPlan, LayerPlanner, Plan, Source
 from service.models import Image
+from service.reuse import Digests
 from service.schemas import DatasetImages, GrayStart, MixedImages, NoiseStart, PatternImages, UploadedImages
 from service.settings import Settings
 from service.studies import FeatureVisualization, Study, StudyParameters
@@ -72,6 +73,8 @@ class Planner(LayerPlanner):
         )  # fmt: skip
         frames = self.request.frames * 3 * self.model.input_size**2
         weight = self.request.restarts * (1 + frames // FRAME_BYTES)
+        digests = Digests(parameters)
+        items = [item._replace(digest=digests.of(item.target, item.start, item.settings)) for item in items]
         return Plan(parameters, items, self._warnings(parameters, chosen), weight)
 
     def _warnings(self, p: StudyParameters, chosen: dict[str, Any]) -> list[str]:

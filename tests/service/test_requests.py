@@ -96,7 +96,7 @@ BAD_MODELS: dict[str, Bad] = {
         ("source.key",), "without .."),
     "no such job": (MODEL | {"source": {"source": "training", "job": "job_0"}}, ("source.job",), "no such job"),
     "weights of no such form": (
-        MODEL | {"source": {"source": "torchvision", "weights": "resnet18"}}, ("source.torchvision.weights",), "match"),
+        MODEL | {"source": {"source": "torchvision", "weights": "resnet18"}}, ("source.weights",), "match"),
     "a network of fixed size on others": (
         MODEL | {"source": UPLOADED, "architecture": "vit_b_16", "input_size": 384},
         ("source.checkpoint", "input_size"), "is 384; allowed: 224"),
