@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from service import cards, schemas, submissions
 from service.api.context import Client, Context, Ctx, Key, accept, admit, opened
+from service.bulk import selection
 from service.errors import NotFound
 from service.expansion import expand, plan
 from service.recipes import RECIPES, Networks
@@ -35,7 +36,9 @@ def _route(name: str, request: type[Networks]) -> Callable[..., schemas.Job]:
 
 def _submit(name: str, body: Networks, response: Response, ctx: Context, key: str | None, client: str) -> schemas.Job:
     catalog = opened(ctx, body)
-    networks, parts = expand(name, body, catalog)
+    asked = selection.explicit(body, catalog, ctx.settings.max_items)
+    assert isinstance(asked, Networks)
+    networks, parts = expand(name, asked, catalog)
     digest = submissions.request_digest(body, name)
     parameters = {
         "recipe": name, "title": RECIPES[name].title, "networks": networks, "parts": list(parts),

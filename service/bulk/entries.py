@@ -74,6 +74,12 @@ class Resolver:
         self.planner = planner
         self._resized: dict[str, str | None] = {}
 
+    def open(self, chunk: Sequence[Line]) -> None:
+        """Have the labels that `resolve` reads: that may take long, so not within a transaction. Raises as they do."""
+        for name in {str(line.named["dataset"]) for line in chunk if "dataset" in line.named and not line.errors}:
+            if (dataset := self.planner.catalog.datasets.get(name)) and dataset.card.classes:
+                _ = dataset.labels
+
     def resolve(self, session: Session, chunk: Sequence[Line]) -> list[tuple[Line, Source | None]]:
         """Each line with its target, or with what is wrong in its errors and None."""
         ids = {line.named["image"] for line in chunk if "image" in line.named and not line.errors}

@@ -70,6 +70,7 @@ class JobPlan:
         size = max(1, self.of.settings.shard_items // plan.weight)
         digests = Digests(parameters)
         while chunk := list(islice(lines, max(1, CHUNK // size) * size)):
+            resolver.open(chunk)
             with self.db.reading() as session:
                 resolved = resolver.resolve(session, chunk)
             self.seen += len(chunk)

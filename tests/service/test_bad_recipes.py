@@ -133,3 +133,16 @@ def test_a_network_that_nothing_judges_is_warned_about(varied: TestClient) -> No
     job = post(varied, study("inversion", model="single")).json()
     assert job["parameters"]["judge"] is None
     assert "single has no judge and none was named: results are not judged" in job["warnings"]
+
+
+def test_a_recipe_takes_filters_too(api: TestClient) -> None:
+    images = {"source": "dataset", "dataset": "cifar10-sample", "classes": ["cat"], "random": 2}
+    job = post_recipe(api, "figure-3", figure("figure-3", images=images)).json()
+    assert job["parameters"]["request"]["images"]["classes"] == ["cat"]
+    parts = [api.get(f"/v1/jobs/{part}").json() for part in job["parts"].values()]
+    assert {part["items"]["total"] for part in parts} == {2}
+
+
+def test_a_filter_that_selects_nothing_is_the_recipes_error(api: TestClient) -> None:
+    images = {"source": "dataset", "dataset": "cifar10-sample", "classes": ["unicorn"]}
+    assert_problem(post_recipe(api, "figure-3", figure("figure-3", images=images)), 422, "images.classes.0")
