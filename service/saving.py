@@ -128,7 +128,8 @@ def _still_going(
     """
     fence(session, lease, **of_shard)
     mine = (Item.job_id == lease.job_id) & Item.index.in_(indices) & (Item.shard_id == lease.shard_id)
-    rows = session.execute(select(Item.index, Item.state, Item.epoch).where(mine).with_for_update()).tuples().all()
+    found = select(Item.index, Item.state, Item.epoch).where(mine).order_by(Item.index).with_for_update()
+    rows = session.execute(found).tuples().all()
     going = {index for index, now_in, _ in rows if now_in == ItemState.RUNNING}
     known = {i for i, now_in, epoch in rows if now_in == ItemState.QUEUED or (now_in, epoch) == (state, lease.epoch)}
     if over := set(indices) - going - known:
