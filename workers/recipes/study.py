@@ -173,7 +173,7 @@ def measured(study: Study, batch: Batch, problem: Problem, over: list[Found]) ->
     with study.ctx.turns:
         measures, tensors = problem.measure(chosen.to(study.device), x, start)
         tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
-    came_about = {found.outcome.bucket: describe(study, found.outcome.bucket) for found in over}
+    came_about = {bucket: describe(study, bucket) for bucket in {found.outcome.bucket for found in over}}
     for i, found in enumerate(over):
         outcome = found.outcome
         own = {name: tensor[i] for name, tensor in tensors.items()}
