@@ -2,8 +2,8 @@
 
     python -m bench.saving [--items 256] [--steps 300] [--servers] [--rounds 3] [--code FOLDER]
 
-A shard at a time, made-up outcomes of an inversion on the shipped network go through `workers.recipes.study.keep`, into
-SQLite and files, or with `--servers` into Postgres and S3. Told are milliseconds of the worker's processor an item: all,
+A shard at a time, made-up outcomes of an inversion on the shipped network go through `workers.recipes.study.keep`
+into SQLite and files, or with `--servers` into Postgres and S3. Told are milliseconds of the worker's processor an item: all,
 and those of the forward passes among them (`measure`), which a GPU makes short. `--code` names a checkout of another
 version, which takes turns with this one.
 """
@@ -50,8 +50,8 @@ def stored(settings: Settings, items: int, steps: int) -> dict[str, float]:
     store = ModelStore(context.catalog, device, context.storage)
     runtime = Runtime(settings, context.db, context.storage, context.broker, context.catalog, store,
                       make_batcher(settings, device))  # fmt: skip
-    body = {"kind": "inversion", "model": MODEL, "preset": "cifar", "steps": steps,
-            "targets": {"source": "dataset", "dataset": DATASET, "indices": [i % IMAGES for i in range(items)]}}  # fmt: skip
+    targets = {"source": "dataset", "dataset": DATASET, "indices": [i % IMAGES for i in range(items)]}
+    body = {"kind": "inversion", "model": MODEL, "preset": "cifar", "steps": steps, "targets": targets}
     with TestClient(create_app(settings, open_context(settings))) as client:
         job = client.post("/v1/jobs", json=body).json()["id"]
     whole, forward = 0.0, 0.0

@@ -1,4 +1,4 @@
-"""Items' files as one tar in the layout of WebDataset: of each sample, `0000012.json`, `0000012.result.png` and so on."""
+"""Items' files as one tar in the layout of WebDataset: `0000012.json`, `0000012.result.png` and so on are a sample."""
 
 import hashlib
 import io

@@ -24,7 +24,7 @@ def to_image(x_CHW: Tensor) -> Image.Image:
 def png(x_CHW: Tensor) -> bytes:
     """A PNG file of pixels in [0, 1], [3, H, W]."""
     file = io.BytesIO()
-    # Of filtered pixels, runs are all there is to find: a search for longer matches takes ten times as long for nothing.
+    # Of filtered pixels, runs are all there is to find: to search for longer matches takes ten times as long.
     to_image(x_CHW).save(file, "PNG", compress_type=zlib.Z_RLE)
     return file.getvalue()
 
