@@ -129,7 +129,7 @@ def _still_going(
     fence(session, lease, **of_shard)
     mine = (Item.job_id == lease.job_id) & Item.index.in_(indices) & (Item.shard_id == lease.shard_id)
     found = select(Item.index, Item.state, Item.epoch).where(mine).order_by(Item.index).with_for_update()
-    rows = session.execute(found).tuples().all()
+    rows = session.execute(found).all()
     going = {index for index, now_in, _ in rows if now_in == ItemState.RUNNING}
     known = {i for i, now_in, epoch in rows if now_in == ItemState.QUEUED or (now_in, epoch) == (state, lease.epoch)}
     if over := set(indices) - going - known:

@@ -60,8 +60,8 @@ def ends_are_of_claims(session: Session, _: Storage, __: Ledger) -> Iterator[str
 def objects_are_as_stored(session: Session, storage: Storage, _: Ledger) -> Iterator[str]:
     files = select(Artifact.key, Artifact.size, Artifact.sha256, Artifact.offset)
     tars = select(ResultShard.key, ResultShard.size, ResultShard.sha256)
-    pointers: list[tuple[str, int, str, int | None]] = [*session.execute(files).tuples()]
-    pointers += [(*tar, None) for tar in session.execute(tars).tuples()]
+    pointers: list[tuple[str, int, str, int | None]] = [*session.execute(files)]
+    pointers += [(*tar, None) for tar in session.execute(tars)]
     for table in (Item, Shard):
         kept = session.scalars(select(table.checkpoint)).all()
         pointers += [(each["key"], each["size"], each["sha256"], None) for each in kept if each]
