@@ -3,8 +3,8 @@
     python -m bench.saving [--items 256] [--steps 300] [--servers] [--rounds 3] [--code FOLDER]
 
 A shard at a time, made-up outcomes of an inversion on the shipped network go through `workers.recipes.study.keep`
-into SQLite and files, or with `--servers` into Postgres and S3. Told are milliseconds of the worker's processor an item:
-all, and those of the forward passes among them (`measure`), which a GPU makes short. `--code` names a checkout of
+into SQLite and files, or with `--servers` into Postgres and S3. Told are milliseconds of the worker's processor for an
+item: all, and those of the forward passes among them (`measure`), which a GPU makes short. `--code` names a checkout of
 another version, which takes turns with this one.
 """
 

@@ -84,6 +84,7 @@ def _check_tars(db: Database, storage: Storage, verify: bool, report: Report) ->
         keys = [row.key for row in _lost(storage, page, verify)]
         with db.reading() as session:
             files = session.execute(select(Artifact.job_id, Artifact.item_index).where(Artifact.key.in_(keys))).all()
+        report.artifacts += len(files)
         report.lost += len(files)
         _reopen_all(db, files, report)
         with db.transaction() as session:
