@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from service.bulk_models import ResultShard, Reuse
 from service.db import Database, now
 from service.models import Artifact, Image, Item, RegisteredDataset, RegisteredModel, Shard, Upload
 from service.objects import Entry, Storage
@@ -148,6 +149,12 @@ def _pointed(session: Session, job_id: str, written: list[Written]) -> set[str]:
     checkpoints = select(Item.checkpoint).where(Item.job_id == job_id, Item.index.in_(numbers))
     pointers = list(session.scalars(checkpoints))
     if any(w.kind == "shards" for w in written):  # the shards that one was split into share its checkpoint
+        found |= set(session.scalars(select(ResultShard.key).where(ResultShard.key.in_(keys))))
+        if tars := [key for key in keys if key.endswith(".tar") and key not in found]:
+            # Their rows are of one transaction with the artifacts', here or of a job that took items over.
+            users = select(Reuse.job_id).where(Reuse.source_id == job_id)
+            of_any = (Artifact.job_id == job_id) | Artifact.job_id.in_(users)
+            found |= set(session.scalars(select(Artifact.key).where(of_any, Artifact.key.in_(tars))))
         pointers += session.scalars(select(Shard.checkpoint).where(Shard.job_id == job_id))
     if not all(w.kind for w in written):
         found |= set(session.scalars(artifacts.where(Artifact.key.in_(keys))))

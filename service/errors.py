@@ -69,6 +69,17 @@ class TooLarge(Problem):
     type = "too-large"
 
 
+class RangeNotSatisfiable(Problem):
+    """The file ends before the range of bytes that was asked for."""
+
+    status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+    type = "range-not-satisfiable"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the file has {size:,} bytes", FieldError("Range", f"allowed: bytes=0-{max(size - 1, 0)}"))
+        self.headers = {"Content-Range": f"bytes */{size}"}
+
+
 class TooManyQueued(Problem):
     """As much waits as may; some of it should be over in `retry_after` seconds."""
 

@@ -97,7 +97,7 @@ def retry(session: Session, job_id: str) -> int:
         states[parent] = lock(session, parent)
     changed = [each for each in states if states[each] not in STOPPED and (tried.get(each) or each in (job_id, parent))]
     for each in changed:
-        _redo_last(session, each)
+        redo_last(session, each)
         if states[each] in TERMINAL_JOB:
             move(session, each, JobState.QUEUED)
     for each in changed:
@@ -116,7 +116,7 @@ def _reopen(session: Session, job_id: str) -> int:
     return len(session.scalars(update(Item).where(failed).values(REOPENED).returning(Item.index)).all())
 
 
-def _redo_last(session: Session, job_id: str) -> None:
+def redo_last(session: Session, job_id: str) -> None:
     """Have what waits for the rest of a job wait again; a worker that is at it loses its lease."""
     waits = AFRESH | {"state": ShardState.WAITING, "lease_expires_at": None}
     last = (Shard.job_id == job_id) & Shard.last

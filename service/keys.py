@@ -23,3 +23,8 @@ def shard_checkpoint_key(job_id: str, shard_id: str, epoch: int, number: int) ->
 def checkpoint_key(job_id: str, index: int, epoch: int, step: int) -> str:
     """Where a later claim goes on with an item."""
     return f"jobs/{job_id}/items/{index}/{epoch}/checkpoint-{step}.pt"
+
+
+def result_shard_key(job_id: str, shard_id: str, epoch: int, number: int) -> str:
+    """A tar of items' files: one of those that a claim of the shard stores, counted from 0."""
+    return f"jobs/{job_id}/shards/{shard_id.rpartition('.')[2]}/{epoch}/results-{number}.tar"

@@ -23,6 +23,15 @@ class Stored(NamedTuple):
     sha256: str
 
 
+class Part(NamedTuple):
+    """A file within an object: its `size` bytes from `offset` on, and their digest."""
+
+    key: str
+    size: int
+    sha256: str
+    offset: int
+
+
 class Entry(NamedTuple):
     """An object in a listing; `modified` is in seconds since the epoch, on the storage's clock."""
 
@@ -156,3 +165,14 @@ def whole(key: str, start: int, length: int, data: bytes) -> bytes:
     if len(data) != length:
         raise StorageError(f"cannot read {key}: it has {len(data)} of the {length} bytes from {start} on")
     return data
+
+
+def read_file(source: Source, key: str, offset: int | None, size: int) -> bytes:
+    """What a row points to, be it an object or a part of one. Raises ObjectNotFound or StorageError."""
+    return source.get(key) if offset is None else source.get_range(key, offset, size)
+
+
+def read_pieces(source: Source, key: str, start: int, length: int) -> Iterator[bytes]:
+    """A part of an object, `PIECE` bytes at a time. Raises ObjectNotFound or StorageError."""
+    for begin in range(start, start + length, PIECE):
+        yield source.get_range(key, begin, min(PIECE, start + length - begin))

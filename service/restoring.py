@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Row, case, delete, null, select, tuple_, update
+from sqlalchemy import Row, case, delete, func, null, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from service import jobs
+from service.bulk_models import ResultShard
 from service.db import Database, now
 from service.models import Artifact, Image, Item, Job, RegisteredDataset, RegisteredModel, Shard, Upload
 from service.objects import ObjectNotFound, Storage
@@ -48,6 +49,7 @@ def reconcile(db: Database, storage: Storage, verify: bool = False) -> Report:
     for job_id in _ids(db, select(Job.id), Job.id):
         with db.transaction() as session:
             _fence(session, job_id, base, report)
+    _check_tars(db, storage, verify, report)
     _check_artifacts(db, storage, verify, report)
     _check_checkpoints(db, storage, verify, report)
     _check_others(db, storage, report)
@@ -76,15 +78,36 @@ def _fence(session: Session, job_id: str, base: int, report: Report) -> None:
     report.shards += _execute(session, update(Shard).where(mine).values(fenced)).rowcount
 
 
+def _check_tars(db: Database, storage: Storage, verify: bool, report: Report) -> None:
+    """Of a tar that is not as its row says, every item is computed again, whatever job points to it."""
+    for page in _pages(db, select(ResultShard.key, ResultShard.size, ResultShard.sha256), ResultShard.key):
+        keys = [row.key for row in _lost(storage, page, verify)]
+        with db.reading() as session:
+            files = session.execute(select(Artifact.job_id, Artifact.item_index).where(Artifact.key.in_(keys))).all()
+        report.artifacts += len(files)
+        report.lost += len(files)
+        _reopen_all(db, files, report)
+        with db.transaction() as session:
+            _execute(session, delete(ResultShard).where(ResultShard.key.in_(keys)))
+
+
 def _check_artifacts(db: Database, storage: Storage, verify: bool, report: Report) -> None:
+    """Those that are objects; the others are as their tar is."""
     columns = (Artifact.job_id, Artifact.item_index, Artifact.name)
-    for page in _pages(db, select(*columns, Artifact.key, Artifact.size, Artifact.sha256), *columns):
-        report.artifacts += len(page)
+    with db.reading() as session:
+        report.artifacts += session.scalar(select(func.count()).select_from(Artifact)) or 0
+    objects = select(*columns, Artifact.key, Artifact.size, Artifact.sha256).where(Artifact.offset.is_(None))
+    for page in _pages(db, objects, *columns):
         lost = _lost(storage, page, verify)
         report.lost += len(lost)
-        for job_id in dict.fromkeys(row.job_id for row in lost):
-            with db.transaction() as session:
-                _reopen(session, job_id, {row.item_index for row in lost if row.job_id == job_id}, report)
+        _reopen_all(db, lost, report)
+
+
+def _reopen_all(db: Database, files: Sequence[Any], report: Report) -> None:
+    """The items that these files are of, rows with `job_id` and `item_index`."""
+    for job_id in dict.fromkeys(row.job_id for row in files):
+        with db.transaction() as session:
+            _reopen(session, job_id, {row.item_index for row in files if row.job_id == job_id}, report)
 
 
 def _reopen(session: Session, job_id: str, indices: set[int], report: Report) -> None:
@@ -108,6 +131,8 @@ def _reopen(session: Session, job_id: str, indices: set[int], report: Report) ->
     again = jobs.AFRESH | {"state": case((Shard.last, ShardState.WAITING), else_=ShardState.QUEUED)}
     idle = Shard.id.in_(shards) & (Shard.state != ShardState.RUNNING)
     _execute(session, update(Shard).where(idle).values(again))
+    if found:
+        jobs.redo_last(session, job_id)  # such as a table, which says where files lie
     if state in TERMINAL_JOB:
         jobs.move(session, job_id, JobState.QUEUED)
     report.reopened += len(found)

@@ -19,6 +19,7 @@ from service.objects import (
     file_errors,
     make_folder,
     pieces,
+    read_file,
     sync,
     whole,
     write,
@@ -28,7 +29,7 @@ from service.settings import Settings
 
 __all__ = [
     "LocalFolder", "LocalStorage", "ObjectNotFound", "S3Storage", "Source", "Storage", "StorageError", "Stored",
-    "artifact_key", "image_key", "open_storage",
+    "artifact_key", "image_key", "open_storage", "read_file",
 ]  # fmt: skip
 
 UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}")

@@ -1,11 +1,11 @@
-"""What a recipe may do with its shard: report progress, ask whether to stop, save an item, fail an item."""
+"""What a recipe may do with its shard: report progress, ask whether to stop, save items, fail an item."""
 
 import hashlib
 import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -16,13 +16,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service import leases
-from service.keys import checkpoint_key, shard_checkpoint_key
+from service.keys import checkpoint_key, result_shard_key, shard_checkpoint_key
 from service.leases import Directive, LeaseLost, Work
 from service.registry import Also
 from service.storage import ObjectNotFound, StorageError, Stored, artifact_key
 from workers.engine.turns import Turns
 from workers.patience import patiently
 from workers.runtime import Runtime
+from workers.tars import MOST_BYTES, Computed, Tar
 
 log = structlog.get_logger()
 CURVE_POINTS = 60
@@ -40,7 +41,7 @@ class ShardContext:
         self._curve: list[tuple[int, float]] = []
         self._stop, self._release, self._over = threading.Event(), threading.Event(), threading.Event()
         self._storing: set[int] = set()
-        self._keeps = itertools.count()
+        self._keeps, self._tars = itertools.count(), itertools.count()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat {work.lease.shard_id}", daemon=True)
 
     def __enter__(self) -> "ShardContext":
@@ -89,7 +90,7 @@ class ShardContext:
         files: Mapping[str, tuple[bytes | Path | Stored, str]],
         also: Sequence[Also] = (),
     ) -> None:
-        """Store an item's files (with media types, by name), then commit the rows that point to them.
+        """Store an item's files (with media types, by name) as objects, then commit the rows that point to them.
 
         A file is bytes, a path, or what `put` has stored already. `also` is written in the same transaction. Raises
         LeaseLost, StorageError, or what `also` raises.
@@ -107,6 +108,29 @@ class ShardContext:
                     other(session)
 
         self._written(write)
+
+    def save_all(self, computed: Iterable[Computed]) -> None:
+        """Store what ended together as one tar, or several if it is large, each committed as a whole.
+
+        Raises LeaseLost or StorageError.
+        """
+        tar = self._tar()
+        for each in computed:
+            if tar.results and len(tar) + each.size > MOST_BYTES:
+                self._save_tar(tar)
+                tar = self._tar()
+            tar.add(each)
+            self._moves += 1
+        if tar.results:
+            self._save_tar(tar)
+
+    def _tar(self) -> Tar:
+        lease = self.work.lease
+        return Tar(result_shard_key(lease.job_id, lease.shard_id, lease.epoch, next(self._tars)))
+
+    def _save_tar(self, tar: Tar) -> None:
+        stored = self.put(tar.key, tar.closed(), "application/x-tar")
+        self._written(lambda session: leases.save_items(session, self.work.lease, tar.results, stored))
 
     def put(self, key: str, data: bytes | Path, media_type: str = "application/octet-stream") -> Stored:
         """Store an object; the row that points to it comes later. Raises StorageError."""

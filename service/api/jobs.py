@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
@@ -29,8 +29,6 @@ from service.models import Item
 from service.states import JobState
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
-IN_MEMORY = 4_000_000
-"""Bytes of the largest artifact that is read as a whole: an ordinary item's are smaller, and one request is cheaper."""
 TEXT = r"^[^\x00]*$"
 
 
@@ -124,36 +122,6 @@ def get_checkpoint(job_id: Id, index: Index, ctx: Ctx) -> StreamingResponse:
 def list_epochs(job_id: Id, session: Reading) -> schemas.EpochList:
     """What a training job measured after each epoch so far; empty for other kinds."""
     return queries.epochs(session, job_id)
-
-
-@router.get("/jobs/{job_id}/artifacts")
-def list_artifacts(job_id: Id, session: Reading, limit: Limit = 500, cursor: Cursor = None) -> schemas.ArtifactList:
-    return queries.artifacts(session, job_id, limit, cursor)
-
-
-@router.get("/jobs/{job_id}/items/{index}/artifacts/{name}", response_class=Response)
-def get_artifact(
-    job_id: Id,
-    index: Index,
-    name: Id,
-    ctx: Ctx,
-    if_none_match: Annotated[str | None, Header()] = None,
-    v: Annotated[str, Query(max_length=64, description="The first digits of the digest, as in an artifact's url")] = "",
-) -> Response:
-    """The bytes, whose digest is the ETag. With `v`, as in an artifact's url, they may be kept for ever."""
-    with ctx.db.reading() as session:
-        row = queries.artifact(session, job_id, index, name)
-    forever = v and row.sha256.startswith(v)
-    headers = {
-        "ETag": f'"{row.sha256}"',
-        "Cache-Control": "private, max-age=31536000, immutable" if forever else "private, no-cache",
-        "Content-Disposition": f'inline; filename="{job_id}-{index}-{name}"',
-    }
-    if if_none_match and row.sha256 in if_none_match:
-        return Response(status_code=304, headers=headers)
-    if row.size > IN_MEMORY:
-        return streamed(ctx, row.key, headers, row.media_type)
-    return Response(ctx.storage.get(row.key), media_type=row.media_type, headers=headers)
 
 
 def _change(ctx: Context, job_id: str, change: Callable[[Session, str], object]) -> schemas.Job:

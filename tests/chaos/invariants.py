@@ -6,17 +6,19 @@ Each promise is a generator of evidence that it was broken, from the database an
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 
 from safetensors.numpy import load
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from service.bulk_models import ResultShard
 from service.db import Database
-from service.keys import weights_key
+from service.keys import result_shard_key, weights_key
 from service.models import Artifact, Item, Job, RegisteredModel, Shard, Transition
 from service.states import JOB_MOVES, TERMINAL_ITEM, TERMINAL_JOB, ItemState, JobState, ShardState
-from service.storage import ObjectNotFound, Storage, artifact_key
+from service.storage import ObjectNotFound, Storage, artifact_key, read_file
 from tests.chaos.load import UNREADABLE, Ledger
 from tests.chaos.violations import Violation
 
@@ -56,25 +58,32 @@ def ends_are_of_claims(session: Session, _: Storage, __: Ledger) -> Iterator[str
 
 
 def objects_are_as_stored(session: Session, storage: Storage, _: Ledger) -> Iterator[str]:
-    rows = session.execute(select(Artifact.key, Artifact.size, Artifact.sha256))
-    pointers: list[tuple[str, int, str]] = [(key, size, sha256) for key, size, sha256 in rows]
+    files = select(Artifact.key, Artifact.size, Artifact.sha256, Artifact.offset)
+    tars = select(ResultShard.key, ResultShard.size, ResultShard.sha256)
+    pointers: list[tuple[str, int, str, int | None]] = [*session.execute(files)]
+    pointers += [(*tar, None) for tar in session.execute(tars)]
     for table in (Item, Shard):
         kept = session.scalars(select(table.checkpoint)).all()
-        pointers += [(each["key"], each["size"], each["sha256"]) for each in kept if each]
-    for key, size, sha256 in pointers:
+        pointers += [(each["key"], each["size"], each["sha256"], None) for each in kept if each]
+    for key, of_key in groupby(sorted(pointers, key=itemgetter(0)), itemgetter(0)):
         try:
             data = storage.get(key)
         except ObjectNotFound:
             yield f"{key} is not there"
             continue
-        if (len(data), hashlib.sha256(data).hexdigest()) != (size, sha256):
-            yield f"{key} has other bytes than were stored"
+        for _key, size, sha256, offset in of_key:
+            own = data if offset is None else data[offset : offset + size]
+            if (len(own), hashlib.sha256(own).hexdigest()) != (size, sha256):
+                yield f"{key} has other bytes than were stored"
 
 
 def artifacts_are_of_the_last_claim(session: Session, _: Storage, __: Ledger) -> Iterator[str]:
-    for artifact, epoch in session.execute(select(Artifact, Item.epoch).join(Item)):
+    tars = set(session.scalars(select(ResultShard.key)))
+    for artifact, epoch, shard in session.execute(select(Artifact, Item.epoch, Item.shard_id).join(Item)):
         own = artifact_key(artifact.job_id, artifact.item_index, epoch or 0, artifact.name)
-        if artifact.key not in (own, weights_key(artifact.job_id, epoch or 0)):
+        folder = result_shard_key(artifact.job_id, shard, epoch or 0, 0).rpartition("/")[0]
+        in_tar = artifact.key in tars and artifact.key.rpartition("/")[0] == folder
+        if not in_tar and artifact.key not in (own, weights_key(artifact.job_id, epoch or 0)):
             yield f"{artifact.key} is that of an item which ended under epoch {epoch}"
 
 
@@ -159,6 +168,8 @@ def only_bad_input_fails(session: Session, _: Storage, ledger: Ledger) -> Iterat
 
 def no_orphans(session: Session, storage: Storage, _: Ledger) -> Iterator[str]:
     known = {*session.scalars(select(Artifact.key)), *session.scalars(select(RegisteredModel.key))}
+    if unused := set(session.scalars(select(ResultShard.key))) - known:
+        yield f"no item lies in {sorted(unused)}"
     for table in (Item, Shard):
         known |= {each["key"] for each in session.scalars(select(table.checkpoint)) if each}
     for key in (*storage.keys("jobs/"), *storage.keys("models/")):
@@ -190,15 +201,15 @@ def same_bits(db: Database, storage: Storage, ledger: Ledger, unbroken: Mapping[
             if reference is None or reference == accepted.job_id:
                 continue
             right = dict(_results(session, reference))
-            for index, key in _results(session, accepted.job_id):
-                if not _equal(storage.get(key), storage.get(right[index])):
+            for index, file in _results(session, accepted.job_id):
+                if not _equal(read_file(storage, *file), read_file(storage, *right[index])):
                     evidence = f"item {index} of {accepted.job_id} is not that of {reference} ({accepted.label})"
                     yield Violation("a deterministic result is the same to the last bit", evidence)
 
 
-def _results(session: Session, job_id: str) -> list[tuple[int, str]]:
-    wanted = select(Artifact.item_index, Artifact.key).where(Artifact.job_id == job_id, Artifact.name.in_(RESULTS))
-    return [(index, key) for index, key in session.execute(wanted)]
+def _results(session: Session, job_id: str) -> list[tuple[int, tuple[str, int | None, int]]]:
+    wanted = select(Artifact).where(Artifact.job_id == job_id, Artifact.name.in_(RESULTS))
+    return [(each.item_index, (each.key, each.offset, each.size)) for each in session.scalars(wanted)]
 
 
 def _equal(one: bytes, other: bytes) -> bool:

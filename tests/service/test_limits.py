@@ -14,7 +14,7 @@ from sqlalchemy import update
 from structlog.testing import capture_logs
 
 from service import jobs, limits
-from service.api.jobs import IN_MEMORY
+from service.api.artifacts import IN_MEMORY
 from service.app import create_app
 from service.broker import MOST_WAITING, Broker, celery_app
 from service.cli import running

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from service.cards import ModelCard
 from service.models import Artifact, Item, Job, Transition
 from service.states import ItemState, JobState
+from service.storage import read_file
 from workers.context import ShardContext
 from workers.figures import families, layout
 from workers.figures.claims import Claim
@@ -67,15 +68,14 @@ def collect(ctx: ShardContext) -> Parts | None:
             done = (Item.job_id == job.id) & (Item.state == ItemState.SUCCEEDED)
             items = session.scalars(select(Item).where(done).order_by(Item.index)).all()
             stored = select(Artifact).where(Artifact.job_id == job.id, Artifact.name == TENSORS)
-            keys = {artifact.item_index: artifact.key for artifact in session.scalars(stored)}
+            files = {each.item_index: (each.key, each.offset, each.size) for each in session.scalars(stored)}
             begun, ended = (_entered(session, job.id, state) for state in (JobState.RUNNING, JobState.FINALIZING))
         results = []
         for item in items:
             if ctx.should_stop():
                 return None
-            tensors = {
-                name: t for name, t in load(ctx.runtime.storage.get(keys[item.index])).items() if name not in TRACE
-            }
+            data = read_file(ctx.runtime.storage, *files[item.index])
+            tensors = {name: tensor for name, tensor in load(data).items() if name not in TRACE}
             results.append(Result(item.index, item.target, item.start, item.settings, item.metrics or {}, tensors))
             ctx.alive()
         seconds = ended - begun if begun and ended else None

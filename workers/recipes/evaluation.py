@@ -17,6 +17,7 @@ from service.catalog import Dataset
 from service.evaluation import DatasetParameters, EvaluationParameters
 from service.models import Artifact, Item
 from service.states import ItemState
+from service.storage import read_file
 from workers.context import ShardContext
 from workers.engine.attacks import Attack, controls
 from workers.engine.evaluate import evaluate
@@ -127,19 +128,19 @@ def stored(ctx: ShardContext, name: str, job_id: str) -> list[bytes]:
     Raises Hopeless if there is none, StorageError, or Stopped.
     """
     with ctx.runtime.db.reading() as session:
-        keys = session.scalars(
-            select(Artifact.key)
+        files = session.execute(
+            select(Artifact.key, Artifact.offset, Artifact.size)
             .join(Item, (Item.job_id == Artifact.job_id) & (Item.index == Artifact.item_index))
             .where(Artifact.job_id == job_id, Artifact.name == name, Item.state == ItemState.SUCCEEDED)
             .order_by(Artifact.item_index)
         ).all()
-    if not keys:
+    if not files:
         raise Hopeless("no images could be evaluated, so there is nothing to put together")
     found = []
-    for key in keys:
+    for file in files:
         if ctx.should_stop():
             raise Stopped
-        found.append(ctx.runtime.storage.get(key))
+        found.append(read_file(ctx.runtime.storage, *file))
         ctx.alive()
     return found
 

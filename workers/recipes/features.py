@@ -56,12 +56,13 @@ def _measure(study: Study, every: Tensor, chosen: Tensor, x: Tensor, start: Tens
     if reached := _reached(study.p.until, study.p.threshold, weights):
         for row, shows in zip(rows, reached(r).tolist(), strict=True):
             row["reached"] = shows
+    tensors = {"image": x, "start": start, "representation": r, "weights": weights}
     if judge := study.judge:
-        for row, seen, confidence, before in zip(rows, *judge.sees(x), judge.sees(start)[0], strict=True):
+        in_x, in_start = judge.sees(x), judge.sees(start)
+        for row, seen, confidence, before in zip(rows, in_x.classes, in_x.confidences, in_start.classes, strict=True):
             row |= {"judge": judge.name, "judge_prediction": seen, "judge_confidence": confidence,
                     "judge_start_prediction": before, "judge_agrees": seen == row["prediction"]}  # fmt: skip
-    tensors = {"image": x, "start": start, "representation": r, "weights": weights}
-    tensors |= judged(study.judge, image=x, start=start)
+        tensors |= judged(image=in_x, start=in_start)
     if study.p.top_images:
         tensors |= _extremes(study, weights, rows)
     return rows, tensors

@@ -22,11 +22,15 @@ def prepare(study: Study, batch: Batch) -> Problem:
         r, near = nearness(study, x, start, aim, pixels)
         ghosting, blend_ghosting = metrics.ghosting(x, *pair), metrics.ghosting(pixels, *pair)
         rows = columns(**near, ghosting=ghosting, blend_ghosting=blend_ghosting)
+        tensors = {"image": x, "start": start, "target": pixels, "representation": r, "target_representation": aim}
         if judge := study.judge:
-            for row, seen, confidence, of_blend in zip(rows, *judge.sees(x), judge.sees(pixels)[1], strict=True):
+            in_x, in_blend = judge.sees(x), judge.sees(pixels)
+            for row, seen, confidence, of_blend in zip(
+                rows, in_x.classes, in_x.confidences, in_blend.confidences, strict=True
+            ):
                 row |= {"judge": judge.name, "judge_prediction": seen, "judge_confidence": confidence,
                         "blend_judge_confidence": of_blend}  # fmt: skip
-        tensors = {"image": x, "start": start, "target": pixels, "representation": r, "target_representation": aim}
-        return rows, tensors | judged(study.judge, image=x, blend=pixels)
+            tensors |= judged(image=in_x, blend=in_blend)
+        return rows, tensors
 
     return distance_problem(study, t, measure)

@@ -20,9 +20,10 @@ def prepare(study: Study, batch: Batch) -> Problem:
         aim, target = t[chosen], image[chosen]
         r, near = nearness(study, x, start, aim, target)
         tensors = {"image": x, "start": start, "target": target, "representation": r, "target_representation": aim}
-        seen = verdicts(study.judge, x, target, [batch.items[i].target["label"] for i in chosen.tolist()])
-        rows = [row | verdict for row, verdict in zip(columns(**near), seen, strict=True)]
-        return rows, tensors | judged(study.judge, image=x)
+        seen = study.judge.sees(x) if study.judge else None
+        told = verdicts(study.judge, seen, target, [batch.items[i].target["label"] for i in chosen.tolist()])
+        rows = [row | verdict for row, verdict in zip(columns(**near), told, strict=True)]
+        return rows, tensors | judged(image=seen)
 
     return distance_problem(study, t, measure)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,14 @@ from torch import Tensor
 from service.studies import StudyParameters
 from workers.engine.models import Network
 from workers.runtime import Runtime
+
+
+class Seen(NamedTuple):
+    """What the judge sees in images: the class of each and its probability; its representations [N, K]."""
+
+    classes: list[str]
+    confidences: list[float]
+    representation: Tensor
 
 
 @dataclass(frozen=True)
@@ -28,10 +36,11 @@ class Judge:
         return Judge(p.judge, runtime.models.get(p.judge, p.judge_digest), runtime.catalog.models[p.judge].classes)
 
     @torch.no_grad()
-    def sees(self, x_NCHW: Tensor) -> tuple[list[str], list[float]]:
-        """The class of each image and its probability."""
-        top = self.network(x_NCHW).softmax(dim=1).max(dim=1)
-        return [self.classes[i] for i in top.indices.tolist()], top.values.tolist()
+    def sees(self, x_NCHW: Tensor) -> Seen:
+        """In one pass: classifying is reading the representation."""
+        r = self.network.represent(x_NCHW)
+        top = self.network.classify(r).softmax(dim=1).max(dim=1)
+        return Seen([self.classes[i] for i in top.indices.tolist()], top.values.tolist(), r)
 
     @torch.no_grad()
     def represent(self, x_NCHW: Tensor) -> Tensor:
@@ -39,16 +48,16 @@ class Judge:
 
 
 def verdicts(
-    judge: Judge | None, x_NCHW: Tensor, target_NCHW: Tensor, labels: Sequence[str | None]
+    judge: Judge | None, in_result: Seen | None, target_NCHW: Tensor, labels: Sequence[str | None]
 ) -> list[dict[str, Any]]:
     """Whether the judge gives a result the target's class: its label, or else what the judge sees in the target.
 
     A label that is none of the judge's classes tells nothing, so there too its own view of the target counts.
     """
-    if judge is None:
+    if judge is None or in_result is None:
         return [{"judge": None, "target_class": label} for label in labels]
     labels = [label if label in judge.classes else None for label in labels]
-    in_target = labels if all(labels) else judge.sees(target_NCHW)[0]
+    in_target = labels if all(labels) else judge.sees(target_NCHW).classes
     return [
         {
             "judge": judge.name,
@@ -58,13 +67,15 @@ def verdicts(
             "judge_confidence": confidence,
             "judge_agrees": of_result == (label or of_target),
         }
-        for label, of_result, confidence, of_target in zip(labels, *judge.sees(x_NCHW), in_target, strict=True)
+        for label, of_result, confidence, of_target in zip(
+            labels, in_result.classes, in_result.confidences, in_target, strict=True
+        )
     ]
 
 
-def judged(judge: Judge | None, **images_NCHW: Tensor) -> dict[str, Tensor]:
+def judged(**seen: Seen | None) -> dict[str, Tensor]:
     """The judge's representations of each set of images, to be stored under `judge_` and its name."""
-    return {} if judge is None else {f"judge_{name}": judge.represent(x) for name, x in images_NCHW.items()}
+    return {f"judge_{name}": each.representation for name, each in seen.items() if each is not None}
 
 
 def columns(**of_N: Tensor) -> list[dict[str, Any]]:

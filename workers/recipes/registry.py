@@ -24,13 +24,22 @@ def _drawn(ctx: ShardContext) -> None:
     (tables.run if ctx.work.parameters["recipe"] in tables.PAPER else drawing.run)(ctx)
 
 
+def _inverted(ctx: ShardContext) -> None:
+    if any(item.target["source"] == "table" for item in ctx.work.items):
+        from workers.recipes import table  # here, since no other job needs its library
+
+        table.write(ctx)
+    else:
+        study.run(inversion.prepare, searching.searched, ctx)
+
+
 def _visualized(ctx: ShardContext) -> None:
     regularized = ctx.work.parameters.get("regularization")
     study.run(features.prepare, ascending.ascended if regularized else searching.searched, ctx)
 
 
 RECIPES: dict[str, Callable[[ShardContext], None]] = {
-    "inversion": partial(study.run, inversion.prepare, searching.searched),
+    "inversion": _inverted,
     "radius_sweep": partial(study.run, inversion.prepare, searching.searched),
     "interpolation": partial(study.run, interpolation.prepare, searching.searched),
     "feature_visualization": _visualized,

@@ -4,9 +4,11 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
@@ -40,14 +42,20 @@ def files(tensors: dict[str, Tensor], curve: str, provenance: dict[str, Any]) ->
 
 def thin(tensors: dict[str, Tensor], curve: str) -> dict[str, list[float] | list[float | None]]:
     """At most TRACE_POINTS steps of the trace, the first and the last among them; no gradient is taken at the last."""
-    loss, shown, grad_norm = tensors["loss"], tensors[curve], tensors["grad_norm"]
-    steps = np.unique(np.linspace(0, len(loss) - 1, TRACE_POINTS).round().astype(int)).tolist()
+    loss, shown, grad_norm = (tensors[name].numpy() for name in ("loss", curve, "grad_norm"))
+    steps = kept_steps(len(loss))
     return {
-        "step": steps,
+        "step": steps.tolist(),
         "loss": loss[steps].tolist(),
         curve: shown[steps].tolist(),
         "grad_norm": [*grad_norm[steps[:-1]].tolist(), None],
     }
+
+
+@lru_cache
+def kept_steps(count: int) -> NDArray[np.int64]:
+    """Which of so many points of a trace are shown."""
+    return np.unique(np.linspace(0, count - 1, TRACE_POINTS).round().astype(np.int64))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> bytes:

@@ -3,7 +3,7 @@
 A kind of study says what to aim at (`Problem`); how to search, choose among restarts and store is here, once.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,6 +25,7 @@ from workers.recipes import results
 from workers.recipes.judging import Judge
 from workers.recipes.sources import named, read, stack
 from workers.runtime import Hopeless
+from workers.tars import Computed
 
 Measures = tuple[list[dict[str, Any]], dict[str, Tensor]]
 """Each item's metrics, and the tensors behind them, [n, ...] by name."""
@@ -157,12 +158,12 @@ def keep(study: Study, batch: Batch, problem: Problem, over: list[Found]) -> Non
         study.ctx.fail(batch.items[lost.place].index, title, str(lost.outcome.error))
     over = [found for found in over if not found.outcome.error]
     size = study.bucket or max(len(over), 1)
-    for first in range(0, len(over), size):
-        store(study, batch, problem, over[first : first + size])
+    parts = (over[first : first + size] for first in range(0, len(over), size))
+    study.ctx.save_all(computed for part in parts for computed in measured(study, batch, problem, part))
 
 
-def store(study: Study, batch: Batch, problem: Problem, over: list[Found]) -> None:
-    """Measure what was found, in a batch of the job's bucket if it has one, and save it."""
+def measured(study: Study, batch: Batch, problem: Problem, over: list[Found]) -> Iterator[Computed]:
+    """What was found, measured in a batch of the job's bucket if it has one, and each item's files."""
     padded = over + over[-1:] * ((study.bucket or 0) - len(over))
     chosen = torch.tensor([found.place for found in padded])
     x, start = (
@@ -172,6 +173,7 @@ def store(study: Study, batch: Batch, problem: Problem, over: list[Found]) -> No
     with study.ctx.turns:
         measures, tensors = problem.measure(chosen.to(study.device), x, start)
         tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+    came_about = {bucket: describe(study, bucket) for bucket in {found.outcome.bucket for found in over}}
     for i, found in enumerate(over):
         outcome = found.outcome
         own = {name: tensor[i] for name, tensor in tensors.items()}
@@ -179,10 +181,9 @@ def store(study: Study, batch: Batch, problem: Problem, over: list[Found]) -> No
         own[study.p.curve] = problem.progress(outcome.loss[:, None], chosen[i : i + 1])[:, 0]
         if len(outcome.frames):
             own |= {"frames": outcome.frames, "frame_steps": torch.tensor(outcome.frame_steps)}
-        provenance = describe(study, outcome.bucket)
+        provenance = came_about[outcome.bucket]
         metrics = measures[i] | {"steps_taken": len(outcome.grad_norm)}
-        files = results.files(own, study.p.curve, provenance)
-        study.ctx.save(batch.items[found.place].index, metrics, provenance, files)
+        yield Computed(batch.items[found.place], metrics, provenance, results.files(own, study.p.curve, provenance))
 
 
 def describe(study: Study, bucket: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from service.evaluation import EvaluationParameters
 from service.models import Artifact, Job
+from service.storage import read_file
 from workers.context import ShardContext
 from workers.engine.outcomes import together
 from workers.figures import layout
@@ -64,17 +65,19 @@ def collect(ctx: ShardContext) -> dict[str, Column]:
     with ctx.runtime.db.reading() as session:
         jobs = session.scalars(select(Job).where(Job.parent_id == ctx.work.lease.job_id)).all()
         summaries = {
-            job.id: session.scalar(
-                select(Artifact.key).where(Artifact.job_id == job.id, Artifact.name == "summary.json")
-            )
+            job.id: session.execute(
+                select(Artifact.key, Artifact.offset, Artifact.size).where(
+                    Artifact.job_id == job.id, Artifact.name == "summary.json"
+                )
+            ).first()
             for job in jobs
         }
     order, found = ctx.work.parameters["parts"], {}
     for job in sorted(jobs, key=lambda job: order.index(job.part)):
-        if (key := summaries[job.id]) is None:
+        if (file := summaries[job.id]) is None:
             raise Hopeless(f"the evaluation {job.part} of {job.parameters['model']} has no result")
         whole = together([outcome(data) for data in stored(ctx, OUTCOME, job.id)])
-        summary = json.loads(ctx.runtime.storage.get(key))
+        summary = json.loads(read_file(ctx.runtime.storage, *file))
         p = EvaluationParameters.model_validate(job.parameters)
         found[str(job.part)] = Column(p.model, p, whole.image, whole.stood(), summary)
     return found
