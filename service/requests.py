@@ -38,12 +38,12 @@ def _utc(value: datetime) -> datetime:
 
 def _small(value: dict[str, Any]) -> dict[str, Any]:
     try:
-        text = json.dumps(value, allow_nan=False)
-    except (ValueError, RecursionError) as e:
-        raise ValueError("must be JSON, without NaN or infinities") from e
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as e:  # a lone surrogate is a ValueError too
+        raise ValueError("must be JSON in Unicode, without NaN or infinities") from e
     if len(text) > METADATA_BYTES:
         raise ValueError(f"is {len(text):,} bytes of JSON; allowed: {METADATA_BYTES:,}")
-    if "\\u0000" in text:
+    if b"\\u0000" in text:
         raise ValueError("has a NUL character, which no database keeps")
     return value
 

@@ -55,8 +55,10 @@ def wrong(named: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "key" in named and (why := _bad_key(named["key"])):
         yield "key", why
     for name in ("id", "label"):
-        if name in named and not (isinstance(named[name], str) and len(named[name]) <= 200 and "\0" not in named[name]):
-            yield name, "is no text of up to 200 characters"
+        if name in named and not (
+            isinstance(named[name], str) and len(named[name]) <= 200 and named[name].isprintable()
+        ):
+            yield name, "is no printable text of up to 200 characters"
 
 
 def _bad_key(key: Any) -> str | None:

@@ -203,7 +203,12 @@ class JobPlan:
 def _keep_errors(session: Session, job_id: str, wrong: Sequence[Line], counted: int) -> None:
     room = max(MOST_ERRORS - (counted - len(wrong)), 0)
     session.add_all(
-        PlanError(job_id=job_id, entry=line.entry, field=field, message=message)
+        PlanError(job_id=job_id, entry=line.entry, field=_kept(field, 100), message=_kept(message, 500))
         for line in wrong[:room]
         for field, message in dict(line.errors).items()
     )
+
+
+def _kept(text: str, most: int) -> str:
+    """What every database can keep."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")[:most]

@@ -203,6 +203,7 @@ BAD_LINES = [
     ({"dataset": "nowhere", "index": 0}, "dataset"), ({"image": "sha256:" + "0" * 64}, "image"),
     ({"image": "cat.png"}, "image"), ({"key": "models/x"}, "key"), ({"key": "imports/../jobs/x"}, "key"),
     ({"key": "imports/x.png", "size": 3}, "size"), ({"key": "imports/x.png", "id": 3}, "id"),
+    ('{"key": "imports/x.png", "\\u0000\\ud800": 1}', "\\0\\ud800"),
     ('{"key": "imports/' + "x" * 70_000 + '"}', "line"), ("null", "line"),
 ]  # fmt: skip
 
@@ -212,7 +213,7 @@ def test_what_is_wrong_is_told_by_entry_and_fails_the_job(bulk: Bulk) -> None:
     bulk.listed(good, *(line for line, _ in BAD_LINES), good)
     job = bulk.planned(targets=MANIFEST)
     assert (job["state"], job["error"]["title"], job["items"]["total"]) == ("failed", "Invalid inputs", 0)
-    assert "15 of 17" in job["error"]["detail"]
+    assert "16 of 18" in job["error"]["detail"]
     told = [(error["entry"], error["field"]) for error in bulk.errors(job["id"])["errors"]]
     assert told == [(n, field) for n, (_, field) in enumerate(BAD_LINES, 2)]
     assert bulk.count(Item, job["id"]) == bulk.count(Shard, job["id"]) == 0
