@@ -7,8 +7,8 @@ from pydantic import BaseModel, Field
 from sqlalchemy import literal_column, select, tuple_
 from sqlalchemy.orm import Session
 
+from service.cursors import decode_cursor, encode_cursor, number, timestamp
 from service.models import Item, Job
-from service.queries import decode_cursor, encode_cursor, number, timestamp
 from service.states import ItemState
 
 ORDER = (Item.finished_at, Item.job_id, Item.index)
@@ -36,7 +36,8 @@ def find(session: Session, job: str | None, title: str | None, limit: int, curso
     """Newest first; `title` is that of the error. Raises InvalidInput for a bad cursor."""
     # A literal, because a bound value would not tell the planner that the partial index has these rows.
     failed = Item.state == literal_column(f"'{ItemState.FAILED}'")
-    query = select(Item).where(failed).order_by(*(column.desc() for column in ORDER)).limit(limit + 1)
+    there = Item.job_id.not_in(select(Job.id).where(Job.deleted_at.is_not(None)))
+    query = select(Item).where(failed, there).order_by(*(column.desc() for column in ORDER)).limit(limit + 1)
     if job is not None:
         query = query.where(Item.job_id == job)
     if title is not None:
