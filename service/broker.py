@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 def celery_app(settings: Settings) -> Celery:
     """Acknowledged early, since the lease is the real acknowledgement; no results, no prefetch, JSON only."""
-    url = None if settings.embedded else settings.broker_url
+    url = "memory://localhost" if settings.embedded else settings.broker_url
     app = Celery("robustreps", broker=url, set_as_current=False)
     if settings.embedded:
         app.conf.broker_transport = "service.memory_broker:Transport"

@@ -36,8 +36,7 @@ def find(session: Session, job: str | None, title: str | None, limit: int, curso
     """Newest first; `title` is that of the error. Raises InvalidInput for a bad cursor."""
     # A literal, because a bound value would not tell the planner that the partial index has these rows.
     failed = Item.state == literal_column(f"'{ItemState.FAILED}'")
-    there = Item.job_id.not_in(select(Job.id).where(Job.deleted_at.is_not(None)))
-    query = select(Item).where(failed, there).order_by(*(column.desc() for column in ORDER)).limit(limit + 1)
+    query = select(Item).where(failed).order_by(*(column.desc() for column in ORDER)).limit(limit + 1)
     if job is not None:
         query = query.where(Item.job_id == job)
     if title is not None:
@@ -47,7 +46,8 @@ def find(session: Session, job: str | None, title: str | None, limit: int, curso
         query = query.where(tuple_(*ORDER) < (number(finished_at, float), job_id, number(index, int)))
     rows = session.scalars(query).all()
     page = rows[:limit]
-    named = select(Job.id, Job.kind, Job.state).where(Job.id.in_({row.job_id for row in page}))
+    there = Job.id.in_({row.job_id for row in page}) & Job.deleted_at.is_(None)
+    named = select(Job.id, Job.kind, Job.state).where(there)
     jobs = {job_id: (kind, state) for job_id, kind, state in session.execute(named)}
     letters = [
         DeadLetter(
@@ -55,6 +55,7 @@ def find(session: Session, job: str | None, title: str | None, limit: int, curso
             epoch=row.epoch, finished_at=timestamp(row.finished_at), url=f"/v1/jobs/{row.job_id}/items/{row.index}",
         )
         for row in page
+        if row.job_id in jobs
     ]  # fmt: skip
     last = page[-1] if len(rows) > limit else None
     following = encode_cursor(last.finished_at, last.job_id, last.index) if last else None

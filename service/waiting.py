@@ -80,7 +80,7 @@ def _read(session: Session) -> Queue:
     for steps, progress in session.execute(running.where(Shard.state == ShardState.RUNNING)):
         held += 1
         if own := progress.get("rate"):
-            left.append(max(steps - progress["image_steps"], 0) / own)
+            left.append(max(steps - progress.get("image_steps", 0), 0) / own)
             rate += own
     slots = fleet.threads(session)[1]
     free = max(slots - held, 0)

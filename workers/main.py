@@ -25,6 +25,9 @@ log = structlog.get_logger()
 DEVICE_LOST = 70
 """The status of a process that ends because its device hangs, or answers no more."""
 
+OPTIONS = ("--pool=threads", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
+"""Of every Celery worker."""
+
 LAST_SECONDS = 2.0
 """For the release of what is still held when the time to let go is over."""
 
@@ -156,10 +159,14 @@ def worker() -> None:
         drain(runtime, announcer)
 
     app.worker_main(
-        ["--quiet", "worker", "--pool=threads", f"--concurrency={settings.worker_threads}",
-         f"--queues={','.join(QUEUES.values())}", "--without-gossip", "--without-mingle", "--without-heartbeat",
-         "--loglevel=WARNING"]
-    )  # fmt: skip
+        [
+            "--quiet",
+            "worker",
+            f"--concurrency={settings.worker_threads}",
+            f"--queues={','.join(QUEUES.values())}",
+            *OPTIONS,
+        ]
+    )
     status = DEVICE_LOST if runtime.batcher.ended else 0
     runtime.batcher.close()
     announcer.close()
