@@ -42,7 +42,10 @@ class Around(NamedTuple):
 def briefly(session: Session, rows: Sequence[Job]) -> list[responses.JobSummary]:
     """As lists have them; needs no row's parameters."""
     around = _around(session, rows)
-    return [responses.JobSummary(**_facts(row, around)) for row in rows]
+    facts = [_facts(row, around) for row in rows]
+    for each in facts:
+        each["progress"] = responses.ProgressSummary(**each["progress"].model_dump(exclude={"curve"}))
+    return [responses.JobSummary(**each) for each in facts]
 
 
 def wholly(session: Session, row: Job) -> responses.Job:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+
+JSON = "application/json"
 
 
 class Tagged(APIRoute):
@@ -23,7 +24,7 @@ class Tagged(APIRoute):
 
         async def tagged(request: Request) -> Response:
             response = await handle(request)
-            if request.method != "GET" or response.status_code != 200 or not isinstance(response, JSONResponse):
+            if request.method != "GET" or response.status_code != 200 or response.headers.get("content-type") != JSON:
                 return response
             tag = f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'
             response.headers.update({"ETag": tag, "Cache-Control": "private, no-cache"})

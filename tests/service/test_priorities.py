@@ -37,7 +37,7 @@ def test_workers_take_the_most_urgent_message_first(broker_settings: Settings) -
     for n in range(20):
         for name, priority in (("low", LOW), ("normal", NORMAL), ("high", HIGH)):
             broker.send(f"{name}.{n}", priority)
-    broker.app.amqp.queues.select(QUEUES.values())  # as a worker with these in --queues does
+    broker.app.amqp.queues.select(list(QUEUES.values()))  # as a worker with these in --queues does
     with broker.app.connection_for_read() as connection:
 
         def take(message: Any) -> None:
@@ -46,9 +46,10 @@ def test_workers_take_the_most_urgent_message_first(broker_settings: Settings) -
             if taken[-1] == "normal.5":
                 broker.send("high.late", HIGH)
 
-        with broker.app.amqp.TaskConsumer(connection, on_message=take) as consumer:
+        with broker.app.amqp.TaskConsumer(connection.channel(), on_message=take) as consumer:
             consumer.qos(prefetch_count=1)
-            until(lambda: connection.drain_events(timeout=5) or len(taken) == 61)
+            while len(taken) < 61:
+                connection.drain_events(timeout=5)
     broker.close()
     late = taken.index("high.late")
     assert late <= taken.index("normal.5") + 2, "it does not wait behind what is less urgent"
