@@ -33,7 +33,9 @@ def preview(session: Session, plan: Plan, total: int | None, shard_items: int, p
     )  # fmt: skip
 
 
-def estimate(session: Session, kind: str, parameters: dict[str, object], steps: int | None, shards: int | None) -> Estimate:
+def estimate(
+    session: Session, kind: str, parameters: dict[str, object], steps: int | None, shards: int | None
+) -> Estimate:
     """How long so many image-steps take, by what workers reported of the last shards like these."""
     named = summaries.summarize(kind, parameters)
     rates = sorted(_rates(session, kind, named["model"], named["precision"]))

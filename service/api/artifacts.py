@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
-from service import queries, results, responses
+from service import queries, responses, results
 from service.api.context import Context, Ctx, Cursor, Id, Index, Limit, Reading
 from service.api.tagged import Tagged
 from service.errors import RangeNotSatisfiable

@@ -18,12 +18,10 @@ from service.api.context import (
     Ctx,
     Cursor,
     Id,
-    Index,
     Key,
     Limit,
     Reading,
     preview,
-    streamed,
     submit,
 )
 from service.api.tagged import Tagged
