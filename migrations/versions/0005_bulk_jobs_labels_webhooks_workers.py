@@ -174,12 +174,24 @@ def upgrade() -> None:
 def downgrade() -> None:
     # What only the newer revision knows of is forgotten: what was deleted but not yet removed would come back, and jobs
     # that were still being planned would never begin.
+    op.drop_table("reuses")
+    deleted = "(SELECT id FROM jobs WHERE deleted_at IS NOT NULL)"
+    for table in (
+        "artifacts",
+        "items",
+        "shards",
+        "transitions",
+        "epochs",
+        "evaluations",
+    ):  # SQLite does not cascade here
+        op.execute(f"DELETE FROM {table} WHERE job_id IN {deleted}")
+    for table in ("models", "datasets"):
+        op.execute(f"UPDATE {table} SET job_id = NULL WHERE job_id IN {deleted}")
     op.execute("DELETE FROM jobs WHERE deleted_at IS NOT NULL")
     op.execute("UPDATE jobs SET state = 'failed' WHERE state = 'validating'")
     # A file within a tar cannot be told from the whole of it.
     op.execute('DELETE FROM artifacts WHERE "offset" IS NOT NULL')
     for table in (
-        "reuses",
         "result_shards",
         "plannings",
         "plan_errors",
