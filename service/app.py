@@ -14,7 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
-from service.api import artifacts, bulk, catalog, checkpoints, health, images, jobs, recipes
+from service.api import artifacts, bulk, catalog, checkpoints, health, images, items, jobs, recipes, workers
 from service.api.context import Context
 from service.broker import Broker, celery_app
 from service.cards import DatasetCard
@@ -95,7 +95,7 @@ def create_app(settings: Settings, context: Context | None = None) -> FastAPI:
         title="robustreps", version="1", lifespan=lifespan, docs_url="/docs", redoc_url=None,
         description="Inverts, interpolates, visualises and edits representations of robust networks, as queued jobs.",
     )  # fmt: skip
-    for module in (jobs, artifacts, bulk, recipes, images, checkpoints, catalog, health):
+    for module in (jobs, items, artifacts, bulk, workers, recipes, images, checkpoints, catalog, health):
         app.include_router(module.router)
     errors.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed={checkpoints.PATH})
