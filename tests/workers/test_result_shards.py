@@ -18,7 +18,8 @@ from PIL import Image
 from safetensors.numpy import load
 
 from service.client import Client
-from tests.workers.conftest import Items
+from tests.workers.conftest import Items, Run
+from workers import context
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 COUNT = 40
@@ -99,6 +100,16 @@ def test_webdataset_reads_the_tars(done: Done, over: str) -> None:
         )
         with Image.open(io.BytesIO(done.client.artifact(item, "result.png"))) as picture:
             np.testing.assert_array_equal(sample["result.png"], np.asarray(picture))
+
+
+def test_a_large_batch_is_several_tars(done: Done, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "MOST_BYTES", 150_000)
+    targets = {"source": "dataset", "dataset": "cifar10-sample", "indices": list(range(8))}
+    run("inversion", targets=targets)
+    [last] = done.client.request("GET", "/v1/jobs?limit=1").json()["jobs"]
+    shards = done.client.request("GET", f"/v1/jobs/{last['id']}/result-shards").json()["result_shards"]
+    assert [(shard["first_item"], shard["items"]) for shard in shards] == [(0, 2), (2, 2), (4, 2), (6, 2)]
+    assert all(100_000 < shard["size"] < 150_000 for shard in shards)
 
 
 def test_a_file_by_itself_is_that_in_the_tar(done: Done) -> None:
