@@ -25,6 +25,8 @@ REOPENED: dict[str, Any] = {
 }  # fmt: skip
 AT_ONCE = 256
 """Shards of a job that are sent for at once."""
+MANY = 20_000
+"""Items that one transaction cancels or reopens: more would take longer than a statement may."""
 AFRESH: dict[str, Any] = {"attempts": 0, "crashes": 0, "not_before": None, "sent_at": None}
 """A shard that is begun again."""
 DEADLINE = {"title": "Deadline passed", "detail": "what was not finished by then was dropped"}
@@ -80,7 +82,7 @@ def expire(session: Session, job_id: str) -> None:
 
 
 def retry(session: Session, job_id: str) -> int:
-    """Queue the failed items of a job, and of a recipe's parts, again; answers how many.
+    """Queue failed items of a job, and of a recipe's parts, again, up to MANY of each; answers how many.
 
     What was made of all items, a summary or a figure, is made again. Raises NotFound, or Conflict if nothing failed.
     """
@@ -106,7 +108,8 @@ def retry(session: Session, job_id: str) -> int:
 
 
 def _reopen(session: Session, job_id: str) -> int:
-    failed = (Item.job_id == job_id) & (Item.state == ItemState.FAILED)
+    indices = select(Item.index).where(Item.job_id == job_id, Item.state == ItemState.FAILED).order_by(Item.index)
+    failed = (Item.job_id == job_id) & Item.index.in_(indices.limit(MANY))
     shards = select(Item.shard_id).where(failed)
     again = AFRESH | {"state": ShardState.QUEUED}
     session.execute(
@@ -128,31 +131,43 @@ def redo_last(session: Session, job_id: str) -> None:
     session.execute(update(Item).where(Item.shard_id.in_(shards)).values(REOPENED), execution_options=UNSYNCHRONIZED)
 
 
-def settle(session: Session, job_id: str) -> None:
-    """End a job that has nothing left to do. Whoever makes a shard or a job stop calls this."""
+def settle(session: Session, job_id: str) -> bool:
+    """End a job that has nothing left to do. Whoever makes a shard or a job stop calls this.
+
+    False if that was too much for one transaction: then the reconciler does more of it.
+    """
     state = lock(session, job_id)
     if state == JobState.CANCELLING:
         waiting = (Shard.job_id == job_id) & Shard.state.in_((ShardState.QUEUED, ShardState.WAITING))
         cancelled = {"state": ShardState.CANCELLED}
         session.execute(update(Shard).where(waiting).values(cancelled), execution_options=UNSYNCHRONIZED)
         if not _shards(session, job_id, ShardState.RUNNING):
-            left = (Item.job_id == job_id) & Item.state.not_in(TERMINAL_ITEM)
-            ended = {"state": ItemState.CANCELLED, "finished_at": now()}
-            session.execute(update(Item).where(left).values(ended), execution_options=UNSYNCHRONIZED)
+            if not _cancel_items(session, job_id):
+                return False
             late = session.get_one(Job, job_id, populate_existing=True).error == DEADLINE
             move(session, job_id, JobState.EXPIRED if late else JobState.CANCELLED, _count(session, job_id))
             _settle_parent(session, job_id)
     elif state in GOING and not _shards(session, job_id, ShardState.QUEUED, ShardState.RUNNING):
         if _reclaim(session, job_id):
-            return
+            return True
         if _shards(session, job_id, ShardState.WAITING):
             _release(session, job_id)
-            return
+            return True
         move(session, job_id, JobState.FINALIZING)
         counts = _count(session, job_id)
         whole = JobState.PARTIALLY_SUCCEEDED if counts.get(ItemState.FAILED) else JobState.SUCCEEDED
         move(session, job_id, whole if counts.get(ItemState.SUCCEEDED) else JobState.FAILED, counts)
         _settle_parent(session, job_id)
+    return True
+
+
+def _cancel_items(session: Session, job_id: str) -> bool:
+    """Cancel what is left; of very many items some, and the reconciler calls `settle` again. Whether that was all."""
+    left = select(Item.index).where(Item.job_id == job_id, Item.state.not_in(TERMINAL_ITEM)).limit(MANY)
+    ended = update(Item).where(Item.job_id == job_id, Item.index.in_(left))
+    values = {"state": ItemState.CANCELLED, "finished_at": now()}
+    indices = session.scalars(ended.values(values).returning(Item.index), execution_options=UNSYNCHRONIZED).all()
+    return len(indices) < MANY
 
 
 def _reclaim(session: Session, job_id: str) -> bool:

@@ -1,6 +1,7 @@
 """Puts right what a crash or a lost message left behind. Any number of them may run; each pass is safe to repeat."""
 
 import threading
+import time
 
 import structlog
 from kombu.exceptions import OperationalError as BrokerError
@@ -113,9 +114,12 @@ class Reconciler:
         done = Job.state.in_(jobs.GOING) & ~busy.exists() & ~waiting.exists()
         with self.db.reading() as session:
             ids = session.scalars(select(Job.id).where(over | done).limit(AT_ONCE)).all()
+        until = time.monotonic() + self.settings.reconcile_seconds
         for job_id in ids:
-            with self.db.transaction() as session:
-                jobs.settle(session, job_id)
+            settled = False
+            while not settled and time.monotonic() < until:  # of very many items, some at a time
+                with self.db.transaction() as session:
+                    settled = jobs.settle(session, job_id)
 
     def _resend_lost(self) -> None:
         """Send for what waits without a message, the most urgent first.

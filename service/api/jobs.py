@@ -25,6 +25,7 @@ from service.api.context import (
     submit,
 )
 from service.api.tagged import Tagged
+from service.errors import Conflict
 from service.kinds.dispatch import JobRequest
 from service.recipes import Networks
 from service.requests import PRIORITIES, LabelFilter, Time
@@ -124,7 +125,14 @@ def resume_job(job_id: Id, ctx: Ctx) -> responses.Job:
 @router.post("/jobs/{job_id}/retry", status_code=202)
 def retry_job(job_id: Id, ctx: Ctx) -> responses.Job:
     """Queue the failed items of a job, and of a recipe's parts, again. What was made of all items is made anew."""
-    return _change(ctx, job_id, jobs.retry)
+    tried: list[int] = []
+    job = _change(ctx, job_id, lambda session, each: tried.append(jobs.retry(session, each)))
+    while tried[-1] >= jobs.MANY:
+        try:
+            job = _change(ctx, job_id, lambda session, each: tried.append(jobs.retry(session, each)))
+        except Conflict:  # those were the last
+            break
+    return job
 
 
 def _change(ctx: Context, job_id: str, change: Callable[[Session, str], object]) -> responses.Job:

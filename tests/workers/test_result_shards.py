@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ class Done:
 
 
 @pytest.fixture(scope="module")
-def done(client: Client, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
+def done(client: Client, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     lines = "\n".join(json.dumps(line) for line in (*MANIFEST, GONE))
     (data_dir / "objects" / "imports").mkdir(parents=True)
     (data_dir / "objects" / "imports" / "list.jsonl").write_text(lines)
@@ -71,7 +70,7 @@ def done(client: Client, data_dir: Path, tmp_path_factory: pytest.TempPathFactor
     )  # fmt: skip
     job = client.wait(sent["id"], timeout=200, interval=0.1)
     url = str(client.request("GET", "/healthz").url).removesuffix("/healthz")
-    yield Done(client, job, list(client.items(job["id"])), url, tmp_path_factory.mktemp("shards"))
+    return Done(client, job, list(client.items(job["id"])), url, tmp_path_factory.mktemp("shards"))
 
 
 @pytest.fixture(autouse=True)
