@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
-from service import dead_letters, jobs, queries, schemas
+from service import dead_letters, downloads, jobs, queries, schemas
 from service.api.context import (
     ID,
     RETRY_AFTER,
@@ -19,6 +19,7 @@ from service.api.context import (
     Index,
     Key,
     Limit,
+    Presign,
     Reading,
     streamed,
     submit,
@@ -103,8 +104,14 @@ def list_items(job_id: Id, session: Reading, limit: Limit = 100, cursor: Cursor 
 
 
 @router.get("/jobs/{job_id}/items/{index}")
-def get_item(job_id: Id, index: Index, session: Reading) -> schemas.Item:
-    return queries.item(session, job_id, index)
+def get_item(
+    job_id: Id, index: Index, session: Reading, ctx: Ctx, request: Request, presign: Presign = False
+) -> schemas.Item:
+    item = queries.item(session, job_id, index)
+    if presign:
+        own, seconds = str(request.base_url), ctx.settings.presign_seconds
+        downloads.add(session, ctx.storage, seconds, own, job_id, {index: item.artifacts})
+    return item
 
 
 @router.get("/jobs/{job_id}/items/{index}/checkpoint", response_class=StreamingResponse)
