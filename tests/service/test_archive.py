@@ -26,6 +26,7 @@ from service.errors import InvalidInput
 from service.models import Artifact, Item, Job
 from service.packing import gathered, tarred, zipped
 from service.storage import LocalStorage, Storage
+from tests.fixtures import LiveService, inversion
 from tests.service.served import Served, served
 from tests.service.test_api import assert_problem
 from tests.service.test_jobs import submit
@@ -283,3 +284,14 @@ def test_a_tar_of_results_is_read_in_few_requests(database: Database, tmp_path: 
     list(zipped(members(database, storage, job_id)))
     assert len(asked) <= 3
     assert sum(asked) < 1.1 * sum(len(data) for data in files.values())
+
+
+def test_the_archive_of_a_computed_job_has_what_the_api_serves(live_service: LiveService) -> None:
+    job = live_service.wait(live_service.submit(inversion())["id"])
+    served = live_service.client.request("GET", job["links"]["artifacts"]).json()["artifacts"]
+    data = live_service.client.request("GET", job["links"]["self"] + "/archive").content
+    with zipfile.ZipFile(io.BytesIO(data)) as found:
+        digests = {name: hashlib.sha256(found.read(name)).hexdigest() for name in found.namelist() if "/" in name}
+        assert json.loads(found.read("job.json"))["state"] == "succeeded"
+    assert digests == {f"items/{a['item']:07d}/{a['name']}": a["sha256"] for a in served}
+    assert len(digests) >= 9

@@ -7,9 +7,10 @@ from http.client import HTTPConnection
 from typing import Any
 
 import pytest
+from boto3.s3.transfer import TransferConfig
 from sqlalchemy import func, select, update
 
-from service import collector, uploads
+from service import collector, s3, uploads
 from service.bulk_models import Manifest, PendingUpload
 from service.collector import collect
 from service.keys import pending_key
@@ -178,7 +179,10 @@ def test_an_object_that_another_process_has_taken_over_meanwhile_is_no_error(
     assert kept.id == f"sha256:{hashlib.sha256(PNG).hexdigest()}"
 
 
-def test_a_copy_is_of_what_was_said_or_is_not(served: Served) -> None:
+@pytest.mark.parametrize("part", [5 << 20, 256 << 20], ids=["in parts", "at once"])
+def test_a_copy_is_of_what_was_said_or_is_not(served: Served, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = TransferConfig(multipart_threshold=part, multipart_chunksize=part, use_threads=False)
+    monkeypatch.setattr(s3, "COPIED", copied)
     data = bytes(range(256)) * 40_000  # more than a piece
     digest = hashlib.sha256(data).hexdigest()
     served.storage.put("uploads/a", data, "")
