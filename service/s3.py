@@ -196,7 +196,7 @@ class S3Storage:
         return Link(self._signed("GET", key, seconds, {}, shown), {})
 
     def _signed(self, method: str, key: str, seconds: int, headers: dict[str, str], query: Any = None) -> str:
-        """A request by its URL. The client's own presigning takes five times as long, and cannot sign a digest."""
+        """A request by its URL. The client's own presigning cannot sign a digest."""
         with _asked("sign a link to", key):
             place = (self.settings.s3_public_endpoint or self.client.meta.endpoint_url).rstrip("/")
             request = AWSRequest(method, f"{place}/{self.bucket}/{quote(key)}", headers=headers, params=query or {})
