@@ -1,21 +1,37 @@
 """The HTTP API as an ASGI application."""
 
+import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from fastapi.responses import FileResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
-from service.api import artifacts, bulk, catalog, checkpoints, health, images, items, jobs, recipes, workers
+from service.api import (
+    archive,
+    artifacts,
+    bulk,
+    catalog,
+    checkpoints,
+    health,
+    images,
+    items,
+    jobs,
+    recipes,
+    uploads,
+    workers,
+)
 from service.api.context import Context
+from service.api.receiving import STREAMED
 from service.broker import Broker, celery_app
 from service.cards import DatasetCard
 from service.catalog import Catalog, Dataset
@@ -32,14 +48,14 @@ log = structlog.get_logger()
 class BodyLimit:
     """Refuses a body over `limit` bytes with 413, before it is read where its length is declared.
 
-    The routes at `streamed` count for themselves: their bodies are too large to be held.
+    The routes whose paths are `streamed` count for themselves: their bodies are too large to be held.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, streamed: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, limit: int, streamed: re.Pattern[str]) -> None:
         self.app, self.limit, self.streamed = app, limit, streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self.streamed:
+        if scope["type"] != "http" or self.streamed.fullmatch(scope["path"]):
             return await self.app(scope, receive, send)
         too_large = errors.render(
             413,
@@ -65,6 +81,34 @@ class BodyLimit:
             return next(buffered, None) or await receive()
 
         return await self.app(scope, replay, send)
+
+
+class RequestLog:
+    """Logs what changes something or fails, and marks every answer.
+
+    Plain ASGI: Starlette's middleware from a function ends an answer that breaks off as if it were whole.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        structlog.contextvars.clear_contextvars()
+        request_id = Headers(scope=scope).get("x-request-id", uuid.uuid4().hex)[:64]
+        structlog.contextvars.bind_contextvars(request=request_id)
+        start, method = time.perf_counter(), scope["method"]
+
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Content-Type-Options"] = "nosniff"
+                if method != "GET" or message["status"] >= 500:
+                    took = round(time.perf_counter() - start, 4)
+                    log.info("request", method=method, path=scope["path"], status=message["status"], seconds=took)
+            await send(message)
+
+        return await self.app(scope, receive, noted)
 
 
 def open_context(settings: Settings) -> Context:
@@ -95,25 +139,14 @@ def create_app(settings: Settings, context: Context | None = None) -> FastAPI:
         title="robustreps", version="1", lifespan=lifespan, docs_url="/docs", redoc_url=None,
         description="Inverts, interpolates, visualises and edits representations of robust networks, as queued jobs.",
     )  # fmt: skip
-    for module in (jobs, items, artifacts, bulk, workers, recipes, images, checkpoints, catalog, health):
+    of_jobs, others = (jobs, items, artifacts, archive, bulk), (workers, recipes, images, uploads, checkpoints, catalog)
+    for module in (*of_jobs, *others, health):
         app.include_router(module.router)
     errors.install(app)
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed={checkpoints.PATH})
-    app.middleware("http")(_log_request)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed=STREAMED)
+    app.add_middleware(RequestLog)
     _add_dashboard(app)
     return app
-
-
-async def _log_request(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(request=request.headers.get("x-request-id", uuid.uuid4().hex)[:64])
-    start = time.perf_counter()
-    response = await call_next(request)
-    if request.method != "GET" or response.status_code >= 500:
-        took = round(time.perf_counter() - start, 4)
-        log.info("request", method=request.method, path=request.url.path, status=response.status_code, seconds=took)
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response
 
 
 def _add_dashboard(app: FastAPI) -> None:

@@ -4,7 +4,8 @@ It may run at any time, several times at once, and holds a page of keys in memor
 write, but the order of reading: keys first, then the states of their shards, then the pointers. A worker commits a
 pointer only while its shard runs under the epoch in the key. So if that epoch is over, all that it committed is seen,
 and no later claim writes that key. A key of an epoch that is yet to come is left: after a restore, a claim may write it
-again. Uploads have no epoch, and are removed a day after they were stored, if there is no row.
+again. Uploads have no epoch, and are removed a day after they were stored, if there is no row, or if they still lie
+where a client put them.
 """
 
 import re
@@ -12,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.bulk_models import ResultShard, Reuse
+from service.bulk_models import Manifest, PendingUpload, ResultShard, Reuse
 from service.db import Database, now
 from service.models import Artifact, Image, Item, RegisteredDataset, RegisteredModel, Shard, Upload
 from service.objects import Entry, Storage
@@ -30,10 +31,12 @@ KEY = re.compile(
     r"(?:jobs/(?P<job>[^/]+)/(?P<kind>items|shards)/(?P<number>\d+)|(?:models|datasets)/(?P<other>[^/]+))"
     r"/(?P<epoch>\d+)/.+"
 )
+PENDING = "uploads/"
 UPLOAD = re.compile(r"[a-z]+/([0-9a-f]{64})")
-UPLOADS: dict[str, tuple[type[Image] | type[Upload], dict[str, Any]]] = {
+UPLOADS: dict[str, tuple[type[Image] | type[Upload] | type[Manifest], dict[str, Any]]] = {
     "images/": (Image, {"media_type": "", "width": 0, "height": 0}),
     "checkpoints/": (Upload, {}),
+    "manifests/": (Manifest, {}),
 }
 """The tables of what clients post, and what a row needs beside id, key, size and time."""
 
@@ -83,7 +86,16 @@ def collect(
         for page in _pages(storage, [prefix], going):
             found = [e for e in _rowless(db, prefix, page, before) if dry_run or _remove(db, storage, prefix, e)]
             total = _plus(total, page, found)
-    left = sum(storage.discard_unfinished(prefix, before, dry_run) for prefix in (*WRITTEN, *UPLOADS) if going())
+    for page in _pages(storage, [PENDING], going):
+        found = _expired(db, page, before, strangers)
+        for entry in () if dry_run else found:
+            storage.delete(entry.key)
+        total = _plus(total, page, found)
+    if going() and not dry_run:
+        with db.transaction() as session:
+            session.execute(delete(PendingUpload).where(PendingUpload.expires_at < before - GRACE))
+    places = (*WRITTEN, *UPLOADS, PENDING)
+    left = sum(storage.discard_unfinished(prefix, before, dry_run) for prefix in places if going())
     return total._replace(unfinished=left)
 
 
@@ -162,6 +174,14 @@ def _pointed(session: Session, job_id: str, written: list[Written]) -> set[str]:
         for location in session.scalars(select(RegisteredDataset.location)):
             found |= set(location.values())
     return found | {pointer["key"] for pointer in pointers if pointer}
+
+
+def _expired(db: Database, page: list[Entry], before: float, strangers: bool) -> list[Entry]:
+    """What clients put by themselves before this time, and did not complete."""
+    old = [entry for entry in page if entry.modified < before]
+    with db.reading() as session:
+        ours = set(session.scalars(select(PendingUpload.key).where(PendingUpload.key.in_(e.key for e in old))))
+    return [entry for entry in old if strangers or entry.key in ours]
 
 
 def _rowless(db: Database, prefix: str, page: list[Entry], before: float) -> list[Entry]:

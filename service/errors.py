@@ -91,6 +91,14 @@ class TooManyQueued(Problem):
         self.headers = {"Retry-After": str(retry_after)}
 
 
+class TooManyArchives(Problem):
+    """This process sends as many archives as it has memory for."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "too-many-archives"
+    headers = MappingProxyType({"Retry-After": "10"})
+
+
 class IdempotencyKeyReused(Problem):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     type = "idempotency-key-reused"

@@ -5,6 +5,15 @@ def checkpoint_upload_key(upload_id: str) -> str:
     return f"checkpoints/{upload_id.removeprefix('sha256:')}"
 
 
+def manifest_key(manifest_id: str) -> str:
+    return f"manifests/{manifest_id.removeprefix('sha256:')}"
+
+
+def pending_key(upload_id: str) -> str:
+    """Where a client puts an object by itself, until it has been checked."""
+    return f"uploads/{upload_id}"
+
+
 def weights_key(job_id: str, epoch: int) -> str:
     """A registered network's weights, kept apart from its job's files."""
     return f"models/{job_id}/{epoch}/model.safetensors"

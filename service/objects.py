@@ -40,6 +40,13 @@ class Entry(NamedTuple):
     modified: float
 
 
+class Link(NamedTuple):
+    """A request that whoever has it may send until it expires: where to, and the headers that must go with it."""
+
+    url: str
+    headers: dict[str, str]
+
+
 class ObjectNotFound(KeyError):  # noqa: N818 - what happened, in the words of the field
     """No object has this key."""
 
@@ -49,6 +56,10 @@ class ObjectNotFound(KeyError):  # noqa: N818 - what happened, in the words of t
 
 class StorageError(RuntimeError):
     """The storage did not do what was asked; the same call may work later."""
+
+
+class OtherContent(ValueError):  # noqa: N818 - what was found
+    """An object is not what it was said to be."""
 
 
 class Source(Protocol):
@@ -90,6 +101,18 @@ class Storage(Source, Protocol):
 
     def put_file(self, key: str, path: Path, media_type: str) -> Stored:
         """Write one object from a file of any size. Raises StorageError."""
+
+    def copy(self, source: str, target: str, size: int, sha256: str) -> None:
+        """Copy an object of this size and digest, reading it once and holding little of it.
+
+        Raises OtherContent, and writes nothing, if it is another; ObjectNotFound; StorageError.
+        """
+
+    def upload_link(self, key: str, size: int, sha256: str, media_type: str, seconds: int) -> Link | None:
+        """A PUT of exactly these bytes, for a client that cannot sign; None where objects come by the API alone."""
+
+    def download_link(self, key: str, name: str, media_type: str, seconds: int) -> Link | None:
+        """A GET of the object, as a file of this name and type; None where objects go by the API alone."""
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens if there is none. Raises StorageError."""
@@ -158,6 +181,19 @@ def file_errors(key: str, doing: str = "read") -> Iterator[None]:
         raise StorageError(f"cannot {doing} {key}: {e}") from e
     except OSError as e:
         raise StorageError(f"cannot {doing} {key}: {e}") from e
+
+
+def same(data: Iterable[bytes], size: int, sha256: str) -> Iterator[bytes]:
+    """These bytes. Raises OtherContent after the last of them if their size or digest is another."""
+    found, digest = 0, hashlib.sha256()
+    for piece in data:
+        found += len(piece)
+        digest.update(piece)
+        yield piece
+    if found != size:
+        raise OtherContent(f"has {found:,} bytes; announced were {size:,}")
+    if digest.hexdigest() != sha256:
+        raise OtherContent(f"has the SHA-256 digest {digest.hexdigest()}; announced was {sha256}")
 
 
 def whole(key: str, start: int, length: int, data: bytes) -> bytes:

@@ -160,12 +160,21 @@ class WorkerList(BaseModel):
     workers: list[Worker]
 
 
+class Download(BaseModel):
+    """A GET that whoever has it may send."""
+
+    url: str
+    headers: dict[str, str] = Field(description="What has to be sent with it")
+    expires_at: datetime | None
+
+
 class Artifact(BaseModel):
     name: str
     media_type: str
     size: int = Field(description="Bytes")
     sha256: str
     url: str
+    download: Download | None = Field(None, description="Only if asked for by `presign`")
 
 
 class JobArtifact(Artifact):

@@ -14,7 +14,7 @@ from sqlalchemy import Row, case, delete, func, null, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from service import jobs
-from service.bulk_models import ResultShard
+from service.bulk_models import Manifest, ResultShard
 from service.db import Database, now
 from service.models import Artifact, Image, Item, Job, RegisteredDataset, RegisteredModel, Shard, Upload
 from service.objects import ObjectNotFound, Storage
@@ -179,7 +179,7 @@ def _check_others(db: Database, storage: Storage, report: Report) -> None:
         keys = [(r.name, key) for r in page for kind, key in r.location.items() if kind != "root"]
         for lost in _lost(storage, [_Pointer(f"data set {name}", key) for name, key in keys], False):
             _miss(report, lost.id)
-    for what, table in (("image", Image), ("checkpoint", Upload)):
+    for what, table in (("image", Image), ("checkpoint", Upload), ("manifest", Manifest)):
         for page in _pages(db, select(table.id, table.key, table.size), table.id):
             for lost in _lost(storage, page, False):
                 _miss(report, f"{what} {lost.id}")

@@ -5,21 +5,41 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
 from botocore.client import Config
+from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from service.objects import PIECE, Entry, ObjectNotFound, StorageError, Stored, file_errors, pieces, whole, write
+from service.objects import (
+    PIECE,
+    Entry,
+    Link,
+    ObjectNotFound,
+    StorageError,
+    Stored,
+    file_errors,
+    pieces,
+    same,
+    whole,
+    write,
+)
 from service.settings import Settings
 
 MOST_PARTS = 10_000
 """Of one upload."""
+COPIED = TransferConfig(multipart_threshold=256 << 20, multipart_chunksize=256 << 20, use_threads=False)
+"""A larger object is copied in parts, each of which the server copies well before an answer is given up."""
 READS, PAUSE = 4, 0.5
 """So often an answer is asked for whose body breaks off; seconds in between. The client's own retries end where a body
 begins."""
@@ -38,6 +58,14 @@ def _asked(doing: str, what: str) -> Iterator[None]:
         raise StorageError(f"cannot {doing} {what}: {e}") from e
     except LET_THROUGH as e:
         raise StorageError(f"cannot {doing} {what}: {e}") from e
+
+
+class _Signer(S3SigV4QueryAuth):
+    """Signs a request in its URL, and the digest of the body too where a header names it: the server then checks it."""
+
+    def payload(self, request: Any) -> str:
+        digest: str = request.headers.get("x-amz-content-sha256") or super().payload(request)
+        return digest
 
 
 class S3Storage:
@@ -148,6 +176,38 @@ class S3Storage:
 
     def keys(self, prefix: str) -> Iterator[str]:
         return (key for key, _ in self.entries(prefix))
+
+    def copy(self, source: str, target: str, size: int, sha256: str) -> None:
+        with _asked("read", source):
+            found = self.client.get_object(Bucket=self.bucket, Key=source)
+            for _ in same(iter(lambda: found["Body"].read(PIECE), b""), size, sha256):
+                pass
+        with _asked("write", target):
+            only = {"CopySourceIfMatch": found["ETag"]}
+            self.client.copy({"Bucket": self.bucket, "Key": source}, self.bucket, target, only, Config=COPIED)
+
+    def upload_link(self, key: str, size: int, sha256: str, media_type: str, seconds: int) -> Link:
+        sent = {"Content-Type": media_type, "x-amz-content-sha256": sha256}
+        # Every HTTP library sends the length by itself.
+        return Link(self._signed("PUT", key, seconds, sent | {"Content-Length": str(size)}), sent)
+
+    def download_link(self, key: str, name: str, media_type: str, seconds: int) -> Link:
+        shown = {"response-content-type": media_type, "response-content-disposition": f'inline; filename="{name}"'}
+        return Link(self._signed("GET", key, seconds, {}, shown), {})
+
+    def _signed(self, method: str, key: str, seconds: int, headers: dict[str, str], query: Any = None) -> str:
+        """A request by its URL. The client's own presigning cannot sign a digest."""
+        with _asked("sign a link to", key):
+            place = (self.settings.s3_public_endpoint or self.client.meta.endpoint_url).rstrip("/")
+            request = AWSRequest(method, f"{place}/{self.bucket}/{quote(key)}", headers=headers, params=query or {})
+            known = self._credentials and self._credentials.get_frozen_credentials()
+            _Signer(known, "s3", self.client.meta.region_name, seconds).add_auth(request)
+        return str(request.url)
+
+    @cached_property
+    def _credentials(self) -> Any:
+        key, secret = self.settings.s3_access_key, self.settings.s3_secret_key
+        return Credentials(key, secret.get_secret_value()) if key and secret else boto3.Session().get_credentials()
 
     def delete(self, key: str) -> None:
         with _asked("delete", key):

@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     s3_endpoint: str | None = Field(None, description="S3 endpoint; empty: AWS")
     s3_access_key: str | None = Field(None, description="S3 access key; empty: the usual AWS credential chain")
     s3_secret_key: SecretStr | None = Field(None, description="S3 secret key")
+    s3_public_endpoint: str | None = Field(
+        None, description="S3 endpoint as clients reach it, in links to upload and download; empty: s3_endpoint"
+    )
     s3_region: str = Field("us-east-1", description="S3 region")
     assets_dir: Path = Field(
         Path(__file__).parent / "assets", description="Folder with models/NAME/card.json and datasets/NAME/card.json"
@@ -52,7 +55,10 @@ class Settings(BaseSettings):
     max_drawing_bytes: int = Field(
         4_000_000_000, gt=0, description="Most memory for the images that one figure draws on"
     )
-    max_upload_bytes: int = Field(8_000_000_000, gt=0, description="Largest uploaded checkpoint")
+    max_upload_bytes: int = Field(8_000_000_000, gt=0, description="Largest uploaded checkpoint or manifest")
+    presign_seconds: int = Field(
+        900, ge=1, le=604_800, description="How long links to upload and download by may be used"
+    )
     datasets_dir: Path | None = Field(
         None, description="Folder under which data sets may be registered from files, the same on every machine"
     )

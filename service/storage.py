@@ -8,10 +8,13 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from service.objects import (
     Entry,
+    Link,
     ObjectNotFound,
+    OtherContent,
     Source,
     Storage,
     StorageError,
@@ -20,6 +23,7 @@ from service.objects import (
     make_folder,
     pieces,
     read_file,
+    same,
     sync,
     whole,
     write,
@@ -28,8 +32,8 @@ from service.s3 import S3Storage
 from service.settings import Settings
 
 __all__ = [
-    "LocalFolder", "LocalStorage", "ObjectNotFound", "S3Storage", "Source", "Storage", "StorageError", "Stored",
-    "artifact_key", "image_key", "open_storage", "read_file",
+    "Link", "LocalFolder", "LocalStorage", "ObjectNotFound", "OtherContent", "S3Storage", "Source", "Storage",
+    "StorageError", "Stored", "artifact_key", "image_key", "open_storage", "read_file",
 ]  # fmt: skip
 
 UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}")
@@ -146,6 +150,15 @@ class LocalStorage(LocalFolder):
             stored = Stored(key, *write(path, data))
             sync(path.parent)  # before a row points to it: after a loss of power there is none whose object is gone
             return stored
+
+    def copy(self, source: str, target: str, size: int, sha256: str) -> None:
+        self._put(target, same(self.stream(source), size, sha256), "")
+
+    def upload_link(self, *_: Any, **__: Any) -> None:
+        return None
+
+    def download_link(self, *_: Any, **__: Any) -> None:
+        return None
 
     def delete(self, key: str) -> None:
         with file_errors(key, "delete"):

@@ -1,13 +1,14 @@
 """/v1/jobs/{id}: the files of its results, one by one, and as tars and tables of many items."""
 
 import re
+from itertools import groupby
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import RedirectResponse, StreamingResponse
 
-from service import queries, responses, results
-from service.api.context import Context, Ctx, Cursor, Id, Index, Limit, Reading
+from service import downloads, queries, responses, results
+from service.api.context import Context, Ctx, Cursor, Id, Index, Limit, Presign, Reading
 from service.api.tagged import Tagged
 from service.errors import RangeNotSatisfiable
 from service.objects import read_file, read_pieces
@@ -22,8 +23,16 @@ Unchanged = Annotated[str | None, Header(alias="If-Range")]
 
 
 @router.get("/artifacts")
-def list_artifacts(job_id: Id, session: Reading, limit: Limit = 500, cursor: Cursor = None) -> responses.ArtifactList:
-    return queries.artifacts(session, job_id, limit, cursor)
+def list_artifacts(
+    job_id: Id, session: Reading, ctx: Ctx, request: Request, limit: Limit = 500, cursor: Cursor = None,
+    presign: Presign = False,
+) -> responses.ArtifactList:  # fmt: skip
+    page = queries.artifacts(session, job_id, limit, cursor)
+    if presign:
+        own, seconds = str(request.base_url), ctx.settings.presign_seconds
+        items = {index: list(of) for index, of in groupby(page.artifacts, key=lambda a: a.item)}
+        downloads.add(session, ctx.storage, seconds, own, job_id, items)
+    return page
 
 
 @router.get("/items/{index}/artifacts/{name}", response_class=Response)
@@ -36,6 +45,7 @@ def get_artifact(
     byte_range: Part = None,
     if_range: Unchanged = None,
     v: Annotated[str, Query(max_length=64, description="The first digits of the digest, as in an artifact's url")] = "",
+    redirect: Annotated[bool, Query(description="Answer 307 to the storage, where it can serve the file")] = False,
 ) -> Response:
     """The bytes, whose digest is the ETag. With `v`, as in an artifact's url, they may be kept for ever."""
     with ctx.db.reading() as session:
@@ -48,6 +58,9 @@ def get_artifact(
     }
     if if_none_match and row.sha256 in if_none_match:
         return Response(status_code=304, headers=headers)
+    link = downloads.link(ctx.storage, row, ctx.settings.presign_seconds) if redirect and row.offset is None else None
+    if link:
+        return RedirectResponse(link.url, headers={"Cache-Control": "no-store"})
     return sent(ctx, row.key, row.offset, row.size, row.media_type, headers, asked(byte_range, if_range, headers))
 
 

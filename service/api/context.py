@@ -20,7 +20,7 @@ from service.kinds import dispatch
 from service.kinds.planning import open_named
 from service.requests import PRIORITIES, Submission
 from service.settings import Settings
-from service.storage import ObjectNotFound, Storage, Stored
+from service.storage import Storage
 from service.studies import Inversion
 
 
@@ -67,6 +67,7 @@ Index = Annotated[int, Path(ge=0, lt=2**31)]
 Limit = Annotated[int, Query(ge=1, le=500, description="Most entries in the answer")]
 Cursor = Annotated[str | None, Query(max_length=500, description="next_cursor of the page before")]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
+Presign = Annotated[bool, Query(description="Give every artifact a link to the storage, for whoever has it")]
 RETRY_AFTER = "2"
 
 Submit = Callable[[Session], tuple[str, list[str]]]
@@ -84,14 +85,6 @@ def accept(ctx: Context, response: Response, submit: Submit, digest: str, key: s
         job = queries.job(session, job_id)
     ctx.broker.enqueue(shard_ids, PRIORITIES[job.priority])
     return job
-
-
-def kept(ctx: Context, key: str, put: Callable[[], Stored]) -> None:
-    """Now that a row points to an upload: put it again if it was lost, or removed as an orphan before the row was."""
-    try:
-        ctx.storage.stat(key)
-    except ObjectNotFound:
-        put()
 
 
 def streamed(

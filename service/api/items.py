@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
-from service import dead_letters, queries, responses
-from service.api.context import ID, TEXT, Ctx, Cursor, Id, Index, Limit, Reading, streamed
+from service import dead_letters, downloads, queries, responses
+from service.api.context import ID, TEXT, Ctx, Cursor, Id, Index, Limit, Presign, Reading, streamed
 from service.api.tagged import Tagged
 from service.errors import NotFound
 from service.models import Item
@@ -32,8 +32,14 @@ def list_items(job_id: Id, session: Reading, limit: Limit = 100, cursor: Cursor 
 
 
 @router.get("/jobs/{job_id}/items/{index}")
-def get_item(job_id: Id, index: Index, session: Reading) -> responses.Item:
-    return queries.item(session, job_id, index)
+def get_item(
+    job_id: Id, index: Index, session: Reading, ctx: Ctx, request: Request, presign: Presign = False
+) -> responses.Item:
+    item = queries.item(session, job_id, index)
+    if presign:
+        own, seconds = str(request.base_url), ctx.settings.presign_seconds
+        downloads.add(session, ctx.storage, seconds, own, job_id, {index: item.artifacts})
+    return item
 
 
 @router.get("/jobs/{job_id}/items/{index}/checkpoint", response_class=StreamingResponse)
