@@ -128,6 +128,10 @@ class EmbeddedWorker:
         self.runtime.batcher.close()
 
 
+def _leave_it(**_: Any) -> None:
+    """Celery would raise the root logger's level, to its own --loglevel."""
+
+
 def worker() -> None:
     """Compute what the queue holds, until SIGTERM; then let go of everything and exit."""
     settings = get_settings()
@@ -142,22 +146,12 @@ def worker() -> None:
     app = celery_app(settings)
     register(app, runtime)
 
-    def _give_up() -> None:
-        """Whoever starts the worker again gets a new device; the leases bring the shards back."""
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    runtime.batcher.on_broken = _give_up
+    # Whoever starts the worker again gets a new device; the leases bring the shards back.
+    runtime.batcher.on_broken = lambda: os.kill(os.getpid(), signal.SIGTERM)
     announcer = Announcer(runtime)
-    announcer.start()
-
-    @signals.setup_logging.connect(weak=False)
-    def _leave_it(**_: Any) -> None:
-        """Celery would raise the root logger's level, to its own --loglevel."""
-
-    @signals.worker_shutting_down.connect(weak=False)
-    def _drain(**_: Any) -> None:
-        drain(runtime, announcer)
-
+    signals.setup_logging.connect(_leave_it, weak=False)
+    signals.worker_ready.connect(lambda **_: announcer.start(), weak=False)
+    signals.worker_shutting_down.connect(lambda **_: drain(runtime, announcer), weak=False)
     app.worker_main(
         [
             "--quiet",
