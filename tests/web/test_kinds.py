@@ -217,7 +217,8 @@ def test_hostile_text_in_a_recipe_stays_text(live_service: LiveService, page: Pa
     live_service.wait(job["id"])
 
     def poison_job(body: dict[str, Any]) -> None:
-        body["parameters"] |= {"title": HOSTILE, HOSTILE: HOSTILE}
+        body["parameters"] |= {HOSTILE: HOSTILE}
+        body["title"] = HOSTILE
         body["parts"] = {HOSTILE: next(iter(body["parts"].values()))}
 
     def poison_numbers(body: dict[str, Any]) -> None:
