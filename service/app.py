@@ -14,13 +14,14 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
-from service.api import artifacts, bulk, catalog, checkpoints, health, images, jobs, recipes
+from service.api import artifacts, bulk, catalog, checkpoints, events, health, images, jobs, recipes, webhooks
 from service.api.context import Context
 from service.broker import Broker, celery_app
 from service.cards import DatasetCard
 from service.catalog import Catalog, Dataset
 from service.data.opening import open_dataset
 from service.db import Database
+from service.events import Feed
 from service.settings import Settings
 from service.storage import open_storage
 
@@ -86,6 +87,7 @@ def create_app(settings: Settings, context: Context | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.context = context or open_context(settings)
+        app.state.feed = Feed(app.state.context.db, settings.max_streams)
         yield
         if context is None:
             app.state.context.broker.close()
@@ -95,7 +97,7 @@ def create_app(settings: Settings, context: Context | None = None) -> FastAPI:
         title="robustreps", version="1", lifespan=lifespan, docs_url="/docs", redoc_url=None,
         description="Inverts, interpolates, visualises and edits representations of robust networks, as queued jobs.",
     )  # fmt: skip
-    for module in (jobs, artifacts, bulk, recipes, images, checkpoints, catalog, health):
+    for module in (jobs, artifacts, events, bulk, recipes, images, checkpoints, catalog, webhooks, health):
         app.include_router(module.router)
     errors.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed={checkpoints.PATH})

@@ -91,6 +91,14 @@ class TooManyQueued(Problem):
         self.headers = {"Retry-After": str(retry_after)}
 
 
+class TooManyStreams(Problem):
+    """This process serves as many event streams as it may."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "too-many-streams"
+    headers = MappingProxyType({"Retry-After": "5"})
+
+
 class IdempotencyKeyReused(Problem):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     type = "idempotency-key-reused"

@@ -14,6 +14,7 @@ from service.db import now
 from service.errors import Conflict, NotFound
 from service.models import Artifact, Item, Job, Shard, Transition
 from service.states import TERMINAL_ITEM, TERMINAL_JOB, ItemState, JobState, ShardState, sources
+from service.webhooks import outbox
 
 CLAIMABLE = (JobState.QUEUED, JobState.RUNNING)
 GOING = (*CLAIMABLE, JobState.PAUSED)
@@ -227,6 +228,7 @@ def move(session: Session, job_id: str, target: JobState) -> bool:
     if moved:
         session.add(Transition(job_id=job_id, state=target, at=now()))
         session.flush()
+        outbox.note(session, job_id, target)
     return moved is not None
 
 

@@ -4,7 +4,7 @@ import base64
 import binascii
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,6 +64,11 @@ def job(session: Session, job_id: str) -> schemas.Job:
         first = select(Shard.progress).where(Shard.job_id == job_id).order_by(Shard.first_item).limit(1)
         found.progress.curve = [(step, distance) for step, distance in (session.scalar(first) or {}).get("curve", [])]
     return found
+
+
+def several(session: Session, ids: Collection[str]) -> list[schemas.Job]:
+    """Those of these jobs that there are."""
+    return _jobs(session, session.scalars(select(Job).where(Job.id.in_(ids))).all())
 
 
 def jobs(
