@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.sse import EventSourceResponse
+from fastapi.responses import StreamingResponse
 
 from service.api.context import Id
 from service.errors import NotFound
@@ -27,6 +27,12 @@ data: {"job": "job_0", "state": "succeeded"}
 """
 
 
+class EventStream(StreamingResponse):
+    """FastAPI's own begins before a route can answer 204."""
+
+    media_type = "text/event-stream"
+
+
 async def _watch(job_id: Id, request: Request) -> AsyncIterator[Watch]:
     feed: Feed = request.app.state.feed
     with feed.watch(job_id) as watch:
@@ -35,7 +41,7 @@ async def _watch(job_id: Id, request: Request) -> AsyncIterator[Watch]:
 
 @router.get(
     "/jobs/{job_id}/events",
-    response_class=EventSourceResponse,
+    response_class=EventStream,
     responses={
         200: {"content": {"text/event-stream": {"example": SHOWN}}},
         204: {"description": "The end that this client was told of still stands: it need not connect again"},
@@ -46,7 +52,7 @@ async def stream_events(
     job_id: Id,
     request: Request,
     watch: Annotated[Watch, Depends(_watch)],
-    last_event_id: Annotated[str | None, Header(pattern=EVENT_ID, description="As browsers send it")] = None,
+    last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", pattern=EVENT_ID, description="As browsers send it")] = None,
     after: Annotated[
         str | None, Query(alias="last_event_id", pattern=EVENT_ID, description="The same, for who cannot set headers")
     ] = None,
@@ -66,6 +72,4 @@ async def stream_events(
     watch.see(found[job_id])
     if ended and found[job_id].end and found[job_id].last <= since:
         return Response(status_code=204)
-    return EventSourceResponse(
-        feed.stream(watch, since), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    )
+    return EventStream(feed.stream(watch, since), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
