@@ -52,7 +52,9 @@ async def stream_events(
     job_id: Id,
     request: Request,
     watch: Annotated[Watch, Depends(_watch)],
-    last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", pattern=EVENT_ID, description="As browsers send it")] = None,
+    last_event_id: Annotated[
+        str | None, Header(alias="Last-Event-ID", pattern=EVENT_ID, description="As browsers send it")
+    ] = None,
     after: Annotated[
         str | None, Query(alias="last_event_id", pattern=EVENT_ID, description="The same, for who cannot set headers")
     ] = None,

@@ -1,6 +1,7 @@
 """Where a webhook may point to. A client names the address, so it must not lead into the service's own network."""
 
 import ipaddress
+import re
 import socket
 from ipaddress import IPv4Address, IPv6Address
 
@@ -8,7 +9,10 @@ import httpx2
 
 from service.settings import Settings
 
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+SPECIAL = [ipaddress.ip_network(network) for network in ("192.0.0.0/24", "3fff::/20")]
+"""What not every version of Python knows to be reserved."""
 
 
 class Refused(ValueError):  # noqa: N818 - what was done, not what went wrong
@@ -26,12 +30,14 @@ def parse(url: str, settings: Settings) -> httpx2.URL:
         raise Refused(f"must begin with {' or '.join(f'{s}://' for s in schemes)} and a host")
     if parsed.userinfo:
         raise Refused("has a user name or a password; allowed: none, for deliveries are signed")
-    if parsed.port == 0:
-        raise Refused("has port 0; allowed: 1 to 65535")
+    if parsed.port is not None and not 0 < parsed.port < 65_536:
+        raise Refused(f"has port {parsed.port}; allowed: 1 to 65535")
     try:
         address = ipaddress.ip_address(parsed.host)
     except ValueError:
-        return parsed
+        if NAME.fullmatch(parsed.raw_host.decode("ascii")):
+            return parsed
+        raise Refused("has a host that is no name") from None
     _check(address, settings)
     return parsed
 
@@ -61,4 +67,6 @@ def public(address: IPv4Address | IPv6Address) -> bool:
             return public(inner)
         if address.is_site_local:
             return False
+    if any(address in network for network in SPECIAL):
+        return False
     return address.is_global and not (address.is_multicast or address.is_reserved)
