@@ -221,15 +221,14 @@ def lock(session: Session, job_id: str) -> JobState:
 def move(session: Session, job_id: str, target: JobState) -> bool:
     """Make a legal move and note its time; False if the job is in no state that allows it."""
     values: dict[str, Any] = {"state": target, "finished_at": now() if target in TERMINAL_JOB else None}
-    moved = session.scalars(
-        update(Job).where(Job.id == job_id, Job.state.in_(sources(target))).values(values).returning(Job.id),
-        execution_options=UNSYNCHRONIZED,
-    ).one_or_none()
-    if moved:
+    legal = update(Job).where(Job.id == job_id, Job.state.in_(sources(target))).values(values)
+    asked = session.scalars(legal.returning(outbox.asked()), execution_options=UNSYNCHRONIZED).one_or_none()
+    if asked is not None:
         session.add(Transition(job_id=job_id, state=target, at=now()))
         session.flush()
-        outbox.note(session, job_id, target)
-    return moved is not None
+        if asked:
+            outbox.note(session, job_id, target)
+    return asked is not None
 
 
 def count(session: Session, *conditions: Any) -> int:

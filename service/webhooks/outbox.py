@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import ColumnElement, insert, select
 from sqlalchemy.orm import Session
 
 from service.bulk_models import Delivery, Label, Webhook
@@ -16,25 +16,29 @@ EVERY, TEST = "job.*", "webhook.test"
 NAMED = ("model", "dataset")
 
 
+def asked() -> ColumnElement[bool]:
+    """Whether anybody is to be told of anything: what saves a job's moves a question of its own."""
+    return select(Webhook.id).where(Webhook.disabled_at.is_(None)).exists()
+
+
 def note(session: Session, job_id: str, state: str) -> None:
     """Have every webhook that wants to know told that a job has just entered `state`."""
     event = f"job.{state}"
     # A webhook that is being removed would take its deliveries with it, and this transaction would fail for it.
-    enabled = select(Webhook.id, Webhook.events, Webhook.labels).where(Webhook.disabled_at.is_(None))
+    enabled = select(Webhook.id, Webhook.events, Webhook.labels, now().label("at")).where(Webhook.disabled_at.is_(None))
     kept = session.execute(enabled.with_for_update(read=True, key_share=True))
-    asked = [hook for hook in kept if event in hook.events or EVERY in hook.events]
-    if not asked:
+    wanting = [hook for hook in kept if event in hook.events or EVERY in hook.events]
+    if not wanting:
         return
     labels = _labels(session, job_id)
-    if told := [hook.id for hook in asked if hook.labels.items() <= labels.items()]:
-        write(session, told, event, _summary(session, job_id, state, labels), job_id)
+    if told := [hook.id for hook in wanting if hook.labels.items() <= labels.items()]:
+        write(session, told, event, wanting[0].at, _summary(session, job_id, state, labels), job_id)
 
 
 def write(
-    session: Session, webhooks: Iterable[str], event: str, data: Mapping[str, Any], job_id: str | None = None
+    session: Session, webhooks: Iterable[str], event: str, at: float, data: Mapping[str, Any], job_id: str | None = None
 ) -> str:
     """Insert an event for each of these webhooks; answers the id of the last delivery."""
-    at = session.scalars(select(now())).one()
     body = json.dumps({"type": event, "timestamp": iso(at), "data": data}, separators=(",", ":"))
     rows = [
         {"id": f"msg_{uuid.uuid4().hex}", "webhook_id": webhook, "event": event, "job_id": job_id, "body": body,

@@ -99,7 +99,8 @@ def valid(row: Webhook, at: float) -> list[dict[str, Any]]:
 def test(session: Session, webhook_id: str) -> schemas.Delivery:
     """Send an event that says nothing. Raises NotFound, or Conflict for a disabled webhook."""
     _enabled(_locked(session, webhook_id))
-    delivery_id = outbox.write(session, [webhook_id], outbox.TEST, {"webhook": webhook_id})
+    at = session.scalars(select(now())).one()
+    delivery_id = outbox.write(session, [webhook_id], outbox.TEST, at, {"webhook": webhook_id})
     return shown_delivery(session.get_one(Delivery, delivery_id))
 
 
