@@ -74,16 +74,16 @@ def claim(session: Session, webhook_id: str) -> Claimed | None:
 
 
 def record(session: Session, claimed: Claimed, answer: Answer) -> None:
-    """How an attempt ended. The webhook may be gone by now."""
+    """How an attempt ended. The webhook may be gone by now, or the delivery have arrived from another process."""
     if answer.status == GONE:
         disable(session, claimed.webhook_id, "it answered 410 (Gone)")
     row = session.get(Delivery, claimed.id, with_for_update=True)
-    if row is None:
+    if row is None or (answer.error and row.delivered_at):
         return
     at = session.scalars(select(now())).one()
     row.attempts, row.status, row.error = row.attempts + 1, answer.status, answer.error
     if answer.error is None:
-        row.delivered_at, row.failed_at = at, None
+        row.delivered_at, row.failed_at = at, None  # it may have been given up meanwhile
     elif answer.status == GONE or row.attempts >= len(SCHEDULE):
         row.failed_at = at
     else:

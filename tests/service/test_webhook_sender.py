@@ -260,7 +260,8 @@ def test_an_attempt_that_another_outran_undoes_nothing(database: Database) -> No
     quick = claimed(database, webhook)
     do(database, record, quick, Answer(200, None))
     do(database, record, slow, FAILED)
-    assert delivery(database, delivery_id).state == "delivered"
+    found = delivery(database, delivery_id)
+    assert (found.state, found.status, found.error) == ("delivered", 200, None)
 
 
 def test_old_deliveries_are_removed(database: Database) -> None:
