@@ -14,7 +14,20 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
-from service.api import artifacts, bulk, catalog, checkpoints, events, health, images, jobs, recipes, webhooks
+from service.api import (
+    artifacts,
+    bulk,
+    catalog,
+    checkpoints,
+    events,
+    health,
+    images,
+    items,
+    jobs,
+    recipes,
+    webhooks,
+    workers,
+)  # fmt: skip
 from service.api.context import Context
 from service.broker import Broker, celery_app
 from service.cards import DatasetCard
@@ -97,7 +110,8 @@ def create_app(settings: Settings, context: Context | None = None) -> FastAPI:
         title="robustreps", version="1", lifespan=lifespan, docs_url="/docs", redoc_url=None,
         description="Inverts, interpolates, visualises and edits representations of robust networks, as queued jobs.",
     )  # fmt: skip
-    for module in (jobs, artifacts, events, bulk, recipes, images, checkpoints, catalog, webhooks, health):
+    routes = (jobs, items, artifacts, events, bulk, workers, recipes, images, checkpoints, catalog, webhooks, health)
+    for module in routes:
         app.include_router(module.router)
     errors.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed={checkpoints.PATH})

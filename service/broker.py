@@ -1,6 +1,7 @@
 """The Celery app, by name only: the service sends a shard's id, and knows nothing of what computes it.
 
-A message is a wake-up. The database holds the work; the reconciler sends again what the broker lost.
+A message is a wake-up. The database holds the work; the reconciler sends again what the broker lost. There is a queue
+for each priority, and workers take nothing from one while a more urgent one has a message.
 """
 
 import queue
@@ -16,7 +17,9 @@ from redis.exceptions import RedisError
 from service.settings import Settings
 
 TASK = "robustreps.run_shard"
-QUEUE = "shards"
+NORMAL = 1
+QUEUES = {2: "shards-high", NORMAL: "shards", 0: "shards-low"}
+"""By priority, the most urgent first. Workers of the version before this one know the one in the middle only."""
 MOST_WAITING = 10_000
 """Messages that a process holds while the broker is away; the reconciler sends for the others when it is back."""
 log = structlog.get_logger()
@@ -26,11 +29,14 @@ def celery_app(settings: Settings) -> Celery:
     """Acknowledged early, since the lease is the real acknowledgement; no results, no prefetch, JSON only."""
     url = "memory://localhost" if settings.embedded else settings.broker_url
     app = Celery("robustreps", broker=url, set_as_current=False)
+    if settings.embedded:
+        app.conf.broker_transport = "service.memory_broker:Transport"
     transport = {"polling_interval": 0.01} if settings.embedded else {
         "socket_timeout": 10, "socket_connect_timeout": 5, "socket_keepalive": True, "health_check_interval": 25,
+        "queue_order_strategy": "priority",
     }  # fmt: skip
     app.conf.update(
-        task_ignore_result=True, task_acks_late=False, task_default_queue=QUEUE, task_serializer="json",
+        task_ignore_result=True, task_acks_late=False, task_default_queue=QUEUES[NORMAL], task_serializer="json",
         accept_content=["json"], worker_disable_prefetch=not settings.embedded, worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False, worker_send_task_events=False, worker_enable_remote_control=False,
         broker_connection_max_retries=None, broker_connection_retry_on_startup=True,
@@ -44,32 +50,32 @@ class Broker:
 
     def __init__(self, app: Celery) -> None:
         self.app = app
-        self._ids: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._ids: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
         self._overflowed = self._closed = False
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
         self._thread.start()
 
-    def enqueue(self, shard_ids: Iterable[str]) -> None:
-        """Send soon, at best once: call it after the commit."""
+    def enqueue(self, shard_ids: Iterable[str], priority: int = NORMAL) -> None:
+        """Send soon, at best once, for shards of jobs of this priority: call it after the commit."""
         for shard_id in shard_ids:
             if self._ids.qsize() < MOST_WAITING:
-                self._ids.put(shard_id)
+                self._ids.put((shard_id, priority))
             elif not self._overflowed:
                 self._overflowed = True
                 log.warning("too many messages wait to be sent; the reconciler will send the others")
 
-    def send(self, shard_id: str) -> None:
+    def send(self, shard_id: str, priority: int = NORMAL) -> None:
         """Send now. Raises kombu.exceptions.OperationalError when the broker cannot be reached."""
-        self.app.send_task(TASK, args=[shard_id], queue=QUEUE, retry=False)
+        self.app.send_task(TASK, args=[shard_id], queue=QUEUES[priority], retry=False)
 
-    def depth(self) -> int:
-        """Messages that no worker has taken. Raises kombu.exceptions.OperationalError."""
+    def depth(self, priority: int = NORMAL) -> int:
+        """Messages of this priority that no worker has taken. Raises kombu.exceptions.OperationalError."""
         try:
             with self.app.connection_for_read() as connection:
                 connection.ensure_connection(max_retries=1, timeout=5)
                 channel: Any = connection.channel()
                 with channel:
-                    return int(channel.queue_declare(QUEUE, durable=True, auto_delete=False).message_count)
+                    return int(channel.queue_declare(QUEUES[priority], durable=True, auto_delete=False).message_count)
         except RedisError as e:  # kombu lets these through between connecting and asking
             raise OperationalError(str(e)) from e
 
@@ -80,9 +86,10 @@ class Broker:
         self._closed = True
 
     def _run(self) -> None:
-        while (shard_id := self._ids.get()) is not None and not self._closed:
+        while (waiting := self._ids.get()) is not None and not self._closed:
+            shard_id, priority = waiting
             try:
-                self.send(shard_id)
+                self.send(shard_id, priority)
             except OperationalError as e:
                 log.warning("message not sent; the reconciler will", shard=shard_id, reason=str(e))
             except Exception:  # the reconciler sends through this thread too, so nothing may end it

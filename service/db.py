@@ -1,10 +1,11 @@
 """The database: engine, transactions, and its clock. Postgres in production, SQLite (WAL) in the embedded mode."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import alembic.command
 from alembic.config import Config
@@ -14,6 +15,10 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
 import migrations
+
+T = TypeVar("T")
+KEPT = "kept"
+MOST_KEPT = 10_000
 
 
 class now(FunctionElement[float]):  # noqa: N801 - reads as SQL
@@ -45,22 +50,39 @@ class Database:
         self.url = make_url(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = _sqlite(url) if self.sqlite else _postgres(url)
+        self._info: dict[Any, Any] = {KEPT: {}}
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """One transaction, committed at the end of the block or rolled back by an exception."""
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with Session(self.engine, expire_on_commit=False, info=self._info) as session, session.begin():
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """One consistent view, with no writer's lock taken."""
         engine = self.engine.execution_options(read_only=True)
-        with Session(engine, expire_on_commit=False) as session, session.begin():
+        with Session(engine, expire_on_commit=False, info=self._info) as session, session.begin():
             yield session
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def kept(session: Session, key: Hashable, read: Callable[[], T], seconds: Callable[[T], float]) -> T:
+    """What `read` answers, or answered so many seconds ago at most, which depend on the answer.
+
+    For numbers that are dear to count and may be a little old; each process keeps its own.
+    """
+    known: dict[Hashable, tuple[float, T]] = session.info.get(KEPT, {})
+    until, value = known.get(key, (0.0, None))
+    if value is None or until < time.monotonic():
+        value = read()
+        if (lasts := seconds(value)) > 0:
+            if len(known) >= MOST_KEPT:
+                known.clear()
+            known[key] = (time.monotonic() + lasts, value)
+    return value
 
 
 def _postgres(url: str) -> Engine:

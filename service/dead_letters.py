@@ -7,8 +7,8 @@ from pydantic import BaseModel, Field
 from sqlalchemy import literal_column, select, tuple_
 from sqlalchemy.orm import Session
 
+from service.cursors import decode_cursor, encode_cursor, number, timestamp
 from service.models import Item, Job
-from service.queries import decode_cursor, encode_cursor, number, timestamp
 from service.states import ItemState
 
 ORDER = (Item.finished_at, Item.job_id, Item.index)
@@ -46,7 +46,8 @@ def find(session: Session, job: str | None, title: str | None, limit: int, curso
         query = query.where(tuple_(*ORDER) < (number(finished_at, float), job_id, number(index, int)))
     rows = session.scalars(query).all()
     page = rows[:limit]
-    named = select(Job.id, Job.kind, Job.state).where(Job.id.in_({row.job_id for row in page}))
+    there = Job.id.in_({row.job_id for row in page}) & Job.deleted_at.is_(None)
+    named = select(Job.id, Job.kind, Job.state).where(there)
     jobs = {job_id: (kind, state) for job_id, kind, state in session.execute(named)}
     letters = [
         DeadLetter(
@@ -54,6 +55,7 @@ def find(session: Session, job: str | None, title: str | None, limit: int, curso
             epoch=row.epoch, finished_at=timestamp(row.finished_at), url=f"/v1/jobs/{row.job_id}/items/{row.index}",
         )
         for row in page
+        if row.job_id in jobs
     ]  # fmt: skip
     last = page[-1] if len(rows) > limit else None
     following = encode_cursor(last.finished_at, last.job_id, last.index) if last else None

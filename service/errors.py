@@ -131,6 +131,8 @@ def _field(error: Any, sent: Any) -> str:
         path = _untagged(path, sent)
         if error["type"].startswith("union_tag"):
             path.append(str(error["ctx"]["discriminator"]).strip("'"))
+    if where == "query":  # a parameter that is given several times is one field
+        del path[1:]
     return ".".join(map(str, path)) or str(where)
 
 

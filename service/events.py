@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -12,8 +12,9 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session, defer
 
-from service import queries
+from service import rendering
 from service.db import Database, iso
 from service.errors import TooManyStreams
 from service.models import Job, Transition
@@ -123,9 +124,13 @@ class Feed:
             ends = {job_id: state for job_id, state in states.items() if state in TERMINAL_JOB}
             told = {
                 job.id: json.dumps(job.model_dump(mode="json", include={"items", "progress"}))
-                for job in queries.several(session, states if reports else ends)
+                for job in rendering.briefly(session, self._rows(session, states if reports else ends))
             }
         return {job_id: Snapshot(entered[job_id], told.get(job_id), ends.get(job_id)) for job_id in states}
+
+    @staticmethod
+    def _rows(session: Session, ids: Collection[str]) -> Sequence[Job]:
+        return session.scalars(select(Job).where(Job.id.in_(ids)).options(defer(Job.parameters))).all()
 
     async def stream(self, watch: Watch, after: int) -> AsyncIterator[bytes]:
         """Server-sent events of a job, from those after this transition on, to its end."""

@@ -4,7 +4,7 @@ Each function is one short transaction in the session it is given. A job's row i
 a recipe's parts before the recipe, here as everywhere, so that no two transactions deadlock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, null, or_, select, update
@@ -33,7 +33,7 @@ DEADLINE = {"title": "Deadline passed", "detail": "what was not finished by then
 
 def cancel(session: Session, job_id: str) -> None:
     """Stop a job; finished items keep their results. Raises NotFound, or Conflict if the job is over."""
-    parts, state = _lock_all(session, job_id)
+    parts, state = lock_all(session, job_id)
     if state in (JobState.CANCELLING, JobState.CANCELLED):
         return
     if not move(session, job_id, JobState.CANCELLING):
@@ -46,7 +46,7 @@ def cancel(session: Session, job_id: str) -> None:
 
 def pause(session: Session, job_id: str) -> None:
     """Have workers keep checkpoints and let go. Raises NotFound, or Conflict if the job is not going on."""
-    parts, state = _lock_all(session, job_id)
+    parts, state = lock_all(session, job_id)
     if state == JobState.PAUSED:
         return
     if not move(session, job_id, JobState.PAUSED):
@@ -57,7 +57,7 @@ def pause(session: Session, job_id: str) -> None:
 
 def resume(session: Session, job_id: str) -> None:
     """Go on with a paused job; `to_send` answers its shards. Raises NotFound, or Conflict if the job is not paused."""
-    parts, state = _lock_all(session, job_id)
+    parts, state = lock_all(session, job_id)
     if state in CLAIMABLE:
         return
     if state != JobState.PAUSED:
@@ -85,7 +85,7 @@ def retry(session: Session, job_id: str) -> int:
 
     What was made of all items, a summary or a figure, is made again. Raises NotFound, or Conflict if nothing failed.
     """
-    states, state = _lock_all(session, job_id)
+    states, state = lock_all(session, job_id)
     states[job_id] = state
     if state in STOPPED:
         raise Conflict(f"job {job_id} is {state}, and its items cannot be tried again")
@@ -141,7 +141,7 @@ def settle(session: Session, job_id: str) -> None:
             ended = {"state": ItemState.CANCELLED, "finished_at": now()}
             session.execute(update(Item).where(left).values(ended), execution_options=UNSYNCHRONIZED)
             late = session.get_one(Job, job_id, populate_existing=True).error == DEADLINE
-            move(session, job_id, JobState.EXPIRED if late else JobState.CANCELLED)
+            move(session, job_id, JobState.EXPIRED if late else JobState.CANCELLED, _count(session, job_id))
             _settle_parent(session, job_id)
     elif state in GOING and not _shards(session, job_id, ShardState.QUEUED, ShardState.RUNNING):
         if _reclaim(session, job_id):
@@ -150,10 +150,9 @@ def settle(session: Session, job_id: str) -> None:
             _release(session, job_id)
             return
         move(session, job_id, JobState.FINALIZING)
-        succeeded = count(session, Item.job_id == job_id, Item.state == ItemState.SUCCEEDED)
-        failed = count(session, Item.job_id == job_id, Item.state == ItemState.FAILED)
-        whole = JobState.SUCCEEDED if not failed else JobState.PARTIALLY_SUCCEEDED
-        move(session, job_id, whole if succeeded else JobState.FAILED)
+        counts = _count(session, job_id)
+        whole = JobState.PARTIALLY_SUCCEEDED if counts.get(ItemState.FAILED) else JobState.SUCCEEDED
+        move(session, job_id, whole if counts.get(ItemState.SUCCEEDED) else JobState.FAILED, counts)
         _settle_parent(session, job_id)
 
 
@@ -199,15 +198,26 @@ def to_send(session: Session, job_id: str) -> Sequence[str]:
     ).all()
 
 
+def priority(session: Session, job_id: str) -> int:
+    """What its shards, those of its parts and that of its recipe are sent with: they share it."""
+    return session.scalars(select(Job.priority).where(Job.id == job_id)).one()
+
+
 def due() -> ColumnElement[bool]:
     """Whether a shard's pause after a failed attempt is over."""
     return or_(Shard.not_before.is_(None), Shard.not_before <= now())
 
 
-def _lock_all(session: Session, job_id: str) -> tuple[dict[str, JobState], JobState]:
-    """Lock a job and its parts, if it is a recipe; answers the states of the parts, and its own. Raises NotFound."""
+def lock_all(session: Session, job_id: str) -> tuple[dict[str, JobState], JobState]:
+    """Lock a job and its parts, if it is a recipe; answers the states of the parts, and its own.
+
+    Raises NotFound, also for one that was deleted.
+    """
     parts = session.scalars(select(Job.id).where(Job.parent_id == job_id).order_by(Job.id)).all()
-    return {part: lock(session, part) for part in parts}, lock(session, job_id)
+    states = {part: lock(session, part) for part in parts}, lock(session, job_id)
+    if session.scalar(select(Job.deleted_at).where(Job.id == job_id)) is not None:
+        raise NotFound(f"no job {job_id}")
+    return states
 
 
 def lock(session: Session, job_id: str) -> JobState:
@@ -218,9 +228,14 @@ def lock(session: Session, job_id: str) -> JobState:
     return JobState(state)
 
 
-def move(session: Session, job_id: str, target: JobState) -> bool:
-    """Make a legal move and note its time; False if the job is in no state that allows it."""
-    values: dict[str, Any] = {"state": target, "finished_at": now() if target in TERMINAL_JOB else None}
+def move(session: Session, job_id: str, target: JobState, counts: Mapping[str, int] | None = None) -> bool:
+    """Make a legal move and note its time; False if the job is in no state that allows it.
+
+    `counts` are of its items by state, where that is final.
+    """
+    values: dict[str, Any] = {
+        "state": target, "finished_at": now() if target in TERMINAL_JOB else None, "counts": counts or null(),
+    }  # fmt: skip
     legal = update(Job).where(Job.id == job_id, Job.state.in_(sources(target))).values(values)
     asked = session.scalars(legal.returning(outbox.asked()), execution_options=UNSYNCHRONIZED).one_or_none()
     if asked is not None:
@@ -233,6 +248,11 @@ def move(session: Session, job_id: str, target: JobState) -> bool:
 
 def count(session: Session, *conditions: Any) -> int:
     return session.scalar(select(func.count()).select_from(Item).where(*conditions)) or 0
+
+
+def _count(session: Session, job_id: str) -> dict[str, int]:
+    grouped = select(Item.state, func.count().label("n")).where(Item.job_id == job_id).group_by(Item.state)
+    return {row.state: row.n for row in session.execute(grouped)}
 
 
 def _shards(session: Session, job_id: str, *states: ShardState) -> int:

@@ -24,6 +24,7 @@ from service.states import ItemState, JobState, ShardState
 
 FAILED = text(f"state = '{ItemState.FAILED}'")
 DELETED = text("deleted_at IS NOT NULL")
+KEPT_FOR = text("retention_seconds IS NOT NULL AND deleted_at IS NULL")
 KNOWN = text("digest IS NOT NULL")
 
 
@@ -55,6 +56,7 @@ class Job(Base):
     __table_args__ = (
         one_of("state", JobState), Index(None, "state"), Index(None, "created_at", "id"),
         Index("ix_jobs_deleted", "deleted_at", postgresql_where=DELETED, sqlite_where=DELETED),
+        Index("ix_jobs_retention", "finished_at", postgresql_where=KEPT_FOR, sqlite_where=KEPT_FOR),
     )  # fmt: skip
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -79,8 +81,10 @@ class Job(Base):
     text: Mapped[str | None] = mapped_column(Text, deferred=True)  # lower case: what a search by text looks at
     retention_seconds: Mapped[float | None]
     deleted_at: Mapped[float | None]  # gone for clients; its objects and rows go later
+    purged_at: Mapped[float | None]  # when they went; this row is left for a day, to know late writers by
     cloned_from: Mapped[str | None] = mapped_column(String(40))
     counts: Mapped[dict[str, Any] | None]  # of its items by state, once it is over
+    summary: Mapped[dict[str, Any] | None]  # what lists show of the parameters, which may be long
 
 
 class Transition(Base):

@@ -1,98 +1,79 @@
 """What clients read: rows turned into responses. Nothing here writes."""
 
-import base64
-import binascii
-import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from sqlalchemy import func, or_, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, select, tuple_
+from sqlalchemy.orm import Session, defer
 
-from service import schemas
-from service.errors import FieldError, InvalidInput, NotFound
-from service.models import Artifact, Epoch, Evaluation, Item, Job, Shard, Transition
-from service.states import TERMINAL_ITEM, JobState, ShardState
-from service.submissions import RECIPE
-
-LINKS = ("items", "artifacts", "cancel", "pause", "resume", "retry")
+from service import rendering, responses
+from service.bulk_models import Label
+from service.cursors import at, decode_cursor, encode_cursor, number, timestamp
+from service.errors import NotFound
+from service.models import Artifact, Epoch, Evaluation, Item, Job
+from service.states import JobState
 
 
-def timestamp(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+class Filter(NamedTuple):
+    """Which jobs a list has: all that is given must hold. Times are in seconds since the epoch.
+
+    `labels` are "key=value" or "key"; `parent` asks for the parts of a recipe, `top_level` leaves every part out.
+    """
+
+    states: Sequence[JobState] = ()
+    kind: str | None = None
+    labels: Sequence[str] = ()
+    created_after: float | None = None
+    created_before: float | None = None
+    text: str | None = None
+    parent: str | None = None
+    top_level: bool = False
+
+    def conditions(self) -> Iterator[ColumnElement[bool]]:
+        """What must hold of a row."""
+        yield Job.deleted_at.is_(None)
+        if self.states:
+            yield Job.state.in_(self.states)
+        if self.kind is not None:
+            yield Job.kind == self.kind
+        for label in self.labels:
+            key, has_value, value = label.partition("=")
+            named = select(Label.job_id).where(Label.job_id == Job.id, Label.key == key)
+            yield (named.where(Label.value == value) if has_value else named).exists()
+        if self.created_after is not None:
+            yield Job.created_at > self.created_after
+        if self.created_before is not None:
+            yield Job.created_at < self.created_before
+        if self.text is not None:
+            yield Job.text.contains(self.text.lower(), autoescape=True)
+        if self.parent is not None:
+            yield Job.parent_id == self.parent
+        if self.top_level:
+            yield Job.parent_id.is_(None)
 
 
-def encode_cursor(*parts: Any) -> str:
-    return base64.urlsafe_b64encode("|".join(map(str, parts)).encode()).decode().rstrip("=")
-
-
-def decode_cursor(cursor: str, count: int) -> list[str]:
-    """Raises InvalidInput for anything that `encode_cursor` did not make."""
-    try:
-        parts = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().split("|")
-    except (binascii.Error, UnicodeDecodeError, ValueError):
-        parts = []
-    if len(parts) != count or not all(part.isprintable() for part in parts):
-        raise _bad_cursor()
-    return parts
-
-
-def _bad_cursor() -> InvalidInput:
-    return InvalidInput(FieldError("cursor", "is not a cursor; allowed: next_cursor of the page before"))
-
-
-def number(text: str, kind: type[float] | type[int]) -> float:
-    """A number out of a cursor. Raises InvalidInput."""
-    try:
-        number = kind(text)
-    except ValueError:
-        number = math.inf
-    if not abs(number) < 2**62:
-        raise _bad_cursor()
-    return number
-
-
-def job(session: Session, job_id: str) -> schemas.Job:
+def job(session: Session, job_id: str) -> responses.Job:
     """Raises NotFound."""
     row = session.get(Job, job_id)
-    if row is None:
+    if row is None or row.deleted_at is not None:
         raise NotFound(f"no job {job_id}")
-    found = _jobs(session, [row])[0]
-    if not found.parts and not found.progress.curve:  # nothing runs: what its first shard last reported
-        first = select(Shard.progress).where(Shard.job_id == job_id).order_by(Shard.first_item).limit(1)
-        found.progress.curve = [(step, distance) for step, distance in (session.scalar(first) or {}).get("curve", [])]
-    return found
+    return rendering.wholly(session, row)
 
 
-def several(session: Session, ids: Collection[str]) -> list[schemas.Job]:
-    """Those of these jobs that there are."""
-    return _jobs(session, session.scalars(select(Job).where(Job.id.in_(ids))).all())
-
-
-def jobs(
-    session: Session, state: JobState | None, limit: int, cursor: str | None, parent: str | None = None,
-    top_level: bool = False,
-) -> schemas.JobList:  # fmt: skip
-    """Newest first; `parent` asks for the parts of a recipe, `top_level` leaves every part out."""
-    query = select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
-    if parent is not None:
-        query = query.where(Job.parent_id == parent)
-    if top_level:
-        query = query.where(Job.parent_id.is_(None))
-    if state is not None:
-        query = query.where(Job.state == state)
+def jobs(session: Session, only: Filter, limit: int, cursor: str | None = None) -> responses.JobList:
+    """Newest first. Raises InvalidInput for a cursor that is none."""
+    query = select(Job).where(*only.conditions()).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
     if cursor is not None:
         created_at, job_id = decode_cursor(cursor, 2)
         query = query.where(tuple_(Job.created_at, Job.id) < (number(created_at, float), job_id))
-    rows = session.scalars(query).all()
+    rows = session.scalars(query.options(defer(Job.parameters))).all()
     page = rows[:limit]
     following = encode_cursor(page[-1].created_at, page[-1].id) if len(rows) > limit else None
-    return schemas.JobList(jobs=_jobs(session, page), next_cursor=following)
+    return responses.JobList(jobs=rendering.briefly(session, page), next_cursor=following)
 
 
-def items(session: Session, job_id: str, limit: int, cursor: str | None) -> schemas.ItemList:
+def items(session: Session, job_id: str, limit: int, cursor: str | None) -> responses.ItemList:
     """In order of index. Raises NotFound."""
     require(session, job_id)
     query = select(Item).where(Item.job_id == job_id).order_by(Item.index).limit(limit + 1)
@@ -101,18 +82,19 @@ def items(session: Session, job_id: str, limit: int, cursor: str | None) -> sche
     rows = session.scalars(query).all()
     page = rows[:limit]
     following = encode_cursor(page[-1].index) if len(rows) > limit else None
-    return schemas.ItemList(items=_items(session, job_id, page), next_cursor=following)
+    return responses.ItemList(items=_items(session, job_id, page), next_cursor=following)
 
 
-def item(session: Session, job_id: str, index: int) -> schemas.Item:
+def item(session: Session, job_id: str, index: int) -> responses.Item:
     """Raises NotFound."""
+    require(session, job_id)
     row = session.get(Item, (job_id, index))
     if row is None:
         raise NotFound(f"no item {index} in job {job_id}")
     return _items(session, job_id, [row])[0]
 
 
-def artifacts(session: Session, job_id: str, limit: int, cursor: str | None) -> schemas.ArtifactList:
+def artifacts(session: Session, job_id: str, limit: int, cursor: str | None) -> responses.ArtifactList:
     """Everything that a job has stored so far, in order of item and name. Raises NotFound."""
     require(session, job_id)
     order = (Artifact.item_index, Artifact.name)
@@ -123,30 +105,30 @@ def artifacts(session: Session, job_id: str, limit: int, cursor: str | None) -> 
     rows = session.scalars(query).all()
     page = rows[:limit]
     following = encode_cursor(page[-1].item_index, page[-1].name) if len(rows) > limit else None
-    listed = [schemas.JobArtifact(item=row.item_index, **_artifact(row).model_dump()) for row in page]
-    return schemas.ArtifactList(artifacts=listed, next_cursor=following)
+    listed = [responses.JobArtifact(item=row.item_index, **_artifact(row).model_dump()) for row in page]
+    return responses.ArtifactList(artifacts=listed, next_cursor=following)
 
 
-def epochs(session: Session, job_id: str) -> schemas.EpochList:
+def epochs(session: Session, job_id: str) -> responses.EpochList:
     """In order. Raises NotFound."""
     require(session, job_id)
     rows = session.scalars(select(Epoch).where(Epoch.job_id == job_id).order_by(Epoch.epoch))
-    return schemas.EpochList(
-        epochs=[
-            schemas.Epoch(epoch=row.epoch, metrics=row.metrics, at=datetime.fromtimestamp(row.at, UTC)) for row in rows
-        ]
+    return responses.EpochList(
+        epochs=[responses.Epoch(epoch=row.epoch, metrics=row.metrics, at=at(row.at)) for row in rows]
     )
 
 
-def evaluations(session: Session, model_digest: str) -> schemas.EvaluationList:
+def evaluations(session: Session, model_digest: str) -> responses.EvaluationList:
     """Of the network with these weights, newest first."""
-    found = select(Evaluation).where(Evaluation.model_digest == model_digest).order_by(Evaluation.at.desc())
-    return schemas.EvaluationList(
+    deleted = select(Job.id).where(Job.deleted_at.is_not(None))
+    measured = (Evaluation.model_digest == model_digest) & Evaluation.job_id.not_in(deleted)
+    found = select(Evaluation).where(measured).order_by(Evaluation.at.desc())
+    return responses.EvaluationList(
         evaluations=[
-            schemas.Evaluation(
+            responses.Evaluation(
                 job=row.job_id,
                 dataset=row.dataset,
-                at=datetime.fromtimestamp(row.at, UTC),
+                at=at(row.at),
                 summary={name: value for name, value in row.summary.items() if name not in ("classes", "confusion")},
             )
             for row in session.scalars(found.limit(100))
@@ -156,6 +138,7 @@ def evaluations(session: Session, model_digest: str) -> schemas.EvaluationList:
 
 def artifact(session: Session, job_id: str, index: int, name: str) -> Artifact:
     """Raises NotFound."""
+    require(session, job_id)
     row = session.get(Artifact, (job_id, index, name))
     if row is None:
         raise NotFound(f"no artifact {name} of item {index} in job {job_id}")
@@ -163,101 +146,19 @@ def artifact(session: Session, job_id: str, index: int, name: str) -> Artifact:
 
 
 def require(session: Session, job_id: str) -> None:
-    if session.scalar(select(Job.id).where(Job.id == job_id)) is None:
+    """Raises NotFound for a job that never was, or was deleted."""
+    if session.scalar(select(Job.id).where(Job.id == job_id, Job.deleted_at.is_(None))) is None:
         raise NotFound(f"no job {job_id}")
 
 
-def _jobs(session: Session, rows: Sequence[Job]) -> list[schemas.Job]:
-    parts: dict[str, list[Job]] = defaultdict(list)
-    recipes = [row.id for row in rows if row.kind == RECIPE]
-    for part in session.scalars(select(Job).where(Job.parent_id.in_(recipes)).order_by(Job.part)):
-        parts[str(part.parent_id)].append(part)
-    ids = [row.id for row in (*rows, *(part for each in parts.values() for part in each))]
-    counts: dict[str, dict[str, int]] = defaultdict(dict)
-    grouped = select(Item.job_id, Item.state, func.count()).where(Item.job_id.in_(ids))
-    for job_id, state, n in session.execute(grouped.group_by(Item.job_id, Item.state)):
-        counts[job_id][state] = n
-    transitions: dict[str, list[schemas.Transition]] = defaultdict(list)
-    for t in session.scalars(select(Transition).where(Transition.job_id.in_(ids)).order_by(Transition.id)):
-        transitions[t.job_id].append(schemas.Transition(state=t.state, at=datetime.fromtimestamp(t.at, UTC)))
-    running: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    kept = (Shard.state == ShardState.QUEUED) & Shard.checkpoint.is_not(None)  # a later claim goes on from there
-    moving = or_(Shard.state == ShardState.RUNNING, kept)
-    held = select(Shard.job_id, Shard.state, Shard.progress).where(Shard.job_id.in_(ids), moving)
-    for job_id, state, progress in session.execute(held):
-        running[job_id].append(progress if state == ShardState.RUNNING or not progress else progress | {"rate": 0})
-
-    def progress_of(row: Job) -> schemas.Progress:
-        if row.kind == RECIPE:
-            return _sum([progress_of(part) for part in parts[row.id]], row.finished_at is not None)
-        return _progress(row, counts[row.id], running[row.id])
-
-    return [_job(row, counts[row.id], transitions[row.id], progress_of(row), parts[row.id]) for row in rows]
-
-
-def _job(
-    row: Job,
-    counts: dict[str, int],
-    transitions: list[schemas.Transition],
-    progress: schemas.Progress,
-    parts: Sequence[Job],
-) -> schemas.Job:
-    url = f"/v1/jobs/{row.id}"
-    return schemas.Job(
-        id=row.id,
-        kind=row.kind,
-        parent=row.parent_id,
-        parts={str(part.part): part.id for part in parts},
-        state=row.state,
-        parameters=row.parameters,
-        warnings=row.warnings,
-        created_at=datetime.fromtimestamp(row.created_at, UTC),
-        finished_at=timestamp(row.finished_at),
-        deadline=timestamp(row.deadline),
-        transitions=transitions,
-        items=schemas.ItemCounts(total=row.items, **counts),
-        progress=progress,
-        error=row.error,
-        links=schemas.JobLinks(self=url, **{name: f"{url}/{name}" for name in LINKS}),
-    )
-
-
-def _progress(row: Job, counts: dict[str, int], running: Iterable[dict[str, Any]]) -> schemas.Progress:
-    steps = row.parameters["steps"] * row.parameters.get("restarts", 1)
-    total = row.items * steps
-    reports = [r for r in running if r]
-    done = steps * sum(counts.get(state, 0) for state in TERMINAL_ITEM) + sum(r["image_steps"] for r in reports)
-    done = min(done, total)
-    rate = sum(r["rate"] for r in reports) or None
-    return schemas.Progress(
-        steps_done=done,
-        steps_total=total,
-        fraction=done / max(total, 1),
-        curve=max((r["curve"] for r in reports), key=len, default=[]),
-        curve_of=row.parameters.get("curve", "relative_distance"),
-        rate=rate,
-        eta_seconds=(total - done) / rate if rate else None,
-    )
-
-
-def _sum(parts: Sequence[schemas.Progress], over: bool) -> schemas.Progress:
-    """A recipe's progress is that of its parts; drawing them has no steps, and only its end makes the whole."""
-    done, total = sum(p.steps_done for p in parts), sum(p.steps_total for p in parts)
-    rate = sum(p.rate or 0 for p in parts) or None
-    return schemas.Progress(
-        steps_done=done, steps_total=total, fraction=1.0 if over else min(done / total, 0.99), curve=[],
-        curve_of="", rate=rate, eta_seconds=(total - done) / rate if rate else None,
-    )  # fmt: skip
-
-
-def _items(session: Session, job_id: str, rows: Sequence[Item]) -> list[schemas.Item]:
-    stored: dict[int, list[schemas.Artifact]] = defaultdict(list)
+def _items(session: Session, job_id: str, rows: Sequence[Item]) -> list[responses.Item]:
+    stored: dict[int, list[responses.Artifact]] = defaultdict(list)
     if rows:
         wanted = (Artifact.job_id == job_id) & Artifact.item_index.between(rows[0].index, rows[-1].index)
         for a in session.scalars(select(Artifact).where(wanted).order_by(Artifact.name)):
             stored[a.item_index].append(_artifact(a))
     return [
-        schemas.Item(
+        responses.Item(
             index=row.index, state=row.state, target=row.target, start=row.start, settings=row.settings,
             metrics=row.metrics, provenance=row.provenance, error=row.error, finished_at=timestamp(row.finished_at),
             epoch=row.epoch, artifacts=stored[row.index], checkpoint=_checkpoint(row),
@@ -266,14 +167,14 @@ def _items(session: Session, job_id: str, rows: Sequence[Item]) -> list[schemas.
     ]  # fmt: skip
 
 
-def _checkpoint(row: Item) -> schemas.ItemCheckpoint | None:
+def _checkpoint(row: Item) -> responses.ItemCheckpoint | None:
     if row.checkpoint is None:
         return None
     kept = {name: row.checkpoint[name] for name in ("step", "size", "sha256")}
-    return schemas.ItemCheckpoint(url=f"/v1/jobs/{row.job_id}/items/{row.index}/checkpoint", **kept)
+    return responses.ItemCheckpoint(url=f"/v1/jobs/{row.job_id}/items/{row.index}/checkpoint", **kept)
 
 
-def _artifact(row: Artifact) -> schemas.Artifact:
+def _artifact(row: Artifact) -> responses.Artifact:
     # A retry makes a summary anew under its name, but never under the address of what was there before.
     url = f"/v1/jobs/{row.job_id}/items/{row.item_index}/artifacts/{row.name}?v={row.sha256[:16]}"
-    return schemas.Artifact(name=row.name, media_type=row.media_type, size=row.size, sha256=row.sha256, url=url)
+    return responses.Artifact(name=row.name, media_type=row.media_type, size=row.size, sha256=row.sha256, url=url)

@@ -4,11 +4,11 @@ import threading
 
 import structlog
 from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, true, update
 from sqlalchemy.exc import OperationalError as DatabaseError
 
-from service import jobs, leases
-from service.broker import Broker
+from service import deletion, fleet, jobs, leases
+from service.broker import NORMAL, QUEUES, Broker
 from service.collector import collect
 from service.db import Database, now
 from service.models import Job, Shard
@@ -22,12 +22,14 @@ AT_ONCE = 1000
 
 
 class Reconciler:
-    """A thread that makes a pass every `reconcile_seconds`, and one that removes orphans every `collect_seconds`."""
+    """A thread that makes a pass every `reconcile_seconds`, one that removes deleted jobs, and one for orphans."""
 
     def __init__(self, db: Database, broker: Broker, settings: Settings, storage: Storage | None = None) -> None:
         self.db, self.broker, self.settings, self.storage = db, broker, settings, storage
         self._stop, self._grace = threading.Event(), False
         self._threads = [threading.Thread(target=self._run, name="reconciler", daemon=True)]
+        if storage is not None:
+            self._threads.append(threading.Thread(target=self._delete, name="deleter", daemon=True))
         if storage is not None and settings.collect_seconds:
             self._threads.append(threading.Thread(target=self._collect, name="collector", daemon=True))
 
@@ -50,6 +52,16 @@ class Reconciler:
                 log.warning("orphans not removed; trying again", reason=repr(e))
             else:
                 log.info("orphans removed", **found._asdict())
+
+    def _delete(self) -> None:
+        assert self.storage is not None
+        while not self._stop.wait(self.settings.reconcile_seconds):
+            try:
+                deletion.sweep(self.db, self.storage, going=lambda: not self._stop.is_set())
+                with self.db.transaction() as session:
+                    fleet.forget(session)
+            except Exception as e:  # as for `_run`
+                log.warning("deleted jobs not removed; trying again", reason=repr(e))
 
     def _run(self) -> None:
         while True:
@@ -106,8 +118,19 @@ class Reconciler:
                 jobs.settle(session, job_id)
 
     def _resend_lost(self) -> None:
-        """If fewer messages wait than shards, the difference was lost: send for those that have waited longest."""
-        waiting = (Shard.state == ShardState.QUEUED) & Job.state.in_(jobs.CLAIMABLE) & jobs.due()
+        """Send for what waits without a message, the most urgent first.
+
+        Workers of the version before this one neither say that they live nor know any queue but the normal one: while
+        no other worker is alive, that one has to do for everything.
+        """
+        with self.db.reading() as session:
+            known = fleet.threads(session)[0]
+        for priority in QUEUES if known else (NORMAL,):
+            self._resend(priority, Job.priority == priority if known else true())
+
+    def _resend(self, priority: int, of: ColumnElement[bool]) -> None:
+        """If fewer messages wait in a queue than shards `of` it, the difference was lost: send for the oldest."""
+        waiting = (Shard.state == ShardState.QUEUED) & Job.state.in_(jobs.CLAIMABLE) & jobs.due() & of
         # A message just sent may already be with a worker that has not claimed yet.
         unsent = Shard.sent_at.is_(None)  # released by a worker that died before it sent
         overdue = waiting & or_(unsent, Shard.sent_at < now() - self.settings.reconcile_seconds)
@@ -116,13 +139,13 @@ class Reconciler:
             queued, late = session.scalar(joined.where(waiting)) or 0, session.scalar(joined.where(overdue)) or 0
         if not late:
             return
-        lost = max(queued - self.broker.depth(), 0)
+        lost = max(queued - self.broker.depth(priority), 0)
         with self.db.transaction() as session:
             ids = session.scalars(
                 select(Shard.id)
                 .join(Job)
                 .where(overdue)
-                .order_by(Shard.sent_at.nulls_first())
+                .order_by(Job.priority.desc(), Shard.sent_at.nulls_first())
                 .limit(min(lost, late, AT_ONCE))
                 .with_for_update(skip_locked=True, of=Shard)
             ).all()
@@ -130,5 +153,5 @@ class Reconciler:
                 update(Shard).where(Shard.id.in_(ids)).values(sent_at=now()), execution_options=jobs.UNSYNCHRONIZED
             )
         if ids:
-            log.info("messages sent again", count=len(ids))
-        self.broker.enqueue(ids)
+            log.info("messages sent again", count=len(ids), priority=priority)
+        self.broker.enqueue(ids, priority)

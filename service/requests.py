@@ -51,6 +51,7 @@ def _small(value: dict[str, Any]) -> dict[str, Any]:
 Time = Annotated[datetime, Strict(False), BeforeValidator(_written), AfterValidator(_utc)]
 LabelKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelValue = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{0,200}$")]
+LabelFilter = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}(=[^\x00-\x1f\x7f]{0,200})?$")]
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=MOST_LABELS)]
 Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
 Description = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]

@@ -96,7 +96,8 @@ def _check_artifacts(db: Database, storage: Storage, verify: bool, report: Repor
     columns = (Artifact.job_id, Artifact.item_index, Artifact.name)
     with db.reading() as session:
         report.artifacts += session.scalar(select(func.count()).select_from(Artifact)) or 0
-    objects = select(*columns, Artifact.key, Artifact.size, Artifact.sha256).where(Artifact.offset.is_(None))
+    there = Artifact.job_id.not_in(select(Job.id).where(Job.deleted_at.is_not(None)))
+    objects = select(*columns, Artifact.key, Artifact.size, Artifact.sha256).where(Artifact.offset.is_(None), there)
     for page in _pages(db, objects, *columns):
         lost = _lost(storage, page, verify)
         report.lost += len(lost)
@@ -125,6 +126,7 @@ def _reopen(session: Session, job_id: str, indices: set[int], report: Report) ->
     if state in (JobState.CANCELLED, JobState.EXPIRED):
         ended = jobs.REOPENED | {"state": ItemState.CANCELLED, "finished_at": now()}
         _execute(session, update(Item).where(these).values(ended))
+        _execute(session, update(Job).where(Job.id == job_id).values(counts=null()))
         report.dropped += len(found)
         return
     _execute(session, update(Item).where(these).values(jobs.REOPENED))

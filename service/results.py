@@ -12,11 +12,11 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from service.bulk_models import ResultShard as Row
+from service.cursors import decode_cursor, encode_cursor, number
 from service.db import Database
 from service.errors import NotFound
 from service.keys import result_shard_key
 from service.models import Item, Job
-from service.queries import decode_cursor, encode_cursor, number
 
 PAGE = 1000
 """Items that are read at once."""

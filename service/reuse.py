@@ -35,10 +35,11 @@ class Digests:
 
 
 def finished(session: Session, digests: Collection[str]) -> dict[str, Item]:
-    """By digest, the newest finished items that are equal."""
+    """By digest, the newest finished items that are equal; their jobs are not deleted before this transaction ends."""
     done = (Item.state == ItemState.SUCCEEDED) & Job.deleted_at.is_(None)
     found = select(Item).join(Job, Job.id == Item.job_id).where(Item.digest.in_(digests), done)
-    return {str(item.digest): item for item in session.scalars(found.order_by(Item.finished_at))}
+    locked = found.order_by(Item.finished_at).with_for_update(read=True, of=Job)
+    return {str(item.digest): item for item in session.scalars(locked)}
 
 
 def take_over(session: Session, job_id: str, taken: Sequence[tuple[int, Item]]) -> None:

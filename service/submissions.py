@@ -17,6 +17,7 @@ from service.kinds.planning import ItemPlan, Plan
 from service.models import Item, Job, Shard, Transition
 from service.requests import Submission
 from service.states import ItemState, JobState, ShardState
+from service.summaries import summarize
 
 RECIPE = "recipe"
 NOTHING: Mapping[str, Any] = {}
@@ -113,7 +114,8 @@ def insert_job(
     job_id, labels = f"job_{uuid.uuid4().hex}", labels or {}
     job = Job(
         id=job_id, kind=kind, state=JobState.VALIDATING, warnings=warnings, items=items, parameters=parameters,
-        created_at=at, text=searched(job_id, kind, parameters, others.get("description"), labels), **others,
+        created_at=at, text=searched(job_id, kind, parameters, others.get("description"), labels),
+        summary=summarize(kind, parameters, others.get("request")), **others,
     )  # fmt: skip
     session.add(job)
     session.add(Transition(job_id=job_id, state=JobState.VALIDATING, at=at))

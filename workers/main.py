@@ -16,13 +16,17 @@ from sqlalchemy.exc import SQLAlchemyError
 from service import leases, logs
 from service.api.context import Context
 from service.app import open_context
-from service.broker import QUEUE, TASK, celery_app
+from service.broker import QUEUES, TASK, celery_app
 from service.leases import LeaseLost
 from service.settings import get_settings
+from workers.announcing import Announcer
 
 log = structlog.get_logger()
 DEVICE_LOST = 70
 """The status of a process that ends because its device hangs, or answers no more."""
+
+OPTIONS = ("--pool=threads", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
+"""Of every Celery worker."""
 
 LAST_SECONDS = 2.0
 """For the release of what is still held when the time to let go is over."""
@@ -48,9 +52,9 @@ def register(app: Celery, runtime: "Runtime") -> None:
 
     app.set_default()  # where Celery's pool threads look a task up
 
-    @app.task(name=TASK, ignore_result=True, shared=False)
-    def _run_shard(shard_id: str) -> None:
-        run_shard(runtime, shard_id)
+    @app.task(name=TASK, ignore_result=True, shared=False, bind=True)
+    def _run_shard(task: Any, shard_id: str) -> None:
+        run_shard(runtime, shard_id, task.request.delivery_info.get("routing_key", ""))
 
 
 def watch(runtime: "Runtime") -> None:
@@ -76,12 +80,14 @@ def let_go(runtime: "Runtime") -> None:
             leases.finish(session, lease)
 
 
-def drain(runtime: "Runtime") -> None:
+def drain(runtime: "Runtime", announcer: Announcer | None = None) -> None:
     """Admit nothing more, keep checkpoints and let go; this process ends soon after `drain_seconds` in any case."""
     status = DEVICE_LOST if runtime.batcher.ended else 0
 
     def late() -> None:
         let_go(runtime)
+        if announcer:
+            announcer.close()
         leave(status)
 
     runtime.draining.set()
@@ -99,13 +105,15 @@ class EmbeddedWorker:
         watch(self.runtime)
         register(context.broker.app, self.runtime)
         self._worker: Any = context.broker.app.WorkController(
-            pool_cls="threads", concurrency=context.settings.worker_threads, queues=[QUEUE],
+            pool_cls="threads", concurrency=context.settings.worker_threads, queues=list(QUEUES.values()),
             without_gossip=True, without_mingle=True, without_heartbeat=True, loglevel="WARNING",
         )  # fmt: skip
         self._thread = threading.Thread(target=self._worker.start, name="worker", daemon=True)
+        self._announcer = Announcer(self.runtime)
 
     def start(self) -> None:
         self._thread.start()
+        self._announcer.start()
 
     def close(self) -> None:
         """Admit nothing more, keep checkpoints and let go."""
@@ -116,6 +124,7 @@ class EmbeddedWorker:
         self._thread.join(LAST_SECONDS)
         self.runtime.ended.set()
         let_go(self.runtime)
+        self._announcer.close()
         self.runtime.batcher.close()
 
 
@@ -138,6 +147,8 @@ def worker() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     runtime.batcher.on_broken = _give_up
+    announcer = Announcer(runtime)
+    announcer.start()
 
     @signals.setup_logging.connect(weak=False)
     def _leave_it(**_: Any) -> None:
@@ -145,14 +156,20 @@ def worker() -> None:
 
     @signals.worker_shutting_down.connect(weak=False)
     def _drain(**_: Any) -> None:
-        drain(runtime)
+        drain(runtime, announcer)
 
     app.worker_main(
-        ["--quiet", "worker", "--pool=threads", f"--concurrency={settings.worker_threads}", f"--queues={QUEUE}",
-         "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING"]
-    )  # fmt: skip
+        [
+            "--quiet",
+            "worker",
+            f"--concurrency={settings.worker_threads}",
+            f"--queues={','.join(QUEUES.values())}",
+            *OPTIONS,
+        ]
+    )
     status = DEVICE_LOST if runtime.batcher.ended else 0
     runtime.batcher.close()
+    announcer.close()
     log.info("worker ends", **asdict(runtime.batcher.stats))
     context.broker.close()
     context.db.close()

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import jobs, leases
+from service.broker import QUEUES
 from service.leases import Lease, LeaseLost, Work
 from service.models import Job, Shard
 from service.states import ShardState
@@ -21,27 +22,35 @@ from workers.runtime import Hopeless, Runtime
 log = structlog.get_logger()
 
 
-def run_shard(runtime: Runtime, shard_id: str) -> None:
-    """Do nothing if there is nothing to claim: a message may come twice, or late."""
+def run_shard(runtime: Runtime, shard_id: str, queue: str = "") -> None:
+    """Do nothing if there is nothing to claim: a message may come twice, or late.
+
+    `queue` is the one that it came by. If its job is less urgent by now, it is sent on to where it belongs.
+    """
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(shard=shard_id)
     try:
-        _take(runtime, shard_id)
+        _take(runtime, shard_id, queue)
     except Exception as e:
         if not is_away(e):
             raise
         log.error("left: a server is away; a lease that is held runs out", reason=str(e))
 
 
-def _take(runtime: Runtime, shard_id: str) -> None:
+def _take(runtime: Runtime, shard_id: str, queue: str) -> None:
     with runtime.db.reading() as session:
         queued = (Shard.id == shard_id) & (Shard.state == ShardState.QUEUED)  # else there is no process to start
-        found = session.execute(select(Job.kind, Shard.crashes).join(Shard).where(queued)).one_or_none()
+        asked = select(Job.kind, Shard.crashes, Job.priority).join(Shard).where(queued)
+        found = session.execute(asked).one_or_none()
     hangs = runtime.batcher.turns.silent() > runtime.settings.lease_seconds
     if found is None or hangs or runtime.draining.is_set():
         log.info("nothing to claim, or not by this process")
         return
-    kind, crashes = found
+    kind, crashes, priority = found
+    if any(name == queue and priority < urgent for urgent, name in QUEUES.items()):
+        log.info("sent on: its job is less urgent by now")
+        runtime.broker.enqueue([shard_id], priority)
+        return
     suspect = crashes >= runtime.settings.max_crashes - 1 and not runtime.alone
     run = _run_alone if suspect else _run
     if kind != "training":
@@ -83,7 +92,8 @@ def send(runtime: Runtime, shard_id: str) -> None:
     if runtime.alone:
         return
     job_id = shard_id.rpartition(".")[0]
-    runtime.broker.enqueue(runtime.written(lambda session: jobs.to_send(session, job_id)))
+    waiting, priority = runtime.written(lambda session: (jobs.to_send(session, job_id), jobs.priority(session, job_id)))
+    runtime.broker.enqueue(waiting, priority)
 
 
 def compute(runtime: Runtime, work: Work) -> ShardState:

@@ -14,6 +14,7 @@ depends_on = None
 
 DELETED = sa.text("deleted_at IS NOT NULL")
 KNOWN = sa.text("digest IS NOT NULL")
+KEPT_FOR = sa.text("retention_seconds IS NOT NULL AND deleted_at IS NULL")
 UNDELIVERED = sa.text("delivered_at IS NULL AND failed_at IS NULL")
 
 
@@ -28,19 +29,26 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("deleted_at", sa.Double(), nullable=True))
         batch_op.add_column(sa.Column("cloned_from", sa.String(length=40), nullable=True))
         batch_op.add_column(sa.Column("counts", sa.JSON(), nullable=True))
+        batch_op.add_column(sa.Column("purged_at", sa.Double(), nullable=True))
+        batch_op.add_column(sa.Column("summary", sa.JSON(), nullable=True))
         batch_op.create_index("ix_jobs_deleted", ["deleted_at"], postgresql_where=DELETED, sqlite_where=DELETED)
+        batch_op.create_index("ix_jobs_retention", ["finished_at"], postgresql_where=KEPT_FOR, sqlite_where=KEPT_FOR)
     with op.batch_alter_table("items", schema=None) as batch_op:
         batch_op.add_column(sa.Column("digest", sa.String(length=32), nullable=True))
         batch_op.create_index("ix_items_digest", ["digest"], postgresql_where=KNOWN, sqlite_where=KNOWN)
     with op.batch_alter_table("artifacts", schema=None) as batch_op:
         batch_op.add_column(sa.Column("offset", sa.BigInteger(), nullable=True))
     # A study's priority was one of its parameters.
-    named = (
-        "parameters ->> 'priority'"
+    priority, model = (
+        f"parameters ->> '{name}'"
         if op.get_bind().dialect.name == "postgresql"
-        else ("json_extract(parameters, '$.priority')")
+        else f"json_extract(parameters, '$.{name}')"
+        for name in ("priority", "model")
     )
-    op.execute(f"UPDATE jobs SET priority = CASE {named} WHEN 'low' THEN 0 WHEN 'high' THEN 2 ELSE 1 END")
+    op.execute(
+        f"UPDATE jobs SET priority = CASE {priority} WHEN 'low' THEN 0 WHEN 'high' THEN 2 ELSE 1 END,"
+        f" text = lower(id || ' ' || kind || ' ' || coalesce({model}, ''))"
+    )
     op.create_table(
         "manifests",
         sa.Column("id", sa.String(length=71), nullable=False),
@@ -170,12 +178,24 @@ def upgrade() -> None:
 def downgrade() -> None:
     # What only the newer revision knows of is forgotten: what was deleted but not yet removed would come back, and jobs
     # that were still being planned would never begin.
+    op.drop_table("reuses")
+    deleted = "(SELECT id FROM jobs WHERE deleted_at IS NOT NULL)"
+    for table in (
+        "artifacts",
+        "items",
+        "shards",
+        "transitions",
+        "epochs",
+        "evaluations",
+    ):  # SQLite does not cascade here
+        op.execute(f"DELETE FROM {table} WHERE job_id IN {deleted}")
+    for table in ("models", "datasets"):
+        op.execute(f"UPDATE {table} SET job_id = NULL WHERE job_id IN {deleted}")
     op.execute("DELETE FROM jobs WHERE deleted_at IS NOT NULL")
     op.execute("UPDATE jobs SET state = 'failed' WHERE state = 'validating'")
     # A file within a tar cannot be told from the whole of it.
     op.execute('DELETE FROM artifacts WHERE "offset" IS NOT NULL')
     for table in (
-        "reuses",
         "result_shards",
         "plannings",
         "plan_errors",
@@ -193,8 +213,11 @@ def downgrade() -> None:
         batch_op.drop_index("ix_items_digest", postgresql_where=KNOWN, sqlite_where=KNOWN)
         batch_op.drop_column("digest")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.drop_index("ix_jobs_retention", postgresql_where=KEPT_FOR, sqlite_where=KEPT_FOR)
         batch_op.drop_index("ix_jobs_deleted", postgresql_where=DELETED, sqlite_where=DELETED)
         for column in (
+            "summary",
+            "purged_at",
             "counts",
             "cloned_from",
             "deleted_at",

@@ -6,12 +6,13 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
-from service import queries, results, schemas
+from service import queries, responses, results
 from service.api.context import Context, Ctx, Cursor, Id, Index, Limit, Reading
+from service.api.tagged import Tagged
 from service.errors import RangeNotSatisfiable
 from service.objects import read_file, read_pieces
 
-router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], route_class=Tagged)
 IN_MEMORY = 4_000_000
 """Bytes of the largest answer that is read as a whole: an ordinary file is smaller, and one request is cheaper."""
 RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
@@ -21,7 +22,7 @@ Unchanged = Annotated[str | None, Header(alias="If-Range")]
 
 
 @router.get("/artifacts")
-def list_artifacts(job_id: Id, session: Reading, limit: Limit = 500, cursor: Cursor = None) -> schemas.ArtifactList:
+def list_artifacts(job_id: Id, session: Reading, limit: Limit = 500, cursor: Cursor = None) -> responses.ArtifactList:
     return queries.artifacts(session, job_id, limit, cursor)
 
 

@@ -4,11 +4,12 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from sqlalchemy import select, tuple_
 
-from service import queries
+from service import cursors, queries
 from service.api.context import Cursor, Id, Limit, Reading
+from service.api.tagged import Tagged
 from service.bulk_models import PlanError
 
-router = APIRouter(prefix="/v1", tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"], route_class=Tagged)
 
 
 class EntryError(BaseModel):
@@ -31,10 +32,10 @@ def list_entry_errors(job_id: Id, session: Reading, limit: Limit = 100, cursor: 
     order = (PlanError.entry, PlanError.field)
     query = select(PlanError).where(PlanError.job_id == job_id).order_by(*order).limit(limit + 1)
     if cursor is not None:
-        entry, field = queries.decode_cursor(cursor, 2)
-        query = query.where(tuple_(*order) > (queries.number(entry, int), field))
+        entry, field = cursors.decode_cursor(cursor, 2)
+        query = query.where(tuple_(*order) > (cursors.number(entry, int), field))
     rows = session.scalars(query).all()
     page = rows[:limit]
-    following = queries.encode_cursor(page[-1].entry, page[-1].field) if len(rows) > limit else None
+    following = cursors.encode_cursor(page[-1].entry, page[-1].field) if len(rows) > limit else None
     errors = [EntryError(entry=row.entry, field=row.field, message=row.message) for row in page]
     return EntryErrorList(errors=errors, next_cursor=following)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 from PIL import Image
 
-from service import cards, queries, schemas
+from service import cards, queries, responses
 from service.api.context import Client, Context, Ctx, Index, Key, streamed, submit
 from service.catalog import Dataset
 from service.errors import NotFound
@@ -41,7 +41,7 @@ def _dataset(ctx: Context, name: str) -> Dataset:
 @router.post("/models", status_code=202)
 def register_model(
     body: ModelRegistration, response: Response, ctx: Ctx, client: Client, idempotency_key: Key = None
-) -> schemas.Job:
+) -> responses.Job:
     """Register a network: a worker loads and checks it, and once the job has succeeded other jobs can name it."""
     return submit(ctx, response, body, idempotency_key, client, registration.MODEL)
 
@@ -57,7 +57,7 @@ def get_model(name: str, ctx: Ctx) -> cards.ModelCard:
 
 
 @router.get("/models/{name}/evaluations")
-def list_evaluations(name: str, ctx: Ctx) -> schemas.EvaluationList:
+def list_evaluations(name: str, ctx: Ctx) -> responses.EvaluationList:
     """What evaluation jobs, and the end of its training, measured of it; newest first, at most 100."""
     card = _model(ctx, name)
     with ctx.db.reading() as session:
@@ -77,7 +77,7 @@ def get_weights(name: str, ctx: Ctx) -> Response:
 @router.post("/datasets", status_code=202)
 def register_dataset(
     body: DatasetRegistration, response: Response, ctx: Ctx, client: Client, idempotency_key: Key = None
-) -> schemas.Job:
+) -> responses.Job:
     """Register a data set: a worker counts and checks it, and once the job has succeeded other jobs can name it."""
     return submit(ctx, response, body, idempotency_key, client, registration.DATASET)
 

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from starlette.concurrency import run_in_threadpool
 
-from service import schemas
+from service import responses
 from service.api.context import Context, Ctx, Id, Reading, kept
 from service.db import now
 from service.errors import FieldError, InvalidInput, NotFound, TooLarge
@@ -25,7 +25,7 @@ BINARY = {"requestBody": {"required": True, "content": {"application/octet-strea
 
 
 @router.post(PATH, status_code=201, openapi_extra=BINARY)
-async def upload_checkpoint(request: Request, response: Response, ctx: Ctx) -> schemas.Checkpoint:
+async def upload_checkpoint(request: Request, response: Response, ctx: Ctx) -> responses.Checkpoint:
     """Store a checkpoint file; its id is the digest of its bytes. It is checked when a model is registered from it."""
     # The one route that is not a plain function: gigabytes have to go to the disk as they arrive.
     digest, size, most = hashlib.sha256(), 0, ctx.settings.max_upload_bytes
@@ -45,14 +45,14 @@ async def upload_checkpoint(request: Request, response: Response, ctx: Ctx) -> s
 
 
 @router.get(PATH + "/{upload_id}")
-def get_checkpoint(upload_id: Id, session: Reading) -> schemas.Checkpoint:
+def get_checkpoint(upload_id: Id, session: Reading) -> responses.Checkpoint:
     """Whether this file is here already."""
     if (row := session.get(Upload, upload_id)) is None:
         raise NotFound(f"no checkpoint {upload_id}")
-    return schemas.Checkpoint(id=row.id, size=row.size)
+    return responses.Checkpoint(id=row.id, size=row.size)
 
 
-def _store(ctx: Context, upload_id: str, path: Path, size: int) -> schemas.Checkpoint:
+def _store(ctx: Context, upload_id: str, path: Path, size: int) -> responses.Checkpoint:
     key = checkpoint_upload_key(upload_id)
 
     def put() -> Stored:
@@ -65,4 +65,4 @@ def _store(ctx: Context, upload_id: str, path: Path, size: int) -> schemas.Check
         with suppress(IntegrityError), ctx.db.transaction() as session:  # the same may be uploaded at the same time
             session.add(Upload(id=upload_id, key=key, size=size, created_at=session.scalar(select(now()))))
     kept(ctx, key, put)
-    return schemas.Checkpoint(id=upload_id, size=size)
+    return responses.Checkpoint(id=upload_id, size=size)

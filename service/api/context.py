@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -11,14 +11,14 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service import limits, queries, schemas, submissions
+from service import estimates, limits, queries, responses, submissions
 from service.broker import Broker
 from service.bulk import accepting, selection
 from service.catalog import Catalog
 from service.db import Database
 from service.kinds import dispatch
 from service.kinds.planning import open_named
-from service.requests import Submission
+from service.requests import PRIORITIES, Submission
 from service.settings import Settings
 from service.storage import ObjectNotFound, Storage, Stored
 from service.studies import Inversion
@@ -61,6 +61,7 @@ Client = Annotated[str, Depends(_client)]
 """Whose queued items count together: those who send the same Authorization, or else come from the same address."""
 # What a database could not even compare (NUL, integers beyond its own) is refused here.
 ID = r"^[A-Za-z0-9_.:-]{1,100}$"
+TEXT = r"^[^\x00]*$"
 Id = Annotated[str, Path(pattern=ID)]
 Index = Annotated[int, Path(ge=0, lt=2**31)]
 Limit = Annotated[int, Query(ge=1, le=500, description="Most entries in the answer")]
@@ -72,16 +73,17 @@ Submit = Callable[[Session], tuple[str, list[str]]]
 """Inserts a job; answers its id and the shards to enqueue."""
 
 
-def accept(ctx: Context, response: Response, submit: Submit, digest: str, key: str | None) -> schemas.Job:
+def accept(ctx: Context, response: Response, submit: Submit, digest: str, key: str | None) -> responses.Job:
     """Insert a job, or find the one that `key` made, and send for its shards after the commit."""
     try:
         job_id, shard_ids = _insert(ctx, submit, digest, key)
     except IntegrityError:  # another request with this key committed in between: now it is found
         job_id, shard_ids = _insert(ctx, submit, digest, key)
-    ctx.broker.enqueue(shard_ids)
     response.headers.update({"Location": f"/v1/jobs/{job_id}", "Retry-After": RETRY_AFTER})
     with ctx.db.reading() as session:
-        return queries.job(session, job_id)
+        job = queries.job(session, job_id)
+    ctx.broker.enqueue(shard_ids, PRIORITIES[job.priority])
+    return job
 
 
 def kept(ctx: Context, key: str, put: Callable[[], Stored]) -> None:
@@ -116,21 +118,22 @@ def admit(ctx: Context, session: Session, body: Submission, client: str, items: 
 
 
 def submit(
-    ctx: Context, response: Response, body: Submission, key: str | None, client: str, kind: str = ""
-) -> schemas.Job:
-    """Plan a request of any kind and insert its job. Raises InvalidInput, TooManyQueued."""
-    digest, catalog = submissions.request_digest(body, kind), opened(ctx, body)
+    ctx: Context, response: Response, body: Submission, key: str | None, client: str, kind: str = "",
+    beside: Mapping[str, Any] = submissions.NOTHING, digest: str = "",
+) -> responses.Job:  # fmt: skip
+    """Plan a request of any kind and insert its job, `beside` too. Raises InvalidInput, TooManyQueued."""
+    digest, catalog = digest or submissions.request_digest(body, kind), opened(ctx, body)
     request = selection.explicit(body, catalog, ctx.settings.max_items, accepting.KEEP)
 
     def later(session: Session) -> tuple[str, list[str]]:
         assert isinstance(request, Inversion)
         plan, total = accepting.outline(request, catalog, session, ctx.settings)
-        admitted = admit(ctx, session, body, client, total or 0)
+        admitted = admit(ctx, session, body, client, total or 0) | dict(beside)
         return accepting.accept(session, plan, total, digest, key, admitted), []
 
     def at_once(session: Session) -> tuple[str, list[str]]:
         plan = dispatch.plan(request, catalog, session, ctx.settings)
-        admitted = admit(ctx, session, body, client, submissions.size(plan))
+        admitted = admit(ctx, session, body, client, submissions.size(plan)) | dict(beside)
         return submissions.submit(session, plan, digest, key, ctx.settings.shard_items, admitted)
 
     if accepting.is_large(request, ctx.settings):
@@ -138,6 +141,21 @@ def submit(
         ctx.planning.set()
         return job
     return accept(ctx, response, at_once, digest, key)
+
+
+def preview(ctx: Context, body: Submission, client: str) -> responses.Preview:
+    """What a request would become. Raises what submitting it would."""
+    catalog = opened(ctx, body)
+    request = selection.explicit(body, catalog, ctx.settings.max_items, accepting.KEEP)
+    with ctx.db.reading() as session:
+        if accepting.is_large(request, ctx.settings):
+            assert isinstance(request, Inversion)
+            plan, total = accepting.outline(request, catalog, session, ctx.settings)
+        else:
+            plan = dispatch.plan(request, catalog, session, ctx.settings)
+            total = len(plan.items)
+        admit(ctx, session, body, client, total or 0)
+        return estimates.preview(session, plan, total, ctx.settings.shard_items, PRIORITIES[body.priority])
 
 
 def _insert(ctx: Context, submit: Submit, digest: str, key: str | None) -> tuple[str, list[str]]:

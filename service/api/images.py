@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Response
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from service import images, schemas
+from service import images, responses
 from service.api.context import Ctx, Id, kept
 from service.db import now
 from service.errors import NotFound
@@ -17,8 +17,8 @@ from service.storage import Stored, image_key
 router = APIRouter(prefix="/v1/images", tags=["images"])
 
 
-def _response(row: Image) -> schemas.Image:
-    return schemas.Image(id=row.id, media_type=row.media_type, width=row.width, height=row.height, size=row.size)
+def _response(row: Image) -> responses.Image:
+    return responses.Image(id=row.id, media_type=row.media_type, width=row.width, height=row.height, size=row.size)
 
 
 @router.post("", status_code=201)
@@ -32,7 +32,7 @@ def upload_image(
     ],
     response: Response,
     ctx: Ctx,
-) -> schemas.Image:
+) -> responses.Image:
     """Store an image. Its id is the digest of its bytes, so posting it again changes nothing."""
     checked = images.check(data, ctx.settings.max_image_pixels)
     response.headers["Location"] = f"/v1/images/{checked.id}"

@@ -1,134 +1,138 @@
-"""/v1/jobs: submit, list, look at, cancel, pause, resume, retry. /v1/dead-letters: what failed."""
+"""/v1/jobs: submit, list, read, change, cancel, pause, resume, retry, clone, delete; and what they have stored."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Body, Query, Response
+from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from service import dead_letters, jobs, queries, schemas
+from service import changes, cloning, deletion, jobs, queries, responses
+from service.api import recipes
 from service.api.context import (
     ID,
     RETRY_AFTER,
+    TEXT,
     Client,
     Context,
     Ctx,
     Cursor,
     Id,
-    Index,
     Key,
     Limit,
     Reading,
-    streamed,
+    preview,
     submit,
 )
-from service.errors import NotFound
+from service.api.tagged import Tagged
 from service.kinds.dispatch import JobRequest
-from service.models import Item
+from service.recipes import Networks
+from service.requests import PRIORITIES, LabelFilter, Time
 from service.states import JobState
 
-router = APIRouter(prefix="/v1", tags=["jobs"])
-TEXT = r"^[^\x00]*$"
+router = APIRouter(prefix="/v1", tags=["jobs"], route_class=Tagged)
 
 
-@router.post("/jobs", status_code=202)
+@router.post("/jobs", status_code=202, response_model=responses.Job, responses={200: {"model": responses.Preview}})
 def submit_job(
-    body: JobRequest, response: Response, ctx: Ctx, client: Client, idempotency_key: Key = None
-) -> schemas.Job:
+    body: JobRequest, response: Response, ctx: Ctx, client: Client, idempotency_key: Key = None,
+    dry_run: Annotated[bool, Query(description="Only answer what the request would become (200)")] = False,
+) -> responses.Job | Response:  # fmt: skip
     """Accept a job. The same Idempotency-Key with the same body answers the job that the first call made."""
+    if dry_run:
+        return JSONResponse(preview(ctx, body, client).model_dump(mode="json"))
     return submit(ctx, response, body, idempotency_key, client)
 
 
 @router.get("/jobs")
 def list_jobs(
     session: Reading,
-    state: Annotated[JobState | None, Query()] = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    state: Annotated[list[JobState], Query(max_length=len(JobState), description="Any of these")] = [],  # noqa: B006
+    kind: Annotated[str | None, Query(pattern=r"^[a-z_]{1,40}$")] = None,
+    label: Annotated[list[LabelFilter], Query(max_length=10, description="KEY=VALUE, or KEY; all must hold")] = [],  # noqa: B006
+    created_after: Annotated[Time | None, Query()] = None,
+    created_before: Annotated[Time | None, Query()] = None,
+    text: Annotated[
+        str | None, Query(min_length=1, max_length=200, pattern=TEXT, description="In id, names, description, labels")
+    ] = None,
     parent: Annotated[str | None, Query(pattern=ID, description="Only the parts of this recipe's job")] = None,
     top_level: Annotated[bool, Query(description="Leave out the parts of recipes")] = False,
-) -> schemas.JobList:
-    """Newest first."""
-    return queries.jobs(session, state, limit, cursor, parent, top_level)
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> responses.JobList:
+    """Newest first. Without parameters and transitions, which each job has at its own address."""
+    after, before = (None if at is None else at.timestamp() for at in (created_after, created_before))
+    only = queries.Filter(state, kind, label, after, before, text, parent, top_level)
+    return queries.jobs(session, only, limit, cursor)
 
 
 @router.get("/jobs/{job_id}")
-def get_job(job_id: Id, response: Response, session: Reading) -> schemas.Job:
+def get_job(job_id: Id, response: Response, session: Reading) -> responses.Job:
     job = queries.job(session, job_id)
     if job.finished_at is None:
         response.headers["Retry-After"] = RETRY_AFTER
     return job
 
 
+@router.patch("/jobs/{job_id}")
+def patch_job(job_id: Id, body: changes.Patch, ctx: Ctx) -> responses.Job:
+    """Change what a job has beside its parameters, by a merge patch: what is left out stays, null removes."""
+    return _change(ctx, job_id, lambda session, job_id: changes.apply(session, job_id, body))
+
+
+@router.delete("/jobs/{job_id}", status_code=204)
+def delete_job(
+    job_id: Id, ctx: Ctx, cancel: Annotated[bool, Query(description="Also if it is going on")] = False
+) -> None:
+    """Delete a job, and a recipe with its parts, with everything that it stored. What it registered stays."""
+    with ctx.db.transaction() as session:
+        deletion.remove(session, job_id, cancel)
+
+
+@router.post("/jobs/{job_id}/clone", status_code=202)
+def clone_job(
+    job_id: Id, response: Response, ctx: Ctx, client: Client, idempotency_key: Key = None,
+    overrides: Annotated[dict[str, Any] | None, Body(description="A merge patch on the job's request")] = None,
+) -> responses.Job:  # fmt: skip
+    """Submit a job's request again, changed or not. All but its deadline is taken over."""
+    with ctx.db.reading() as session:
+        clone = cloning.clone(session, job_id, overrides or {})
+    beside = {"cloned_from": job_id}
+    if isinstance(clone.request, Networks):
+        return recipes.submit(clone.name, clone.request, response, ctx, idempotency_key, client, beside, clone.digest)
+    return submit(ctx, response, clone.request, idempotency_key, client, clone.name, beside, clone.digest)
+
+
 @router.post("/jobs/{job_id}/cancel", status_code=202)
-def cancel_job(job_id: Id, ctx: Ctx) -> schemas.Job:
+def cancel_job(job_id: Id, ctx: Ctx) -> responses.Job:
     """Stop a job, and a recipe with all its parts. Items that have finished keep their results."""
     return _change(ctx, job_id, jobs.cancel)
 
 
 @router.post("/jobs/{job_id}/pause", status_code=202)
-def pause_job(job_id: Id, ctx: Ctx) -> schemas.Job:
+def pause_job(job_id: Id, ctx: Ctx) -> responses.Job:
     """Have workers keep where the job, and a recipe's parts, stand, and let go of them until they are resumed."""
     return _change(ctx, job_id, jobs.pause)
 
 
 @router.post("/jobs/{job_id}/resume", status_code=202)
-def resume_job(job_id: Id, ctx: Ctx) -> schemas.Job:
+def resume_job(job_id: Id, ctx: Ctx) -> responses.Job:
     """Go on with a paused job where it stood."""
     return _change(ctx, job_id, jobs.resume)
 
 
 @router.post("/jobs/{job_id}/retry", status_code=202)
-def retry_job(job_id: Id, ctx: Ctx) -> schemas.Job:
+def retry_job(job_id: Id, ctx: Ctx) -> responses.Job:
     """Queue the failed items of a job, and of a recipe's parts, again. What was made of all items is made anew."""
     return _change(ctx, job_id, jobs.retry)
 
 
-@router.get("/dead-letters")
-def list_dead_letters(
-    session: Reading,
-    job: Annotated[str | None, Query(pattern=ID, description="Only the items of this job")] = None,
-    title: Annotated[str | None, Query(max_length=200, pattern=TEXT, description="Only errors with this title")] = None,
-    limit: Limit = 100,
-    cursor: Cursor = None,
-) -> dead_letters.DeadLetterList:
-    """The failed items of all jobs, newest first."""
-    return dead_letters.find(session, job, title, limit, cursor)
-
-
-@router.get("/jobs/{job_id}/items")
-def list_items(job_id: Id, session: Reading, limit: Limit = 100, cursor: Cursor = None) -> schemas.ItemList:
-    return queries.items(session, job_id, limit, cursor)
-
-
-@router.get("/jobs/{job_id}/items/{index}")
-def get_item(job_id: Id, index: Index, session: Reading) -> schemas.Item:
-    return queries.item(session, job_id, index)
-
-
-@router.get("/jobs/{job_id}/items/{index}/checkpoint", response_class=StreamingResponse)
-def get_checkpoint(job_id: Id, index: Index, ctx: Ctx) -> StreamingResponse:
-    """The newest checkpoint of an item, such as that of a training run which diverged."""
-    with ctx.db.reading() as session:
-        row = session.get(Item, (job_id, index))
-    if row is None or row.checkpoint is None:
-        raise NotFound(f"no checkpoint of item {index} in job {job_id}")
-    headers = {"Content-Disposition": f'attachment; filename="{job_id}-{index}-{row.checkpoint["step"]}.pt"'}
-    return streamed(ctx, row.checkpoint["key"], headers)
-
-
-@router.get("/jobs/{job_id}/epochs")
-def list_epochs(job_id: Id, session: Reading) -> schemas.EpochList:
-    """What a training job measured after each epoch so far; empty for other kinds."""
-    return queries.epochs(session, job_id)
-
-
-def _change(ctx: Context, job_id: str, change: Callable[[Session, str], object]) -> schemas.Job:
+def _change(ctx: Context, job_id: str, change: Callable[[Session, str], object]) -> responses.Job:
     """Change a job, then send for the shards that may begin now."""
     with ctx.db.transaction() as session:
         change(session, job_id)
         waiting = jobs.to_send(session, job_id)
-    ctx.broker.enqueue(waiting)
     with ctx.db.reading() as session:
-        return queries.job(session, job_id)
+        job = queries.job(session, job_id)
+    ctx.broker.enqueue(waiting, PRIORITIES[job.priority])
+    return job

@@ -1,11 +1,12 @@
 """/v1/recipes: the paper's figures and tables by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from fastapi import APIRouter, Response
 from sqlalchemy.orm import Session
 
-from service import cards, schemas, submissions
+from service import cards, responses, submissions
 from service.api.context import Client, Context, Ctx, Key, accept, admit, opened
 from service.bulk import selection
 from service.errors import NotFound
@@ -24,33 +25,37 @@ def list_recipes() -> list[cards.RecipeCard]:
     ]
 
 
-def _route(name: str, request: type[Networks]) -> Callable[..., schemas.Job]:
+def _route(name: str, request: type[Networks]) -> Callable[..., responses.Job]:
     def submit_recipe(
         body: Networks, response: Response, ctx: Ctx, client: Client, idempotency_key: Key = None
-    ) -> schemas.Job:
-        return _submit(name, body, response, ctx, idempotency_key, client)
+    ) -> responses.Job:
+        return submit(name, body, response, ctx, idempotency_key, client)
 
     submit_recipe.__annotations__["body"] = request
     return submit_recipe
 
 
-def _submit(name: str, body: Networks, response: Response, ctx: Context, key: str | None, client: str) -> schemas.Job:
+def submit(
+    name: str, body: Networks, response: Response, ctx: Context, key: str | None, client: str,
+    beside: Mapping[str, Any] = submissions.NOTHING, digest: str = "",
+) -> responses.Job:  # fmt: skip
+    """Plan a recipe and insert its jobs, `beside` too. Raises InvalidInput, TooManyQueued."""
     catalog = opened(ctx, body)
     asked = selection.explicit(body, catalog, ctx.settings.max_items)
     assert isinstance(asked, Networks)
     networks, parts = expand(name, asked, catalog)
-    digest = submissions.request_digest(body, name)
+    digest = digest or submissions.request_digest(body, name)
     parameters = {
         "recipe": name, "title": RECIPES[name].title, "networks": networks, "parts": list(parts),
         "request": body.model_dump(mode="json"),
     }  # fmt: skip
 
-    def submit(session: Session) -> tuple[str, list[str]]:
+    def insert(session: Session) -> tuple[str, list[str]]:
         plans = plan(parts, catalog, session, ctx.settings)
-        admitted = admit(ctx, session, body, client, 1 + submissions.size(*plans.values()))
+        admitted = admit(ctx, session, body, client, 1 + submissions.size(*plans.values())) | dict(beside)
         return submissions.submit_recipe(session, parameters, plans, digest, key, ctx.settings.shard_items, admitted)
 
-    return accept(ctx, response, submit, digest, key)
+    return accept(ctx, response, insert, digest, key)
 
 
 for _name, _recipe in RECIPES.items():

@@ -165,8 +165,8 @@ class JobPlan:
             session.execute(update(Job).where(Job.id == self.job_id).values(values))
             jobs.move(session, self.job_id, JobState.QUEUED)
             jobs.settle(session, self.job_id)  # if an earlier job had finished all of it
-            ids = jobs.to_send(session, self.job_id)
-        self.of.broker.enqueue(ids)
+            ids, priority = jobs.to_send(session, self.job_id), jobs.priority(session, self.job_id)
+        self.of.broker.enqueue(ids, priority)
 
     def fail(self, title: str, detail: str, **counts: int) -> None:
         """End the job without an item. Raises Lost."""

@@ -9,17 +9,13 @@ export const isRecipe = (job) => job.kind === "recipe";
 export const kindName = (kind) => String(kind).replaceAll("_", " ");
 
 /** A recipe says which figure it is, a registration what it registers. */
-export function kindOf({ kind, parameters }) {
-  if (kind === "recipe") return `${parameters.recipe}: ${parameters.title}`;
-  const words = kindName(kind);
-  return kind.endsWith("_registration") ? `${words}: ${parameters.request.name}` : words;
+export function kindOf({ kind, title }) {
+  if (isRecipe({ kind })) return title;
+  return title ? `${kindName(kind)}: ${title}` : kindName(kind);
 }
 
 /** What the job computes with; for training, what it is to make. */
-function networksOf({ parameters }) {
-  const { networks, model, name, architecture } = parameters ?? {};
-  return Object.values(networks ?? { of: model ?? name ?? architecture ?? "–" }).join(",\n");
-}
+const networksOf = ({ networks }) => networks?.join(",\n") || "–";
 
 const workOf = (job) =>
   isRecipe(job)

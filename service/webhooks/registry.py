@@ -8,9 +8,9 @@ from sqlalchemy import delete, func, null, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from service.bulk_models import Delivery, Webhook
+from service.cursors import decode_cursor, encode_cursor, number, timestamp
 from service.db import now
 from service.errors import Conflict, FieldError, InvalidInput, NotFound
-from service.queries import decode_cursor, encode_cursor, number, timestamp
 from service.settings import Settings
 from service.webhooks import outbox, schemas, targets
 from service.webhooks.signing import new_secret

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.queries import encode_cursor
+from service.cursors import encode_cursor
 from service.settings import Settings
 from service.storage import image_key
 from tests.fixtures import inversion

@@ -17,6 +17,7 @@ from service.errors import Conflict, IdempotencyKeyReused, NotFound
 from service.kinds.planning import ItemPlan, Plan
 from service.leases import Directive, Lease, Work
 from service.models import Item, Job, Shard
+from service.queries import Filter
 from service.states import JobState, ShardState
 from service.storage import Stored
 from service.studies import StudyParameters
@@ -265,10 +266,10 @@ def test_jobs_are_listed_newest_first_page_by_page(database: Database) -> None:
     cursor = None
     while True:
         with database.reading() as session:
-            page = queries.jobs(session, None, 2, cursor)
+            page = queries.jobs(session, Filter(), 2, cursor)
         seen += [job.id for job in page.jobs]
         if (cursor := page.next_cursor) is None:
             break
     assert seen == ids[::-1]
     with database.reading() as session:
-        assert [job.id for job in queries.jobs(session, JobState.CANCELLED, 10, None).jobs] == [ids[2]]
+        assert [job.id for job in queries.jobs(session, Filter([JobState.CANCELLED]), 10).jobs] == [ids[2]]

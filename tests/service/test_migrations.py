@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, sel
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from service import queries
 from service.db import Database, downgrade, migrate
 from service.models import Base, Item, Job, Shard
 from tests.servers import postgres_execute
@@ -186,7 +187,7 @@ STATES = {
 LAST = {"job_eval.2", "job_recipe.0"}
 LATER = {
     "priority", "description", "metadata", "request", "text", "retention_seconds", "deleted_at", "cloned_from",
-    "counts", "digest",
+    "counts", "purged_at", "summary", "digest",
 }  # fmt: skip
 """Columns of these tables that 0005 adds."""
 POINTER = '{"key": "k", "sha256": "0", "size": 1, "step": 2}'
@@ -258,6 +259,54 @@ def test_a_downgrade_to_the_third_revision_lets_its_code_go_on_with_every_job(in
     assert not names & {"deadline", "client", "not_before", "last"}
     migrate(_url(in_use))
     assert _last(in_use) == LAST
+
+
+@pytest.fixture
+def before_bulk(empty_url: str) -> Iterator[Engine]:
+    """A database of revision 0004 with a study of each priority, and one that ended."""
+    migrate(empty_url, "0004")
+    database = Database(empty_url)
+    with database.engine.begin() as connection:
+        for n, priority in enumerate(("low", "normal", "high", None)):
+            parameters = json.dumps({"steps": 7, "model": "M", **({"priority": priority} if priority else {})})
+            job = {"id": f"job_{n}", "state": "succeeded", "parameters": parameters, "idempotency_key": str(n)}
+            _insert(connection, "jobs", OLD_ROWS["jobs"][0] | job)
+            shard, item = {"id": f"job_{n}.0", "job_id": f"job_{n}"}, {"job_id": f"job_{n}", "shard_id": f"job_{n}.0"}
+            _insert(connection, "shards", OLD_ROWS["shards"][0] | shard | {"last": False})
+            _insert(connection, "items", OLD_ROWS["items"][0] | item | {"settings": "{}"})
+            of_item = {"job_id": f"job_{n}", "item_index": 0}
+            _insert(connection, "artifacts", OLD_ROWS["artifacts"][0] | of_item)
+    yield database.engine
+    database.close()
+
+
+def test_a_studys_priority_moves_out_of_its_parameters_and_it_is_found_by_text(before_bulk: Engine) -> None:
+    migrate(_url(before_bulk))
+    with Session(before_bulk) as session:
+        jobs = session.scalars(select(Job).order_by(Job.id)).all()
+        assert [job.priority for job in jobs] == [0, 1, 2, 1]
+        assert [job.text for job in jobs] == [f"job_{n} inversion m" for n in range(4)]
+        listed = queries.jobs(session, queries.Filter(text="inversion"), 50).jobs
+        assert {(job.model, job.progress.steps_total, job.priority) for job in listed} >= {("M", 14, "low")}
+        assert len(listed) == 4
+
+
+def test_a_downgrade_forgets_what_was_deleted_and_keeps_the_rest(before_bulk: Engine) -> None:
+    migrate(_url(before_bulk))
+    with before_bulk.begin() as connection:
+        connection.execute(text("UPDATE jobs SET deleted_at = 1, purged_at = 2 WHERE id = 'job_0'"))
+        connection.execute(text("UPDATE jobs SET state = 'validating' WHERE id = 'job_1'"))
+        connection.execute(text("UPDATE jobs SET counts = '{}', summary = '{}', retention_seconds = 5"))
+        connection.execute(text("INSERT INTO labels (job_id, key, value) VALUES ('job_2', 'k', 'v')"))
+        connection.execute(text("UPDATE artifacts SET \"offset\" = 5 WHERE job_id = 'job_3'"))
+    downgrade(_url(before_bulk), "0004")
+    with before_bulk.connect() as connection:
+        jobs = connection.execute(text("SELECT id, state FROM jobs ORDER BY id")).all()
+        assert [tuple(job) for job in jobs] == [("job_1", "failed"), ("job_2", "succeeded"), ("job_3", "succeeded")]
+        kept = connection.execute(text("SELECT job_id FROM artifacts ORDER BY job_id")).scalars().all()
+        assert kept == ["job_1", "job_2"], "a file within a tar would be read as the whole of it"
+        assert "labels" not in inspect(connection).get_table_names()
+    migrate(_url(before_bulk))
 
 
 @pytest.mark.e2e

@@ -11,7 +11,8 @@ from service.db import Database
 from service.errors import Conflict
 from service.leases import Directive, Lease
 from service.models import Job, Shard
-from service.schemas import Progress
+from service.queries import Filter
+from service.responses import Progress
 from service.states import JobState, ShardState
 from tests.service.test_jobs import cancel, claim, claimed, do, finish, item_states, plan, save, state_of, together
 
@@ -276,15 +277,15 @@ def test_lists_name_a_recipes_parts_and_can_be_narrowed_to_them(database: Databa
     recipe, other = submit_recipe(database), submit_recipe(database)
     begin(database, recipe.parts["model"])
 
-    def listed(*narrowed: Any) -> list[str]:
+    def listed(*states: JobState, **narrowed: Any) -> list[str]:
         with database.reading() as session:
-            return [job.id for job in queries.jobs(session, narrowed[0], 50, None, *narrowed[1:]).jobs]
+            return [job.id for job in queries.jobs(session, Filter(states, **narrowed), 50).jobs]
 
-    assert set(listed(None, recipe.id)) == set(recipe.parts.values())
-    assert listed(None, None, True) == [other.id, recipe.id]
-    assert listed(JobState.RUNNING, None, True) == [recipe.id]
-    assert listed(JobState.RUNNING, recipe.id) == [recipe.parts["model"]]
+    assert set(listed(parent=recipe.id)) == set(recipe.parts.values())
+    assert listed(top_level=True) == [other.id, recipe.id]
+    assert listed(JobState.RUNNING, top_level=True) == [recipe.id]
+    assert listed(JobState.RUNNING, parent=recipe.id) == [recipe.parts["model"]]
     with database.reading() as session:
-        page = queries.jobs(session, None, 50, None)
+        page = queries.jobs(session, Filter(), 50)
         assert {job.id: job.parts for job in page.jobs if job.parts} == {r.id: r.parts for r in (recipe, other)}
         assert set(session.scalars(select(Job.part).where(Job.parent_id == other.id))) == set(LABELS)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from service.broker import QUEUE, Broker, celery_app
+from service.broker import NORMAL, QUEUES, Broker, celery_app
 from service.db import Database, migrate, now
 from service.models import Job, Shard
 from service.reconciler import Reconciler
@@ -33,11 +33,11 @@ def reconciler(database: Database, broker: Broker) -> Reconciler:
     return Reconciler(database, broker, Settings(reconcile_seconds=1))
 
 
-def messages(broker: Broker) -> list[str]:
-    """Take every waiting message off the queue."""
+def messages(broker: Broker, priority: int = NORMAL) -> list[str]:
+    """Take every waiting message off a queue."""
     found: list[str] = []
     broker.close()
-    with broker.app.connection_for_read() as connection, connection.SimpleQueue(QUEUE) as queue:
+    with broker.app.connection_for_read() as connection, connection.SimpleQueue(QUEUES[priority]) as queue:
         simple: Any = queue
         while True:
             try:

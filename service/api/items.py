@@ -1,0 +1,54 @@
+"""/v1/jobs/{id}/items, their checkpoints and epochs, and /v1/dead-letters: what failed."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+
+from service import dead_letters, queries, responses
+from service.api.context import ID, TEXT, Ctx, Cursor, Id, Index, Limit, Reading, streamed
+from service.api.tagged import Tagged
+from service.errors import NotFound
+from service.models import Item
+
+router = APIRouter(prefix="/v1", tags=["jobs"], route_class=Tagged)
+
+
+@router.get("/dead-letters")
+def list_dead_letters(
+    session: Reading,
+    job: Annotated[str | None, Query(pattern=ID, description="Only the items of this job")] = None,
+    title: Annotated[str | None, Query(max_length=200, pattern=TEXT, description="Only errors with this title")] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> dead_letters.DeadLetterList:
+    """The failed items of all jobs, newest first."""
+    return dead_letters.find(session, job, title, limit, cursor)
+
+
+@router.get("/jobs/{job_id}/items")
+def list_items(job_id: Id, session: Reading, limit: Limit = 100, cursor: Cursor = None) -> responses.ItemList:
+    return queries.items(session, job_id, limit, cursor)
+
+
+@router.get("/jobs/{job_id}/items/{index}")
+def get_item(job_id: Id, index: Index, session: Reading) -> responses.Item:
+    return queries.item(session, job_id, index)
+
+
+@router.get("/jobs/{job_id}/items/{index}/checkpoint", response_class=StreamingResponse)
+def get_checkpoint(job_id: Id, index: Index, ctx: Ctx) -> StreamingResponse:
+    """The newest checkpoint of an item, such as that of a training run which diverged."""
+    with ctx.db.reading() as session:
+        queries.require(session, job_id)
+        row = session.get(Item, (job_id, index))
+    if row is None or row.checkpoint is None:
+        raise NotFound(f"no checkpoint of item {index} in job {job_id}")
+    headers = {"Content-Disposition": f'attachment; filename="{job_id}-{index}-{row.checkpoint["step"]}.pt"'}
+    return streamed(ctx, row.checkpoint["key"], headers)
+
+
+@router.get("/jobs/{job_id}/epochs")
+def list_epochs(job_id: Id, session: Reading) -> responses.EpochList:
+    """What a training job measured after each epoch so far; empty for other kinds."""
+    return queries.epochs(session, job_id)

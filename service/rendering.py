@@ -1,0 +1,177 @@
+"""Rows of jobs turned into responses, with what other tables say of them, in a few queries for a whole page."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session, defer
+
+from service import responses, summaries, waiting
+from service.bulk_models import Label, Planning
+from service.cursors import at, timestamp
+from service.db import kept
+from service.models import Item, Job, Shard, Transition
+from service.requests import PRIORITIES
+from service.states import TERMINAL_ITEM, TERMINAL_JOB, ShardState
+from service.submissions import RECIPE
+
+LINKS = (
+    "items", "artifacts", "events", "errors", "archive", "result_shards", "table", "cancel", "pause", "resume",
+    "retry", "clone",
+)  # fmt: skip
+PATHS = {"result_shards": "result-shards"}
+NAMES = {number: name for name, number in PRIORITIES.items()}
+MANY, OLD = 10_000, 2.0
+"""With more items than that, the counts of a job that is going on may be so many seconds old."""
+Counts = dict[str, int]
+
+
+class Around(NamedTuple):
+    """What other tables say of jobs, by their ids."""
+
+    parts: dict[str, list[Job]]
+    counts: dict[str, Counts]
+    running: dict[str, list[dict[str, Any]]]
+    labels: dict[str, dict[str, str]]
+    plannings: dict[str, Planning]
+    waiting: dict[str, responses.Waiting]
+
+
+def briefly(session: Session, rows: Sequence[Job]) -> list[responses.JobSummary]:
+    """As lists have them; needs no row's parameters."""
+    around = _around(session, rows)
+    facts = [_facts(row, around) for row in rows]
+    for each in facts:
+        each["progress"] = responses.ProgressSummary(**each["progress"].model_dump(exclude={"curve"}))
+    return [responses.JobSummary(**each) for each in facts]
+
+
+def wholly(session: Session, row: Job) -> responses.Job:
+    transitions = session.scalars(select(Transition).where(Transition.job_id == row.id).order_by(Transition.id))
+    found = responses.Job(
+        **_facts(row, _around(session, [row])), parameters=row.parameters,
+        transitions=[responses.Transition(state=t.state, at=at(t.at)) for t in transitions],
+    )  # fmt: skip
+    if not found.parts and not found.progress.curve:  # nothing runs: what its first shard last reported
+        first = select(Shard.progress).where(Shard.job_id == row.id).order_by(Shard.first_item).limit(1)
+        found.progress.curve = [(step, distance) for step, distance in (session.scalar(first) or {}).get("curve", [])]
+    return found
+
+
+def _around(session: Session, rows: Sequence[Job]) -> Around:
+    parts: dict[str, list[Job]] = defaultdict(list)
+    if recipes := [row.id for row in rows if row.kind == RECIPE]:
+        of_recipes = select(Job).where(Job.parent_id.in_(recipes)).order_by(Job.part).options(defer(Job.parameters))
+        for part in session.scalars(of_recipes):
+            parts[str(part.parent_id)].append(part)
+    every = [*rows, *(part for each in parts.values() for part in each)]
+    running = _running(session, [row.id for row in every if row.state not in TERMINAL_JOB])
+    labels: dict[str, dict[str, str]] = defaultdict(dict)
+    ids = [row.id for row in rows]
+    for label in session.scalars(select(Label).where(Label.job_id.in_(ids)).order_by(Label.key)):
+        labels[label.job_id][label.key] = label.value
+    plannings = {p.job_id: p for p in session.scalars(select(Planning).where(Planning.job_id.in_(ids)))}
+    return Around(
+        parts, _counts(session, every), running, labels, plannings, _waiting(session, rows, every, parts, running)
+    )
+
+
+def _running(session: Session, ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """What each job's shards last reported, of those that a worker holds or that are gone on with later."""
+    running: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    stands = (Shard.state == ShardState.QUEUED) & Shard.checkpoint.is_not(None)  # a later claim goes on from there
+    moving = or_(Shard.state == ShardState.RUNNING, stands)
+    for job_id, state, progress in session.execute(
+        select(Shard.job_id, Shard.state, Shard.progress).where(Shard.job_id.in_(ids), moving)
+    ):
+        running[job_id].append(progress | ({} if state == ShardState.RUNNING else {"rate": 0, "held": False}))
+    return running
+
+
+def _counts(session: Session, rows: Sequence[Job]) -> dict[str, Counts]:
+    """The items of each job by state."""
+    final = {row.id: row.counts for row in rows if row.counts and row.state in TERMINAL_JOB}
+    going = [row for row in rows if row.id not in final]
+    counts = final | _grouped(session, [row.id for row in going if row.items <= MANY])
+    for row in going:
+        if row.items > MANY:
+            counts |= kept(session, ("items of", row.id), partial(_grouped, session, [row.id]), lambda _: OLD)
+    return counts
+
+
+def _grouped(session: Session, ids: Sequence[str]) -> dict[str, Counts]:
+    counts: dict[str, Counts] = {job_id: {} for job_id in ids}
+    grouped = select(Item.job_id, Item.state, func.count()).where(Item.job_id.in_(ids))
+    for job_id, state, n in session.execute(grouped.group_by(Item.job_id, Item.state)) if ids else ():
+        counts[job_id][state] = n
+    return counts
+
+
+def _waiting(
+    session: Session,
+    rows: Sequence[Job],
+    every: Sequence[Job],
+    parts: dict[str, list[Job]],
+    running: dict[str, list[dict[str, Any]]],
+) -> dict[str, responses.Waiting]:
+    """Why each job waits; a recipe none of whose parts is computed waits as the first of them does."""
+    busy = {job_id for job_id, reports in running.items() if any(r.get("held", True) for r in reports)}
+    busy |= {str(row.parent_id) for row in every if row.id in busy}
+    found = waiting.find(session, every, dict.fromkeys(busy))
+    for row in rows:
+        of_parts = [found[part.id] for part in parts[row.id] if part.id in found]
+        if row.id in found and found[row.id].reason == "parts" and of_parts:
+            first = min(of_parts, key=lambda w: (w.ahead is None, w.ahead))
+            found[row.id] = first.model_copy(update={"reason": "parts", "detail": f"its parts wait: {first.detail}"})
+    return found
+
+
+def _facts(row: Job, around: Around) -> dict[str, Any]:
+    named, url, parts = summaries.of(row), f"/v1/jobs/{row.id}", around.parts[row.id]
+    planning, kept_for = around.plannings.get(row.id), row.retention_seconds
+    return {
+        "id": row.id, "kind": row.kind, "title": named.get("title"), "state": row.state,
+        "priority": NAMES[row.priority], "description": row.description, "labels": around.labels[row.id],
+        "metadata": row.meta or {}, "model": named.get("model"), "networks": named.get("networks", []),
+        "dataset": named.get("dataset"), "parent": row.parent_id, "cloned_from": row.cloned_from,
+        "parts": {str(part.part): part.id for part in parts}, "warnings": row.warnings, "error": row.error,
+        "created_at": at(row.created_at), "finished_at": timestamp(row.finished_at),
+        "deadline": timestamp(row.deadline), "retention_seconds": kept_for,
+        "expires_at": at(row.finished_at + kept_for) if row.finished_at and kept_for is not None else None,
+        "items": responses.ItemCounts(total=row.items, **around.counts[row.id]),
+        "progress": _progress_of(row, around), "waiting": around.waiting.get(row.id),
+        "planning": responses.Planning.model_validate(planning, from_attributes=True) if planning else None,
+        "links": responses.JobLinks(self=url, **{name: f"{url}/{PATHS.get(name, name)}" for name in LINKS}),
+    }  # fmt: skip
+
+
+def _progress_of(row: Job, around: Around) -> responses.Progress:
+    if row.kind == RECIPE:
+        return _sum([_progress_of(part, around) for part in around.parts[row.id]], row.finished_at is not None)
+    return _progress(row, around.counts[row.id], around.running.get(row.id, ()))
+
+
+def _progress(row: Job, counts: Counts, running: Iterable[dict[str, Any]]) -> responses.Progress:
+    named = summaries.of(row)
+    total, reports = row.items * named["steps"], [r for r in running if "image_steps" in r]
+    over = sum(counts.get(state, 0) for state in TERMINAL_ITEM)
+    done = min(named["steps"] * over + sum(r["image_steps"] for r in reports), total)
+    rate = sum(r["rate"] for r in reports) or None
+    return responses.Progress(
+        steps_done=done, steps_total=total, fraction=done / total if total else 0.0,
+        curve=max((r["curve"] for r in reports), key=len, default=[]), curve_of=named["curve_of"], rate=rate,
+        eta_seconds=(total - done) / rate if rate else None,
+    )  # fmt: skip
+
+
+def _sum(parts: Sequence[responses.Progress], over: bool) -> responses.Progress:
+    """A recipe's progress is that of its parts; drawing them has no steps, and only its end makes the whole."""
+    done, total = sum(p.steps_done for p in parts), sum(p.steps_total for p in parts)
+    rate = sum(p.rate or 0 for p in parts) or None
+    fraction = done / total if total else 0.0
+    return responses.Progress(
+        steps_done=done, steps_total=total, fraction=1.0 if over else min(fraction, 0.99), curve=[],
+        curve_of="", rate=rate, eta_seconds=(total - done) / rate if rate else None,
+    )  # fmt: skip

@@ -1,0 +1,123 @@
+"""The queue as a whole, and why a job waits in it: what is ahead, and when its first shard may begin."""
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from service import fleet
+from service.db import kept, now
+from service.models import Job, Shard
+from service.responses import Reason, Waiting
+from service.states import JobState, ShardState
+
+FEW, OLD = 100, 1.0
+"""With more jobs in the queue than a few, what is said of it may be so many seconds old."""
+GOING = (JobState.QUEUED, JobState.RUNNING)
+Place = tuple[int, float, str]
+"""Where a job stands: by priority, highest first, then by when it was created."""
+
+
+def place(priority: int, created_at: float, job_id: str) -> Place:
+    return -priority, created_at, job_id
+
+
+def image_steps() -> ColumnElement[int]:
+    """What an item of a job takes at most; jobs from before there were summaries have it in their parameters."""
+    return func.coalesce(Job.summary["steps"].as_integer(), Job.parameters["steps"].as_integer(), 0)
+
+
+class Queue(NamedTuple):
+    """What waits, in order, and how fast it moves. `shards` and `steps` count what is before each place."""
+
+    places: Sequence[Place]
+    shards: Sequence[int]
+    steps: Sequence[int]
+    workers: bool
+    free: int
+    """Shards that workers could take at once."""
+    free_in: float | None
+    """Seconds until one of them can; None if nobody knows."""
+    rate: float
+    """Image-steps a second, of all workers."""
+
+    def wait(self, at: Place) -> Waiting:
+        """Of what would begin at this place."""
+        n = bisect_left(self.places, at)
+        ahead, steps = self.shards[n], self.steps[n]
+        if not self.workers:
+            return _waiting("no_worker", "no worker is alive", ahead)
+        starts = 0.0 if ahead < self.free else None
+        if starts is None and self.rate and self.free_in is not None:
+            starts = self.free_in + steps / self.rate
+        return _waiting("queue", f"{ahead:,} shards of other jobs are before its first", ahead, starts)
+
+
+def _waiting(reason: Reason, detail: str, ahead: int | None = None, starts: float | None = None) -> Waiting:
+    return Waiting(
+        reason=reason, detail=detail, ahead=ahead, starts_in_seconds=None if starts is None else round(starts)
+    )
+
+
+def queue(session: Session) -> Queue:
+    """As it is now, or, if it is long, as it was a moment ago."""
+    return kept(session, "queue", lambda: _read(session), lambda found: OLD if len(found.places) > FEW else 0)
+
+
+def _read(session: Session) -> Queue:
+    queued = (
+        select(Job.id, Job.priority, Job.created_at, func.count(), func.sum(Shard.item_count) * image_steps())
+        .join(Shard)
+        .where(Shard.state == ShardState.QUEUED, Job.state.in_(GOING))
+        .group_by(Job.id)
+    )
+    waiting = sorted((place(priority, at, i), n, int(steps)) for i, priority, at, n, steps in session.execute(queued))
+    left, rate, held = [], 0.0, 0
+    running = select(Shard.item_count * image_steps(), Shard.progress).join(Job)
+    for steps, progress in session.execute(running.where(Shard.state == ShardState.RUNNING)):
+        held += 1
+        if own := progress.get("rate"):
+            left.append(max(steps - progress.get("image_steps", 0), 0) / own)
+            rate += own
+    slots = fleet.threads(session)[1]
+    free = max(slots - held, 0)
+    return Queue(
+        places=[at for at, _, _ in waiting],
+        shards=[0, *accumulate(n for _, n, _ in waiting)],
+        steps=[0, *accumulate(n for _, _, n in waiting)],
+        workers=slots + held > 0,
+        free=free,
+        free_in=0.0 if free else min(left, default=None),
+        rate=rate,
+    )
+
+
+def find(session: Session, rows: Sequence[Job], busy: Mapping[str, object]) -> dict[str, Waiting]:
+    """Why each of these jobs waits; not those that are over, being cancelled, or `busy`: computed by a worker."""
+    found: dict[str, Waiting] = {}
+    idle = [row for row in rows if row.state in GOING and row.id not in busy]
+    shards = _shards(session, [row.id for row in idle]) if idle else {}
+    for row in rows:
+        if row.state == JobState.VALIDATING:
+            found[row.id] = _waiting("planning", "the entries of its source are being looked at")
+        elif row.state == JobState.PAUSED:
+            found[row.id] = _waiting("paused", "until it is resumed")
+    for row in idle:
+        soonest = shards.get(row.id)
+        if soonest is None:
+            found[row.id] = _waiting("parts", "until what it is made of is over")
+        elif soonest > 0:
+            found[row.id] = _waiting("backing_off", "an attempt failed, and is made again after a pause", None, soonest)
+        else:
+            found[row.id] = queue(session).wait(place(row.priority, row.created_at, row.id))
+    return found
+
+
+def _shards(session: Session, ids: Sequence[str]) -> dict[str, float]:
+    """In how many seconds the first queued shard of each job may be claimed: 0 or less for now."""
+    soonest = (func.min(func.coalesce(Shard.not_before, 0.0)) - now()).label("soonest")
+    queued = select(Shard.job_id, soonest).where(Shard.job_id.in_(ids), Shard.state == ShardState.QUEUED)
+    return {row.job_id: row.soonest for row in session.execute(queued.group_by(Shard.job_id))}
