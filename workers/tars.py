@@ -71,14 +71,18 @@ def sample(index: int) -> str:
 
 
 def described(computed: Computed) -> dict[str, Any]:
-    """What a sample's `.json` holds."""
+    """What a sample's `.json` holds, without nulls: a reader that guesses types from the first samples would fail later
+    where some have a value and others null."""
     item = computed.item
+    names = {name: item.target.get(name) or "" for name in ("id", "label")}
     return {
-        "index": item.index, **named(item.target, item.settings), "target": item.target, "start": item.start,
-        "settings": item.settings, "metrics": computed.metrics, "provenance": computed.provenance,
+        "index": item.index, **names, "target": _given(item.target), "start": _given(item.start),
+        "settings": _given(item.settings), "metrics": _given(computed.metrics),
+        "provenance": _given(computed.provenance),
     }  # fmt: skip
 
 
-def named(target: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`id` and `label` that a client gave an item, or its data set; None where there is none."""
-    return {name: settings.get(name, target.get(name)) for name in ("id", "label")}
+def _given(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _given(each) for name, each in value.items() if each is not None}
+    return value

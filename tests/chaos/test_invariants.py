@@ -12,7 +12,9 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from service import jobs, leases, submissions
+from service.bulk_models import ResultShard
 from service.db import Database
+from service.keys import result_shard_key
 from service.kinds.planning import ItemPlan, Plan
 from service.models import Artifact, Item, Job, Shard, Transition
 from service.states import JobState
@@ -21,6 +23,7 @@ from tests.chaos import invariants
 from tests.chaos.load import UNREADABLE, Accepted, Ledger
 from tests.chaos.watch import Handover, Seen, Watch, handovers, too_long
 from tests.fixtures import migrated
+from tests.service.tars import packed
 from tests.service.test_jobs import PARAMETERS, TARGET
 
 EPOCH = 2
@@ -45,7 +48,9 @@ def tensors(value: float, provenance: str = "") -> bytes:
     return save({"image": np.full((3, 2, 2), value, dtype=np.float32)}, {"provenance": provenance})
 
 
-def lived(db: Database, storage: Storage, key: str, saved: int, failed: int = 0, left: int = 0) -> str:
+def lived(
+    db: Database, storage: Storage, key: str, saved: int, failed: int = 0, left: int = 0, tarred: bool = False
+) -> str:
     """A job of one shard, claimed twice, with so many items that succeeded, failed, and were cancelled."""
     items = [ItemPlan(TARGET, {"source": "noise"}) for _ in range(saved + failed + left)]
     with db.transaction() as session:
@@ -54,7 +59,10 @@ def lived(db: Database, storage: Storage, key: str, saved: int, failed: int = 0,
         session.execute(update(Shard).where(Shard.id == shard_id).values(state="queued"))
         work = leases.claim(session, shard_id, "worker", 60)
         assert work is not None
-        for index in range(saved):
+        if tarred:
+            tar, results = packed(storage, work.lease, {i: dict.fromkeys(FILES, tensors(i)) for i in range(saved)})
+            leases.save_items(session, work.lease, results, tar)
+        for index in range(0 if tarred else saved):
             stored = {
                 name: (storage.put(artifact_key(job_id, index, EPOCH, name), tensors(index), "x/y"), "x/y")
                 for name in FILES
@@ -74,7 +82,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
     folder = tmp_path_factory.mktemp("past")
     (folder / "test.db").write_bytes(migrated())
     db, storage = Database(f"sqlite:///{folder / 'test.db'}"), LocalStorage(folder / "objects")
-    ids = [lived(db, storage, "whole", 2), lived(db, storage, "partial", 1, failed=1)]
+    ids = [lived(db, storage, "whole", 2), lived(db, storage, "partial", 1, failed=1, tarred=True)]
     ids.append(lived(db, storage, "cancelled", 1, left=1))
     db.close()
     return folder, ids
@@ -106,10 +114,19 @@ def write(table: Any, *where: Any, **values: Any) -> Plant:
     return lambda _, session: session.execute(update(table).where(*where).values(values))
 
 
+def drop(table: Any, *where: Any) -> Plant:
+    return lambda _, session: session.execute(delete(table).where(*where))
+
+
 def key(past: Past, name: str = "result.png") -> str:
     return artifact_key(past.whole, 0, EPOCH, name)
 
 
+def tar_of(past: Past) -> str:
+    return result_shard_key(past.partial, f"{past.partial}.0", EPOCH, 0)
+
+
+IN_TAR = Artifact.offset.is_not(None)
 SAVED, FIRST, RESULT = Item.state == "succeeded", Item.index == 0, Artifact.name == FILES[0]
 PARTIAL, OWN = Job.state == "partially_succeeded", Job.idempotency_key == "whole"
 PLANTS: list[tuple[str, str, Plant]] = [
@@ -125,6 +142,13 @@ PLANTS: list[tuple[str, str, Plant]] = [
         "a checkpoint that is gone", "a row points to what was stored",
         write(Shard, checkpoint={"key": "jobs/x/shards/0/1/checkpoint-1.safetensors", "size": 1, "sha256": "0"}),
     ),
+    (
+        "other bytes in a tar", "a row points to what was stored",
+        lambda p, _: p.storage.put(tar_of(p), bytes(p.storage.stat(tar_of(p))), "x/y"),
+    ),
+    ("a range too far", "a row points to what was stored", write(Artifact, IN_TAR, offset=Artifact.offset + 512)),
+    ("a tar without a row", "artifacts are of the claim that ended their item", drop(ResultShard)),
+    ("a tar without items", "nothing is left over in the storage", drop(Artifact, IN_TAR)),
     ("a stale epoch", "artifacts are of the claim that ended their item", write(Item, SAVED, epoch=1)),
     ("an artifact too few", "a result is whole", lambda _, s: s.execute(delete(Artifact).where(RESULT))),
     (

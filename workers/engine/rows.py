@@ -6,6 +6,7 @@ Shapes: images [C, H, W] with pixels in [0, 1], representations [K]; everything 
 import math
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 NOT_FINITE = "the search met a number that is infinite or not a number"
+GATHER = 0.02
+"""Seconds that one that is over waits for those that end with it: to store them together costs a fraction."""
 PLATEAU = 1e-3
 """The relative fall of the least loss that counts as one, where a row has `patience`."""
 
@@ -171,6 +174,7 @@ class Ticket:
         found = []
         with suppress(queue.Empty):
             found.append(self._over.get(timeout=timeout))
+            time.sleep(GATHER)
             while True:
                 found.append(self._over.get_nowait())
         outcomes = [each for each in found if isinstance(each, Outcome)]

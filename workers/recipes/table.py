@@ -18,7 +18,7 @@ from sqlalchemy import select
 from service.models import Artifact, Item
 from service.results import shard_name
 from workers.context import ShardContext
-from workers.tars import named, sample
+from workers.tars import sample
 
 NAME, MEDIA_TYPE = "items.parquet", "application/vnd.apache.parquet"
 PAGE = 5000
@@ -120,7 +120,8 @@ def _row(item: Item, files: Sequence[Artifact], columns: Columns) -> dict[str, A
         f"jobs/{item.job_id}/"
     )  # else another job's, from which it was taken over
     return {
-        "index": item.index, "sample": sample(item.index), **named(item.target, item.settings), "state": item.state,
+        "index": item.index, "sample": sample(item.index), "id": item.target.get("id"),
+        "label": item.target.get("label"), "state": item.state,
         "error": (item.error or {}).get("title"),
         **{name: _value(metrics.get(name), kind) for name, kind in columns.items()},
         "result_shard": shard_name(tar) if tar and ours else None,
