@@ -22,14 +22,16 @@ from service.api import (
     bulk,
     catalog,
     checkpoints,
+    events,
     health,
     images,
     items,
     jobs,
     recipes,
     uploads,
+    webhooks,
     workers,
-)
+)  # fmt: skip
 from service.api.context import Context
 from service.api.receiving import STREAMED
 from service.broker import Broker, celery_app
@@ -37,6 +39,7 @@ from service.cards import DatasetCard
 from service.catalog import Catalog, Dataset
 from service.data.opening import open_dataset
 from service.db import Database
+from service.events import Feed
 from service.settings import Settings
 from service.storage import open_storage
 
@@ -130,6 +133,7 @@ def create_app(settings: Settings, context: Context | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.context = context or open_context(settings)
+        app.state.feed = Feed(app.state.context.db, settings.max_streams)
         yield
         if context is None:
             app.state.context.broker.close()
@@ -139,8 +143,8 @@ def create_app(settings: Settings, context: Context | None = None) -> FastAPI:
         title="robustreps", version="1", lifespan=lifespan, docs_url="/docs", redoc_url=None,
         description="Inverts, interpolates, visualises and edits representations of robust networks, as queued jobs.",
     )  # fmt: skip
-    of_jobs, others = (jobs, items, artifacts, archive, bulk), (workers, recipes, images, uploads, checkpoints, catalog)
-    for module in (*of_jobs, *others, health):
+    of_jobs, registries = (jobs, items, artifacts, archive, events, bulk), (catalog, images, uploads, checkpoints)
+    for module in (*of_jobs, recipes, *registries, workers, webhooks, health):
         app.include_router(module.router)
     errors.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed=STREAMED)

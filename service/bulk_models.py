@@ -104,7 +104,7 @@ class Webhook(Base):
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     url: Mapped[str] = mapped_column(Text)
-    secrets: Mapped[list[Any]]  # the newest first; older ones still sign until they expire
+    secrets: Mapped[list[Any]]  # `secret` and `expires_at`, the newest first; an older one signs until it expires
     events: Mapped[list[Any]]
     labels: Mapped[dict[str, Any]]  # only jobs that have all of these
     description: Mapped[str | None] = mapped_column(Text)
@@ -119,7 +119,7 @@ class Delivery(Base):
 
     __tablename__ = "deliveries"
     __table_args__ = (
-        Index("ix_deliveries_due", "next_at", postgresql_where=UNDELIVERED, sqlite_where=UNDELIVERED),
+        Index("ix_deliveries_due", "webhook_id", "next_at", postgresql_where=UNDELIVERED, sqlite_where=UNDELIVERED),
         Index(None, "webhook_id", "created_at"),
     )
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import signal
+import socket
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ from service.db import Database
 from service.reconciler import Reconciler
 from service.settings import Settings, get_settings
 from service.storage import open_storage
+from service.webhooks.sender import Sender
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -52,6 +54,14 @@ def embedded_worker() -> Callable[..., Any]:
     return worker
 
 
+class Server(uvicorn.Server):
+    """Ends the event streams as it ends: it would wait for them for ever."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.config.app.state.feed.close()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
+
+
 @contextmanager
 def serving(settings: Settings) -> Iterator[uvicorn.Server]:
     """An API server ready to run, with its reconciler, and in the embedded mode its worker and its schema."""
@@ -68,6 +78,9 @@ def serving(settings: Settings) -> Iterator[uvicorn.Server]:
         planner = BulkPlanner(context.db, context.storage, context.broker, context.catalog, settings, context.planning)
         planner.start()
         stack.callback(planner.close)
+        sender = Sender(context.db, settings)
+        sender.start()
+        stack.callback(sender.close)
         if settings.embedded:
             worker = embedded_worker()(context)
             worker.start()
@@ -75,7 +88,7 @@ def serving(settings: Settings) -> Iterator[uvicorn.Server]:
         config = uvicorn.Config(
             create_app(settings, context), host=settings.host, port=settings.port, log_config=None, access_log=False
         )
-        yield uvicorn.Server(config)
+        yield Server(config)
 
 
 @contextmanager

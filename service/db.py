@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +36,11 @@ def _now_postgresql(*_: Any, **__: Any) -> str:
 @compiles(now, "sqlite")
 def _now_sqlite(*_: Any, **__: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+def iso(seconds: float | None) -> str | None:
+    """A time of that clock as RFC 3339, as in answers."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 class Database:

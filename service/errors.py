@@ -99,6 +99,14 @@ class TooManyArchives(Problem):
     headers = MappingProxyType({"Retry-After": "10"})
 
 
+class TooManyStreams(Problem):
+    """This process serves as many event streams as it may."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "too-many-streams"
+    headers = MappingProxyType({"Retry-After": "5"})
+
+
 class IdempotencyKeyReused(Problem):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     type = "idempotency-key-reused"

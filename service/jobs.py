@@ -14,6 +14,7 @@ from service.db import now
 from service.errors import Conflict, NotFound
 from service.models import Artifact, Item, Job, Shard, Transition
 from service.states import TERMINAL_ITEM, TERMINAL_JOB, ItemState, JobState, ShardState, sources
+from service.webhooks import outbox
 
 CLAIMABLE = (JobState.QUEUED, JobState.RUNNING)
 GOING = (*CLAIMABLE, JobState.PAUSED)
@@ -250,14 +251,14 @@ def move(session: Session, job_id: str, target: JobState, counts: Mapping[str, i
     values: dict[str, Any] = {
         "state": target, "finished_at": now() if target in TERMINAL_JOB else None, "counts": counts or null(),
     }  # fmt: skip
-    moved = session.scalars(
-        update(Job).where(Job.id == job_id, Job.state.in_(sources(target))).values(values).returning(Job.id),
-        execution_options=UNSYNCHRONIZED,
-    ).one_or_none()
-    if moved:
+    legal = update(Job).where(Job.id == job_id, Job.state.in_(sources(target))).values(values)
+    asked = session.scalars(legal.returning(outbox.asked()), execution_options=UNSYNCHRONIZED).one_or_none()
+    if asked is not None:
         session.add(Transition(job_id=job_id, state=target, at=now()))
         session.flush()
-    return moved is not None
+        if asked:
+            outbox.note(session, job_id, target)
+    return asked is not None
 
 
 def count(session: Session, *conditions: Any) -> int:

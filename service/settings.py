@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     evaluation_images: int = Field(512, ge=1, le=65_536, description="Images that a worker evaluates under one lease")
     max_steps: int = Field(100_000, gt=0, description="Most PGD steps for one item")
 
+    max_streams: int = Field(256, gt=0, description="Most event streams that one process of the API serves at once")
+    webhook_http: bool = Field(False, description="Allow webhooks to plain http:// addresses")
+    webhook_private: bool = Field(False, description="Allow webhooks to private addresses, as in an intranet")
+
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     torchrun_options: str = Field(
         "",

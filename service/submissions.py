@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from service import jobs, requests
@@ -84,9 +84,8 @@ def submit_recipe(
     shared = {name: value for name, value in beside.items() if name in OF_PARTS}
     ids: list[str] = []
     for label, plan in plans.items():
-        part_id, shard_ids = submit(session, plan, digest, None, shard_items, shared)
-        session.execute(update(Job).where(Job.id == part_id).values(parent_id=job_id, part=label))
-        ids += shard_ids
+        of_part = shared | {"parent_id": job_id, "part": label}
+        ids += submit(session, plan, digest, None, shard_items, of_part)[1]
     drawing = ItemPlan({"source": "recipe", "label": parameters["title"]}, {"source": "recipe"})
     fill(session, job_id, [drawing], 1, ShardState.WAITING)
     jobs.move(session, job_id, JobState.QUEUED)

@@ -112,7 +112,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_deliveries"),
     )
     op.create_index(
-        "ix_deliveries_due", "deliveries", ["next_at"], postgresql_where=UNDELIVERED, sqlite_where=UNDELIVERED
+        "ix_deliveries_due",
+        "deliveries",
+        ["webhook_id", "next_at"],
+        postgresql_where=UNDELIVERED,
+        sqlite_where=UNDELIVERED,
     )
     op.create_index("ix_deliveries_webhook_id_created_at", "deliveries", ["webhook_id", "created_at"])
     op.create_table(

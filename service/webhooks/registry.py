@@ -1,0 +1,192 @@
+"""Webhooks and their deliveries, as clients change and read them. Each function is one transaction's work."""
+
+import json
+import uuid
+from typing import Any
+
+from sqlalchemy import delete, func, null, select, tuple_, update
+from sqlalchemy.orm import Session
+
+from service.bulk_models import Delivery, Webhook
+from service.cursors import decode_cursor, encode_cursor, number, timestamp
+from service.db import now
+from service.errors import Conflict, FieldError, InvalidInput, NotFound
+from service.settings import Settings
+from service.webhooks import outbox, schemas, targets
+from service.webhooks.signing import new_secret
+
+MOST = 100  # webhooks: every move of every job looks at all of them
+MOST_SECRETS = 10  # that sign one delivery
+OVERLAP = 86_400.0
+"""Seconds for which a secret still signs after it was replaced."""
+PENDING = Delivery.delivered_at.is_(None) & Delivery.failed_at.is_(None)
+UNSYNCHRONIZED = {"synchronize_session": False}
+
+
+def create(session: Session, request: schemas.WebhookRequest, client: str, settings: Settings) -> schemas.NewWebhook:
+    """Raises InvalidInput, or Conflict if there are as many as may be."""
+    _check(request.url, settings)
+    if (session.scalar(select(func.count()).select_from(Webhook)) or 0) >= MOST:
+        raise Conflict(f"there are {MOST} webhooks already; allowed: {MOST}")
+    secret = new_secret()
+    row = Webhook(
+        id=f"wh_{uuid.uuid4().hex}", secrets=[{"secret": secret, "expires_at": None}], client=client,
+        created_at=session.scalars(select(now())).one(), **request.model_dump(),
+    )  # fmt: skip
+    session.add(row)
+    session.flush()
+    return schemas.NewWebhook(secret=secret, **_fields(row))
+
+
+def change(session: Session, webhook_id: str, request: schemas.WebhookChange, settings: Settings) -> schemas.Webhook:
+    """Raises NotFound, InvalidInput."""
+    row = _locked(session, webhook_id)
+    values = request.model_dump(exclude_unset=True)
+    if "url" in values:
+        _check(values["url"], settings)
+    disabled = values.pop("disabled", None)
+    if "labels" in values:
+        values["labels"] = values["labels"] or {}
+    for name, value in values.items():
+        setattr(row, name, value)
+    session.flush()
+    if disabled and row.disabled_at is None:
+        disable(session, webhook_id, "disabled by a client")
+    elif disabled is False:
+        row.disabled_at = row.disabled_reason = None
+        session.flush()
+    session.refresh(row)
+    return shown(row)
+
+
+def disable(session: Session, webhook_id: str, reason: str) -> None:
+    """Send nothing more to a webhook, and give up what waits for it. Locks it before its deliveries."""
+    this = (Webhook.id == webhook_id) & Webhook.disabled_at.is_(None)
+    values = {"disabled_at": now(), "disabled_reason": reason}
+    session.execute(update(Webhook).where(this).values(values), execution_options=UNSYNCHRONIZED)
+    give_up(session, webhook_id)
+
+
+def give_up(session: Session, webhook_id: str) -> None:
+    """What waits for a disabled webhook is not sent."""
+    waits = (Delivery.webhook_id == webhook_id) & PENDING
+    values = {"failed_at": now(), "error": "the webhook was disabled"}
+    session.execute(update(Delivery).where(waits).values(values), execution_options=UNSYNCHRONIZED)
+
+
+def remove(session: Session, webhook_id: str) -> None:
+    """With its deliveries. Raises NotFound."""
+    _locked(session, webhook_id, gone=True)
+    session.execute(delete(Webhook).where(Webhook.id == webhook_id), execution_options=UNSYNCHRONIZED)
+
+
+def rotate(session: Session, webhook_id: str) -> schemas.NewWebhook:
+    """A new secret; the one before signs beside it for a day. Raises NotFound, or Conflict if too many still sign."""
+    row, at = _locked(session, webhook_id), session.scalars(select(now())).one()
+    older = [s if s["expires_at"] else s | {"expires_at": at + OVERLAP} for s in valid(row, at)]
+    if len(older) >= MOST_SECRETS:
+        raise Conflict(f"{len(older)} secrets of webhook {webhook_id} still sign; allowed: {MOST_SECRETS} in a day")
+    secret = new_secret()
+    row.secrets = [{"secret": secret, "expires_at": None}, *older]
+    return schemas.NewWebhook(secret=secret, **_fields(row))
+
+
+def valid(row: Webhook, at: float) -> list[dict[str, Any]]:
+    """The secrets that sign at this time."""
+    return [s for s in row.secrets if s["expires_at"] is None or s["expires_at"] > at]
+
+
+def test(session: Session, webhook_id: str) -> schemas.Delivery:
+    """Send an event that says nothing. Raises NotFound, or Conflict for a disabled webhook."""
+    _enabled(_locked(session, webhook_id))
+    at = session.scalars(select(now())).one()
+    delivery_id = outbox.write(session, [webhook_id], outbox.TEST, at, {"webhook": webhook_id})
+    return shown_delivery(session.get_one(Delivery, delivery_id))
+
+
+def retry(session: Session, delivery_id: str) -> schemas.Delivery:
+    """Send a delivery now, and again by the whole schedule. Raises NotFound, or Conflict for a disabled webhook."""
+    webhook_id = session.scalar(select(Delivery.webhook_id).where(Delivery.id == delivery_id))
+    if webhook_id is None:
+        raise NotFound(f"no delivery {delivery_id}")
+    _enabled(_locked(session, webhook_id))
+    again: dict[str, Any] = {"next_at": now(), "attempts": 0, "delivered_at": null(), "failed_at": null()}
+    mine = Delivery.id == delivery_id
+    session.execute(update(Delivery).where(mine).values(again), execution_options=UNSYNCHRONIZED)
+    return shown_delivery(session.get_one(Delivery, delivery_id))
+
+
+def find(session: Session, webhook_id: str) -> schemas.Webhook:
+    """Raises NotFound."""
+    return shown(_get(session, webhook_id))
+
+
+def listed(session: Session, limit: int, cursor: str | None) -> schemas.WebhookList:
+    """Newest first."""
+    query = select(Webhook).order_by(Webhook.created_at.desc(), Webhook.id.desc()).limit(limit + 1)
+    rows, following = _page(session, query, Webhook, limit, cursor)
+    return schemas.WebhookList(webhooks=[shown(row) for row in rows], next_cursor=following)
+
+
+def deliveries(session: Session, webhook_id: str, limit: int, cursor: str | None) -> schemas.DeliveryList:
+    """Newest first. Raises NotFound."""
+    _get(session, webhook_id)
+    query = select(Delivery).where(Delivery.webhook_id == webhook_id)
+    query = query.order_by(Delivery.created_at.desc(), Delivery.id.desc()).limit(limit + 1)
+    rows, following = _page(session, query, Delivery, limit, cursor)
+    return schemas.DeliveryList(deliveries=[shown_delivery(row) for row in rows], next_cursor=following)
+
+
+def _page(session: Session, query: Any, table: Any, limit: int, cursor: str | None) -> tuple[list[Any], str | None]:
+    if cursor is not None:
+        created_at, row_id = decode_cursor(cursor, 2)
+        query = query.where(tuple_(table.created_at, table.id) < (number(created_at, float), row_id))
+    rows = session.scalars(query).all()
+    page = list(rows[:limit])
+    return page, encode_cursor(page[-1].created_at, page[-1].id) if len(rows) > limit else None
+
+
+def _check(url: str, settings: Settings) -> None:
+    try:
+        targets.parse(url, settings)
+    except targets.Refused as e:
+        raise InvalidInput(FieldError("url", str(e))) from e
+
+
+def _get(session: Session, webhook_id: str) -> Webhook:
+    row = session.get(Webhook, webhook_id)
+    if row is None:
+        raise NotFound(f"no webhook {webhook_id}")
+    return row
+
+
+def _locked(session: Session, webhook_id: str, gone: bool = False) -> Webhook:
+    session.scalar(select(Webhook.id).where(Webhook.id == webhook_id).with_for_update(key_share=not gone))
+    return _get(session, webhook_id)
+
+
+def _enabled(row: Webhook) -> None:
+    if row.disabled_at is not None:
+        raise Conflict(f"webhook {row.id} is disabled; PATCH it with disabled: false first")
+
+
+def _fields(row: Webhook) -> dict[str, Any]:
+    return {
+        "id": row.id, "url": row.url, "events": row.events, "labels": row.labels, "description": row.description,
+        "created_at": timestamp(row.created_at), "disabled_at": timestamp(row.disabled_at),
+        "disabled_reason": row.disabled_reason,
+    }  # fmt: skip
+
+
+def shown(row: Webhook) -> schemas.Webhook:
+    return schemas.Webhook(**_fields(row))
+
+
+def shown_delivery(row: Delivery) -> schemas.Delivery:
+    state = "delivered" if row.delivered_at else "failed" if row.failed_at else "pending"
+    return schemas.Delivery(
+        id=row.id, webhook=row.webhook_id, event=row.event, job=row.job_id, attempts=row.attempts, status=row.status,
+        state=state, error=row.error, body=json.loads(row.body), created_at=timestamp(row.created_at),
+        next_at=timestamp(row.next_at) if state == "pending" else None, delivered_at=timestamp(row.delivered_at),
+        failed_at=timestamp(row.failed_at),
+    )  # fmt: skip
