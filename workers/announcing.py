@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from workers.runtime import Runtime
 
 log = structlog.get_logger()
+JOIN_SECONDS = 2.0
 
 
 class Announcer:
@@ -32,6 +33,8 @@ class Announcer:
     def close(self) -> None:
         """Say that it ends, if the database can be reached."""
         self._over.set()
+        if self._thread.is_alive():  # what it is announcing must not come after the end
+            self._thread.join(JOIN_SECONDS)
         try:
             with self.runtime.db.transaction() as session:
                 fleet.end(session, self.name)

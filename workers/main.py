@@ -152,6 +152,78 @@ def worker() -> None:
     signals.setup_logging.connect(_leave_it, weak=False)
     signals.worker_ready.connect(lambda **_: announcer.start(), weak=False)
     signals.worker_shutting_down.connect(lambda **_: drain(runtime, announcer), weak=False)
+    queues = ",".join(QUEUES.values())
+    app.worker_main(["--quiet", "worker", f"--concurrency={settings.worker_threads}", f"--queues={queues}", *OPTIONS])
+    status = DEVICE_LOST if runtime.batcher.ended else 0
+
+    def late() -> None:
+        let_go(runtime)
+        if announcer:
+            announcer.close()
+        leave(status)
+
+    runtime.draining.set()
+    for after, end in ((0.0, late), (LAST_SECONDS, lambda: leave(status))):  # a database may keep the first for ever
+        timer = threading.Timer(runtime.settings.drain_seconds + after, end)
+        timer.daemon = True
+        timer.start()
+
+
+class EmbeddedWorker:
+    """A worker inside the API's process."""
+
+    def __init__(self, context: Context) -> None:
+        self.runtime = make_runtime(context)
+        watch(self.runtime)
+        register(context.broker.app, self.runtime)
+        self._worker: Any = context.broker.app.WorkController(
+            pool_cls="threads", concurrency=context.settings.worker_threads, queues=list(QUEUES.values()),
+            without_gossip=True, without_mingle=True, without_heartbeat=True, loglevel="WARNING",
+        )  # fmt: skip
+        self._thread = threading.Thread(target=self._worker.start, name="worker", daemon=True)
+        self._announcer = Announcer(self.runtime)
+
+    def start(self) -> None:
+        self._thread.start()
+        self._announcer.start()
+
+    def close(self) -> None:
+        """Admit nothing more, keep checkpoints and let go."""
+        self.runtime.draining.set()
+        stopping = threading.Thread(target=self._worker.stop, name="stopping", daemon=True)  # it waits for every task
+        stopping.start()
+        stopping.join(self.runtime.settings.drain_seconds)
+        self._thread.join(LAST_SECONDS)
+        self.runtime.ended.set()
+        let_go(self.runtime)
+        self._announcer.close()
+        self.runtime.batcher.close()
+
+
+def _leave_it(**_: Any) -> None:
+    """Celery would raise the root logger's level, to its own --loglevel."""
+
+
+def worker() -> None:
+    """Compute what the queue holds, until SIGTERM; then let go of everything and exit."""
+    settings = get_settings()
+    logs.configure(settings.log_format)
+    if settings.embedded:
+        raise SystemExit(
+            "broker_url is memory://, whose worker is `robustreps serve` itself; set ROBUSTREPS_BROKER_URL"
+        )
+    context = open_context(settings)
+    runtime = make_runtime(context)
+    watch(runtime)
+    app = celery_app(settings)
+    register(app, runtime)
+
+    # Whoever starts the worker again gets a new device; the leases bring the shards back.
+    runtime.batcher.on_broken = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    announcer = Announcer(runtime)
+    signals.setup_logging.connect(_leave_it, weak=False)
+    signals.worker_ready.connect(lambda **_: announcer.start(), weak=False)
+    signals.worker_shutting_down.connect(lambda **_: drain(runtime, announcer), weak=False)
     app.worker_main(
         [
             "--quiet",
