@@ -16,7 +16,8 @@ from service.cursors import decode_cursor, encode_cursor, number
 from service.db import Database
 from service.errors import NotFound
 from service.keys import result_shard_key
-from service.models import Item, Job
+from service.models import Item
+from service.queries import require
 
 PAGE = 1000
 """Items that are read at once."""
@@ -70,12 +71,6 @@ def result_shard(session: Session, job_id: str, name: str) -> Row:
     if (row := session.get(Row, key)) is None:
         raise NotFound(f"no result shard {name} in job {job_id}")
     return row
-
-
-def require(session: Session, job_id: str) -> None:
-    """Raises NotFound."""
-    if session.scalar(select(Job.id).where(Job.id == job_id, Job.deleted_at.is_(None))) is None:
-        raise NotFound(f"no job {job_id}")
 
 
 def _shown(row: Row) -> ResultShard:
