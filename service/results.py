@@ -8,15 +8,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
-from sqlalchemy import select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, select, tuple_
+from sqlalchemy.orm import Session, load_only
 
 from service.bulk_models import ResultShard as Row
 from service.cursors import decode_cursor, encode_cursor, number
 from service.db import Database
 from service.errors import NotFound
 from service.keys import result_shard_key
-from service.models import Item, Job
+from service.models import Item
+from service.queries import require
 
 PAGE = 1000
 """Items that are read at once."""
@@ -72,12 +73,6 @@ def result_shard(session: Session, job_id: str, name: str) -> Row:
     return row
 
 
-def require(session: Session, job_id: str) -> None:
-    """Raises NotFound."""
-    if session.scalar(select(Job.id).where(Job.id == job_id, Job.deleted_at.is_(None))) is None:
-        raise NotFound(f"no job {job_id}")
-
-
 def _shown(row: Row) -> ResultShard:
     name = shard_name(row.key)
     url = f"/v1/jobs/{row.job_id}/result-shards/{name}"
@@ -102,12 +97,17 @@ def table(db: Database, job_id: str, form: Format) -> Iterator[bytes]:
         yield _lines([_line(own, metrics, columns) for own, metrics in rows])
 
 
+def rows_of(job_id: str, after: int) -> Select[Item]:
+    """A job's items after that index, in order, with no more of them than tables show."""
+    shown = load_only(Item.target, Item.state, Item.error, Item.metrics)
+    return select(Item).options(shown).where(Item.job_id == job_id, Item.index > after).order_by(Item.index)
+
+
 def _pages(db: Database, job_id: str) -> Iterator[list[Item]]:
     after = -1
     while True:
         with db.reading() as session:
-            paged = select(Item).where(Item.job_id == job_id, Item.index > after).order_by(Item.index).limit(PAGE)
-            page = list(session.scalars(paged))
+            page = list(session.scalars(rows_of(job_id, after).limit(PAGE)))
         if not page:
             return
         yield page

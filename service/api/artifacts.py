@@ -97,7 +97,7 @@ def get_table(
 ) -> StreamingResponse:
     """Every item as a row: index, id, label, state, error, and its metrics."""
     with ctx.db.reading() as session:
-        results.require(session, job_id)
+        queries.require(session, job_id)
     media_type = "text/csv; charset=utf-8" if form == "csv" else "application/x-ndjson"
     headers = {"Content-Disposition": f'attachment; filename="{job_id}.{form}"', "Cache-Control": "private, no-cache"}
     return StreamingResponse(results.table(ctx.db, job_id, form), media_type=media_type, headers=headers)

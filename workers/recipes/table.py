@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import select
 
 from service.models import Artifact, Item
-from service.results import shard_name
+from service.results import rows_of, shard_name
 from workers.context import ShardContext
 from workers.tars import sample
 
@@ -64,9 +64,9 @@ def _pages(ctx: ShardContext, job_id: str, own: int) -> Iterator[Sequence[Item]]
     while True:
         if ctx.should_stop():
             raise Stopped
-        others = select(Item).where(Item.job_id == job_id, Item.index > after, Item.index != own)
+        others = rows_of(job_id, after).where(Item.index != own).limit(PAGE)
         with ctx.runtime.db.reading() as session:
-            page = session.scalars(others.order_by(Item.index).limit(PAGE)).all()
+            page = session.scalars(others).all()
         if not page:
             return
         yield page
@@ -102,30 +102,23 @@ def _common(one: Any, other: Any) -> Any:
 
 
 def _rows(ctx: ShardContext, job_id: str, page: Sequence[Item], columns: Columns) -> list[dict[str, Any]]:
-    between = Artifact.item_index.between(page[0].index, page[-1].index)
-    files: dict[int, list[Artifact]] = {item.index: [] for item in page}
+    files: dict[int, list[dict[str, Any]]] = {}
     with ctx.runtime.db.reading() as session:
-        for artifact in session.scalars(
-            select(Artifact).where(Artifact.job_id == job_id, between).order_by(Artifact.name)
-        ):
-            if artifact.item_index in files:
-                files[artifact.item_index].append(artifact)
-    return [_row(item, files[item.index], columns) for item in page]
+        of_page = (Artifact.job_id == job_id) & Artifact.item_index.between(page[0].index, page[-1].index)
+        named = select(Artifact.item_index, *(getattr(Artifact, name) for name in FILE))
+        for index, *file in session.execute(named.where(of_page).order_by(Artifact.item_index, Artifact.name)):
+            files.setdefault(index, []).append(dict(zip(FILE, file, strict=True)))
+    return [_row(item, files.get(item.index, []), columns) for item in page]
 
 
-def _row(item: Item, files: Sequence[Artifact], columns: Columns) -> dict[str, Any]:
-    metrics = item.metrics or {}
-    tar = next((file.key for file in files if file.offset is not None), None)
-    ours = tar is not None and tar.startswith(
-        f"jobs/{item.job_id}/"
-    )  # else another job's, from which it was taken over
+def _row(item: Item, files: Sequence[dict[str, Any]], columns: Columns) -> dict[str, Any]:
+    metrics, folder = item.metrics or {}, f"jobs/{item.job_id}/"  # another's for items that were taken over
+    tars = [file["key"] for file in files if file["offset"] is not None and file["key"].startswith(folder)]
     return {
         "index": item.index, "sample": sample(item.index), "id": item.target.get("id"),
-        "label": item.target.get("label"), "state": item.state,
-        "error": (item.error or {}).get("title"),
+        "label": item.target.get("label"), "state": item.state, "error": (item.error or {}).get("title"),
         **{name: _value(metrics.get(name), kind) for name, kind in columns.items()},
-        "result_shard": shard_name(tar) if tar and ours else None,
-        "files": [{name: getattr(file, name) for name in FILE} for file in files],
+        "result_shard": shard_name(tars[0]) if tars else None, "files": files,
     }  # fmt: skip
 
 
