@@ -23,10 +23,10 @@ from pathlib import Path
 from sqlalchemy import URL, inspect
 
 from deploy.servers import ServerMissing, find
-from service.cli import sole_process
 from service.db import Database, migrate
 from service.objects import sync
 from service.restoring import Report, reconcile
+from service.serving import sole_process
 from service.settings import Settings
 from service.storage import open_storage
 

@@ -1,159 +1,106 @@
-"""The command `robustreps`. Commands that compute are found as entry points, so that this imports no worker."""
+"""The command `robustreps`. A command's module is imported when it is called: the others cost no time.
 
-import fcntl
-import signal
-import socket
+Commands that compute are found as entry points, so that this imports no worker.
+"""
+
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from importlib import import_module
 from importlib.metadata import entry_points
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
-import uvicorn
-from pydantic import ValidationError
-from sqlalchemy import make_url
-
-from service import db, logs
-from service.app import create_app, open_context
-from service.bulk.planner import BulkPlanner
-from service.collector import collect
-from service.db import Database
-from service.reconciler import Reconciler
-from service.settings import Settings, get_settings
-from service.storage import open_storage
-from service.webhooks.sender import Sender
-
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+from typer.core import TyperCommand, TyperGroup
 
 
-@contextmanager
-def sole_process(data_dir: Path) -> Iterator[None]:
-    """The embedded mode is one process: its broker lives in memory. Exits if another one has `data_dir`."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.exit(
-                f"another process serves {data_dir.absolute()} already; stop it, set another ROBUSTREPS_DATA_DIR,"
-                " or set ROBUSTREPS_BROKER_URL and ROBUSTREPS_DATABASE_URL to run several"
-            )
-        yield
+class Lazy(NamedTuple):
+    """A command: where it is ("module:name"; empty: an entry point of its own name), its help, its panel."""
+
+    target: str
+    help: str
+    panel: str
 
 
-def embedded_worker() -> Callable[..., Any]:
-    """The worker's class. Exits if the worker is not installed."""
-    found = list(entry_points(group="robustreps.worker"))
-    if not found:
-        sys.exit("the embedded mode computes in this process: pip install 'robustreps[worker]'")
-    worker: Callable[..., Any] = found[0].load()
-    return worker
+JOBS, OTHERS, SERVICE = "Jobs", "What jobs can name", "The service itself"
+COMMANDS = {
+    "submit": Lazy("service.commands.submit:submit", "Submit a job", JOBS),
+    "status": Lazy("service.commands.jobs:status", "List jobs, or look at some", JOBS),
+    "watch": Lazy("service.commands.jobs:watch", "Follow jobs until they are over", JOBS),
+    "results": Lazy("service.commands.results:results", "List or download what a job found", JOBS),
+    "cancel": Lazy("service.commands.jobs:cancel", "Stop jobs; what is finished stays", JOBS),
+    "pause": Lazy("service.commands.jobs:pause", "Have workers let go of jobs for a while", JOBS),
+    "resume": Lazy("service.commands.jobs:resume", "Go on with paused jobs", JOBS),
+    "retry": Lazy("service.commands.jobs:retry", "Compute failed items again", JOBS),
+    "clone": Lazy("service.commands.submit:clone", "Submit a job's request again, changed", JOBS),
+    "delete": Lazy("service.commands.jobs:delete", "Remove jobs with all their results", JOBS),
+    "recipe": Lazy("service.recipe_cli:recipe", "Draw one of the paper's figures, from end to end", JOBS),
+    "open": Lazy("service.commands.jobs:open_page", "Show the dashboard, or a job, in a browser", JOBS),
+    "models": Lazy("service.commands.catalog:models", "List, show and register networks", OTHERS),
+    "datasets": Lazy("service.commands.catalog:datasets", "List, show and register data sets", OTHERS),
+    "upload": Lazy("service.commands.catalog:upload", "Store images or checkpoints; prints their ids", OTHERS),
+    "serve": Lazy("service.commands.server:serve", "Serve the API; embedded, compute as well", SERVICE),
+    "worker": Lazy("", "Compute what the queue holds", SERVICE),
+    "workers": Lazy("service.commands.catalog:workers", "List the processes that compute", SERVICE),
+    "migrate": Lazy("service.commands.server:migrate", "Bring the database's schema up to date", SERVICE),
+    "gc": Lazy("service.commands.server:gc", "Remove what the storage holds for nobody", SERVICE),
+    "demo": Lazy("", "Invert 8 images under two networks, and draw them", SERVICE),
+}
 
 
-class Server(uvicorn.Server):
-    """Ends the event streams as it ends: it would wait for them for ever."""
+class Commands(TyperGroup):
+    """The commands of COMMANDS. Only the one that is called is imported; in lists each is its name and help."""
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.config.app.state.feed.close()  # type: ignore[union-attr]
-        await super().shutdown(sockets)
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {n: TyperCommand(n, help=c.help, rich_help_panel=c.panel) for n, c in COMMANDS.items()}
 
+    def list_commands(self, _: Any) -> list[str]:
+        return list(self.commands)
 
-@contextmanager
-def serving(settings: Settings) -> Iterator[uvicorn.Server]:
-    """An API server ready to run, with its reconciler, and in the embedded mode its worker and its schema."""
-    with ExitStack() as stack:
-        if settings.embedded:
-            stack.enter_context(sole_process(settings.data_dir))
-            db.migrate(settings.database)
-        context = open_context(settings)
-        stack.callback(context.db.close)
-        stack.callback(context.broker.close)
-        reconciler = Reconciler(context.db, context.broker, settings, context.storage)
-        reconciler.start()
-        stack.callback(reconciler.close)
-        planner = BulkPlanner(context.db, context.storage, context.broker, context.catalog, settings, context.planning)
-        planner.start()
-        stack.callback(planner.close)
-        sender = Sender(context.db, settings)
-        sender.start()
-        stack.callback(sender.close)
-        if settings.embedded:
-            worker = embedded_worker()(context)
-            worker.start()
-            stack.callback(worker.close)
-        config = uvicorn.Config(
-            create_app(settings, context), host=settings.host, port=settings.port, log_config=None, access_log=False
-        )
-        yield Server(config)
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and loaded(str(name)), rest
 
 
-@contextmanager
-def running(server: uvicorn.Server) -> Iterator[str]:
-    """Run the server in a thread; yields its URL."""
-    thread = threading.Thread(target=server.run, name="api", daemon=True)
-    thread.start()
-    while not server.started:
-        if not thread.is_alive():
-            sys.exit("the API did not start; see above")
-        time.sleep(0.05)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
+def loaded(name: str) -> Any:
+    """A command, imported. Exits if what it needs is not installed."""
+    if target := COMMANDS[name].target:
+        module, _, attribute = target.partition(":")
+        found = getattr(import_module(module), attribute)
+    else:
+        entries = list(entry_points(group="robustreps.commands", name=name))
+        if not entries:
+            sys.exit(f"{name} computes in this process: pip install 'robustreps[worker]'")
+        found = entries[0].load()
+    if isinstance(found, typer.Typer):
+        group = typer.main.get_command(found)
+        group.name = name
+        return group
+    alone = typer.Typer(add_completion=False)
+    alone.command(name)(found)
+    return typer.main.get_command(alone)
 
 
-@app.command()
-def serve() -> None:
-    """Serve the API and the dashboard; in the embedded mode, compute as well."""
-    settings = get_settings()
-    logs.configure(settings.log_format)
-
-    def end(*_: object) -> None:
-        raise SystemExit(0)
-
-    signal.signal(signal.SIGTERM, end)  # uvicorn raises it again once it has stopped: the worker still has to let go
-    with serving(settings) as server:
-        typer.echo(
-            f"robustreps: http://{settings.host}:{settings.port}/  (API under /v1, reference at /docs)", err=True
-        )
-        server.run()
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-@app.command()
-def migrate(revision: Annotated[str, typer.Argument(help="Alembic revision")] = "head") -> None:
-    """Bring the database's schema up to date."""
-    settings = get_settings()
-    db.migrate(settings.database, revision)
-    typer.echo(f"schema at {revision}: {make_url(settings.database).render_as_string()}")
-
-
-@app.command()
-def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count")] = False,
-    strangers: Annotated[
-        bool,
-        typer.Option("--strangers", help="Also what the database never heard of, if it is the right one"),
-    ] = False,
+@app.callback()
+def robustreps(
+    ctx: typer.Context,
+    api: Annotated[str, typer.Option(help="The service's address; left out: ROBUSTREPS_API")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
 ) -> None:
-    """Remove objects from the storage that no row points to; safe at any time, beside workers too."""
-    settings = get_settings()
-    with closing(Database(settings.database)) as database:
-        found = collect(database, open_storage(settings), dry_run, strangers)
-    doing = "would remove" if dry_run else "removed"
-    typer.echo(
-        f"{doing} {found.orphans:,} of {found.seen:,} objects ({found.size:,} bytes), {found.unfinished} unfinished"
-    )
+    """Inverts, interpolates, visualises and edits the representations of robust networks, as jobs."""
+    ctx.obj = {"api": api, "json": as_json}
 
 
 def main() -> None:
-    for entry in entry_points(group="robustreps.commands"):
-        app.command(entry.name)(entry.load())
+    """The console script. Settings that are wrong are a usage error."""
     try:
         app()
-    except ValidationError as e:
-        sys.exit("\n".join(f"{error['msg']} {error['loc'] or ''}".strip() for error in e.errors()))
+    except ValueError as e:
+        from pydantic import ValidationError  # here: most commands need none of it
+
+        if not isinstance(e, ValidationError):
+            raise
+        typer.echo("\n".join(f"{error['msg']} {error['loc'] or ''}".strip() for error in e.errors()), err=True)
+        sys.exit(2)

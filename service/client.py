@@ -1,147 +1,236 @@
-"""A client of the HTTP API."""
+"""A client of the HTTP API: submit, wait, and results as pictures, arrays, tensors and tables.
+
+    with Client("http://gpu-host:8000") as client:
+        job = client.submit(kind="inversion", model="cifar10-robust", preset="cifar", targets=[Path("cat.jpg")])
+        client.wait(job, progress=True)
+        client.results(job).images()[0].show()
+
+Answers are the API's JSON, as dicts. Importing this imports no torch, no pandas and nothing of the service.
+"""
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import httpx2
+from service.remote.events import Event, Poll, events, pauses
+from service.remote.pictures import UsageError, encoded
+from service.remote.progress import shown
+from service.remote.results import Item, Results, artifact, parallel
+from service.remote.sources import resolve
+from service.remote.transport import ApiError, Transport
+
+__all__ = ["TERMINAL", "ApiError", "Client", "Event", "Job", "Results", "UsageError"]
 
 TERMINAL = {"succeeded", "partially_succeeded", "failed", "cancelled", "expired"}
+Job = dict[str, Any]
+"""A job as the API answers it."""
 
 
-RETRY_AFTER = 5.0
-"""Seconds after which to try again where the answer does not say."""
-
-
-class ApiError(RuntimeError):
-    """The API refused; `problem` is its problem+json answer.
-
-    Where trying again may help (429, 503), `retry_after` is in how many seconds.
-    """
-
-    def __init__(self, problem: dict[str, Any], retry_after: float | None = None) -> None:
-        super().__init__(f"{problem.get('title')}: {problem.get('detail')}")
-        self.problem, self.retry_after = problem, retry_after
-
-
-def _retry_after(response: httpx2.Response) -> float | None:
-    if response.status_code not in (429, 503):
-        return None
-    seconds = response.headers.get("retry-after", "")
-    return float(seconds) if seconds.isdecimal() else RETRY_AFTER
-
-
-class Client:
+class Client(Transport):
     """Submit, wait, download. Raises ApiError, or httpx2.TransportError when the API cannot be reached.
 
-    Where the service is busy or away for a while (429, 503), a job is submitted again for `busy_seconds`.
+    Where the service is busy or away for a while (429, 503), a job is submitted again for `busy_seconds`. Every `job`
+    is a job's id, or a job as it was answered.
     """
 
     def __init__(self, url: str = "http://127.0.0.1:8000", timeout: float = 30, busy_seconds: float = 0) -> None:
-        self._http = httpx2.Client(base_url=url, timeout=timeout)
+        super().__init__(url, timeout)
         self._busy_seconds = busy_seconds
 
     def __enter__(self) -> "Client":
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._http.close()
+        self.close()
 
-    def request(self, method: str, path: str, **kwargs: Any) -> httpx2.Response:
-        """Any call of the API. Raises ApiError for an answer of 400 or more."""
-        response = self._http.request(method, path, **kwargs)
-        if response.status_code >= 400:
-            is_problem = response.headers.get("content-type", "").startswith("application/problem+json")
-            fallback = {"title": response.reason_phrase, "detail": response.text}
-            raise ApiError(response.json() if is_problem else fallback, _retry_after(response))
-        return response
+    def upload(self, image: Any) -> str:
+        """Store an image; answers the id that jobs name.
 
-    def upload(self, image: bytes) -> str:
-        """Post an image file; answers the id that jobs name."""
-        image_id: str = self.request("POST", "/v1/images", content=image).json()["id"]
-        return image_id
+        A file's bytes or path, a PIL image, or an array or tensor [3, H, W] or [H, W, 3]: floats in [0, 1] are kept
+        exactly, uint8 becomes a PNG. Raises UsageError, a ValueError, for an array of another shape or type.
+        """
+        try:
+            return str(self.request("POST", "/v1/images", twice=True, content=encoded(image)).json()["id"])
+        except ApiError as e:
+            if isinstance(image, str | Path):  # of several, which one
+                e.problem["errors"] = [{"field": str(image), "message": message} for _, message in e.errors]
+            raise
 
-    def submit(self, idempotency_key: str | None = None, **body: Any) -> dict[str, Any]:
-        """Post a job; answers it."""
-        return self._submit("/v1/jobs", idempotency_key, body)
+    def upload_all(self, images: Sequence[Any]) -> list[str]:
+        """The same for several at a time; answers their ids in order."""
+        return list(parallel(self.upload, images))
 
-    def recipe(self, name: str, idempotency_key: str | None = None, **body: Any) -> dict[str, Any]:
+    def upload_checkpoint(self, path: str | Path) -> str:
+        """Store a checkpoint file; answers the id that a model's registration names."""
+        with Path(path).open("rb") as file:
+            return str(self.request("POST", "/v1/checkpoints", content=file, timeout=None).json()["id"])
+
+    def submit(self, request: Any = None, *, idempotency_key: str | None = None, **body: Any) -> Job:
+        """Post a job; answers it.
+
+        `request` is a dict, or a request of the service's own (`service.studies.Inversion`, ...), whose fields are
+        checked when it is made; keywords stand beside it, or in its place. Images are named as the API has them, or as
+        paths, folders, PIL images, arrays, tensors, lists of those, which are uploaded, or `"cifar10-sample:0-7"`.
+        Raises UsageError for what names no image.
+        """
+        return self._submit("/v1/jobs", idempotency_key, self._body(request, body))
+
+    def plan(self, request: Any = None, **body: Any) -> dict[str, Any]:
+        """What `submit` would do: items, shards, warnings, an estimate of its time. Nothing is queued."""
+        plan: dict[str, Any] = self.json(
+            "POST", "/v1/jobs", json=self._body(request, body), params={"dry_run": True}, twice=True
+        )
+        return plan
+
+    def recipe(self, name: str, idempotency_key: str | None = None, **body: Any) -> Job:
         """Post one of the paper's figures; answers the job that will draw it."""
-        return self._submit(f"/v1/recipes/{name}", idempotency_key, body)
+        return self._submit(f"/v1/recipes/{name}", idempotency_key, self._body(None, body))
 
-    def _submit(self, path: str, key: str | None, body: dict[str, Any]) -> dict[str, Any]:
+    def clone(self, job: str | Job, idempotency_key: str | None = None, **overrides: Any) -> Job:
+        """Post a job's request again, with `overrides` as a merge patch: dicts field by field, None removes."""
+        body = {"overrides": self._body(None, overrides)}
+        return self._submit(f"/v1/jobs/{_id(job)}/clone", idempotency_key, body)
+
+    def register_model(self, idempotency_key: str | None = None, **body: Any) -> Job:
+        """Have a network checked and registered; answers the job that does so."""
+        return self._submit("/v1/models", idempotency_key, body)
+
+    def register_dataset(self, idempotency_key: str | None = None, **body: Any) -> Job:
+        """Have a data set checked and registered; answers the job that does so."""
+        return self._submit("/v1/datasets", idempotency_key, body)
+
+    def _body(self, request: Any, body: Mapping[str, Any]) -> dict[str, Any]:
+        if hasattr(request, "model_dump"):
+            from service.requests import envelope  # loaded already, by whoever made the request
+
+            request = request.model_dump(mode="json", exclude_none=True) | envelope(request)
+        return resolve({**(request or {}), **body}, self.upload_all)
+
+    def _submit(self, path: str, key: str | None, body: dict[str, Any]) -> Job:
         """An answer that was lost may have been a job's, so what is sent again has a key."""
-        key = key or (uuid.uuid4().hex if self._busy_seconds else None)
+        key = key or uuid.uuid4().hex
         until = time.monotonic() + self._busy_seconds
         while True:
             try:
-                return self._job("POST", path, json=body, headers={"Idempotency-Key": key} if key else {})
+                job: Job = self.json("POST", path, json=body, headers={"Idempotency-Key": key})
+                return job
             except ApiError as e:
                 if e.retry_after is None or time.monotonic() + e.retry_after > until:
                     raise
                 time.sleep(e.retry_after)
 
-    def _job(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
-        job: dict[str, Any] = self.request(method, path, **kwargs).json()
-        return job
+    def job(self, job: str | Job) -> Job:
+        """The job as it is now."""
+        found: Job = self.json("GET", f"/v1/jobs/{_id(job)}")
+        return found
 
-    def job(self, job_id: str) -> dict[str, Any]:
-        return self._job("GET", f"/v1/jobs/{job_id}")
+    def jobs(self, **filters: Any) -> Iterator[Job]:
+        """Jobs, newest first: `state`, `kind`, `label`, `created_after`, `created_before`, `text`, `parent`, ..."""
+        return self.pages("/v1/jobs", "jobs", filters)
 
-    def cancel(self, job_id: str) -> dict[str, Any]:
+    def update(self, job: str | Job, **changes: Any) -> Job:
+        """Change description, labels, metadata, priority, deadline or retention_seconds, as a merge patch."""
+        found: Job = self.json("PATCH", f"/v1/jobs/{_id(job)}", json=changes, twice=True)
+        return found
+
+    def delete(self, job: str | Job, cancel: bool = False) -> None:
+        """Remove a job with all its results; one that is still going only with `cancel`."""
+        self.request("DELETE", f"/v1/jobs/{_id(job)}", params={"cancel": cancel})
+
+    def cancel(self, job: str | Job) -> Job:
         """Stop a job; items that have finished keep their results. Answers the job, as the next three do."""
-        return self._job("POST", f"/v1/jobs/{job_id}/cancel")
+        return self._change(job, "cancel")
 
-    def pause(self, job_id: str) -> dict[str, Any]:
+    def pause(self, job: str | Job) -> Job:
         """Have workers keep where the job stands and let go of it."""
-        return self._job("POST", f"/v1/jobs/{job_id}/pause")
+        return self._change(job, "pause")
 
-    def resume(self, job_id: str) -> dict[str, Any]:
+    def resume(self, job: str | Job) -> Job:
         """Go on with a paused job."""
-        return self._job("POST", f"/v1/jobs/{job_id}/resume")
+        return self._change(job, "resume")
 
-    def retry(self, job_id: str) -> dict[str, Any]:
+    def retry(self, job: str | Job) -> Job:
         """Have the failed items computed again. Raises ApiError (409) if there are none."""
-        return self._job("POST", f"/v1/jobs/{job_id}/retry")
+        return self._change(job, "retry")
+
+    def _change(self, job: str | Job, change: str) -> Job:
+        found: Job = self.json("POST", f"/v1/jobs/{_id(job)}/{change}")
+        return found
 
     def dead_letters(self, **filters: str) -> Iterator[dict[str, Any]]:
         """Every failed item, newest first; `filters` are `job` and `title`."""
-        return self._pages("/v1/dead-letters", "dead_letters", filters)
+        return self.pages("/v1/dead-letters", "dead_letters", filters)
+
+    def errors(self, job: str | Job) -> Iterator[dict[str, Any]]:
+        """What was wrong with entries of a data set, manifest or prefix that a job was asked to invert."""
+        return self.pages(f"/v1/jobs/{_id(job)}/errors", "errors", {})
+
+    def events(self, job: str | Job, last_id: str = "") -> Iterator[Event]:
+        """What happens to a job, as it happens, to its end; a stream that breaks is taken up where it broke."""
+        return events(self, _id(job), last_id)
+
+    def follow(self, *jobs: str | Job, interval: float = 0.5) -> Iterator[Job]:
+        """Each job again and again, as it then is, until all are over; polls come seldom once it takes long."""
+        polls = [Poll(self, f"/v1/jobs/{_id(job)}") for job in jobs]
+        for pause in pauses(interval):
+            seen = [(poll, poll()) for poll in polls]
+            yield from (job for _, job in seen)
+            if not (polls := [poll for poll, job in seen if job["state"] not in TERMINAL]):
+                return
+            time.sleep(pause)
 
     def wait(
         self,
-        job_id: str,
+        job: str | Job,
         timeout: float | None = None,
         interval: float = 0.5,
-        on_poll: Callable[[dict[str, Any]], None] = lambda _: None,
-    ) -> dict[str, Any]:
-        """Poll until the job is over; `on_poll` sees every answer. Raises TimeoutError after `timeout` seconds."""
+        on_poll: Callable[[Job], None] = lambda _: None,
+        progress: bool = False,
+    ) -> Job:
+        """Wait until the job is over, under a progress bar if asked; answers it. `on_poll` sees every answer.
+
+        Raises TimeoutError after `timeout` seconds.
+        """
         begun = time.monotonic()
-        while True:
-            job = self.job(job_id)
-            on_poll(job)
-            if job["state"] in TERMINAL:
-                return job
-            if timeout is not None and time.monotonic() - begun > timeout:
-                raise TimeoutError(f"job {job_id} is still {job['state']} after {timeout} s")
-            time.sleep(interval)
+        with shown() if progress else nullcontext(lambda _: None) as show:
+            for found in self.follow(job, interval=interval):
+                show(found)
+                on_poll(found)
+                late = timeout is not None and time.monotonic() - begun > timeout
+                if late and found["state"] not in TERMINAL:
+                    raise TimeoutError(f"job {_id(job)} is still {found['state']} after {timeout} s")
+        return found
 
-    def items(self, job_id: str) -> Iterator[dict[str, Any]]:
+    def items(self, job: str | Job) -> Iterator[Item]:
         """Every item, in order."""
-        return self._pages(f"/v1/jobs/{job_id}/items", "items", {})
+        return self.pages(f"/v1/jobs/{_id(job)}/items", "items", {})
 
-    def _pages(self, path: str, name: str, filters: dict[str, str]) -> Iterator[dict[str, Any]]:
-        cursor = None
-        while True:
-            params = {"limit": 500, **filters} | ({"cursor": cursor} if cursor else {})
-            page = self.request("GET", path, params=params).json()
-            yield from page[name]
-            if (cursor := page["next_cursor"]) is None:
-                return
+    def results(self, job: str | Job) -> Results:
+        """What the job has found so far."""
+        return Results(self, _id(job))
 
-    def artifact(self, item: dict[str, Any], name: str) -> bytes:
+    def artifact(self, item: Item, name: str) -> bytes:
         """The bytes of one of an item's artifacts. Raises KeyError if it has none of this name."""
-        urls = {artifact["name"]: artifact["url"] for artifact in item["artifacts"]}
-        return self.request("GET", urls[name]).content
+        if (found := artifact(item, name)) is None:
+            raise KeyError(name)
+        return self.request("GET", found["url"]).content
+
+    def models(self) -> list[dict[str, Any]]:
+        """The card of every network that jobs can name."""
+        return list(self.json("GET", "/v1/models"))
+
+    def datasets(self) -> list[dict[str, Any]]:
+        """The card of every data set that jobs can name."""
+        return list(self.json("GET", "/v1/datasets"))
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Every worker process: where, on what, and whether it is alive."""
+        return list(self.json("GET", "/v1/workers")["workers"])
+
+
+def _id(job: str | Job) -> str:
+    return job if isinstance(job, str) else str(job["id"])

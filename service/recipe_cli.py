@@ -1,29 +1,28 @@
 """`robustreps recipe`: one of the paper's figures as one command, in this process or on a running service."""
 
 import json
-import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx2
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from service import logs
-from service.cli import running, serving
-from service.client import ApiError, Client
+from service.client import Client
+from service.commands.completion import models as complete_models
+from service.commands.submit import overrides
+from service.commands.terminal import Api, Json, Set, Terminal, ending, escaped
 from service.recipes import RECIPES
-from service.schemas import LONGEST_LIST
+from service.remote.pictures import UsageError
+from service.remote.sources import MADE, SPEC, joined, parsed
+from service.serving import running, serving
 from service.settings import Settings, get_settings
 
 FILES = ("figure.png", "figure.pdf", "numbers.json", "numbers.csv")
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".npy"}
-SPEC = "DATASET:0-7,12, patterns:stripes,text, a file or a folder; may be given several times"
 
 
 @contextmanager
@@ -35,69 +34,6 @@ def connected(api: str | None, settings: Settings) -> Iterator[Client]:
     else:
         with serving(settings) as server, running(server) as url, Client(url) as client:
             yield client
-
-
-@contextmanager
-def one_line() -> Iterator[None]:
-    """What was asked for and cannot be had ends the command with a line, not with a traceback."""
-    try:
-        yield
-    except httpx2.TransportError as e:
-        sys.exit(f"the service cannot be reached: {e}")
-    except (typer.BadParameter, ApiError, OSError) as e:
-        sys.exit(str(e))
-
-
-def parsed(spec: str) -> dict[str, Any] | list[Path]:
-    """What the command line names as the API takes it, or the files to upload. Raises typer.BadParameter."""
-    path = Path(spec)
-    if os.path.exists(spec):  # noqa: PTH110 - Path.exists raises for a list of indices longer than a file's name
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES) if path.is_dir() else [path]
-        if not files:
-            raise typer.BadParameter(f"{spec} holds no picture; looked for {', '.join(sorted(PICTURES))}")
-        return files
-    name, colon, rest = spec.partition(":")
-    if not colon or not rest:
-        raise typer.BadParameter(f"{spec} is no file; allowed: {SPEC}")
-    if name == "patterns":
-        return {"source": "patterns", "patterns": rest.split(",")}
-    ranges = [re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", each) for each in rest.split(",")]
-    spans = [range(int(found[1]), int(found[2] or found[1]) + 1) for found in ranges if found]
-    if len(spans) < len(ranges) or not all(spans):
-        raise typer.BadParameter(f"{rest} is no list of indices, such as 0-7,12")
-    if (asked := sum(map(len, spans))) > LONGEST_LIST:
-        raise typer.BadParameter(f"{rest} is {asked:,} indices; allowed: {LONGEST_LIST:,}")
-    return {"source": "dataset", "dataset": name, "indices": [i for span in spans for i in span]}
-
-
-def source(client: Client, named: Sequence[dict[str, Any] | list[Path]]) -> dict[str, Any]:
-    """Parsed specifications as one source; files are uploaded. Raises typer.BadParameter."""
-    found = [
-        {"source": "images", "images": [_upload(client, file) for file in each]} if isinstance(each, list) else each
-        for each in named
-    ]
-    return found[0] if len(found) == 1 else {"source": "mixed", "parts": found}
-
-
-def _upload(client: Client, file: Path) -> str:
-    try:
-        return client.upload(file.read_bytes())
-    except ApiError as e:
-        raise typer.BadParameter(f"{file}: {e}") from e
-
-
-def overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """NAME=JSON, or NAME=word. Raises typer.BadParameter."""
-    found = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{pair} is not NAME=VALUE")
-        try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name] = value
-    return found
 
 
 def follow(client: Client, job: dict[str, Any], console: Console) -> dict[str, Any]:
@@ -130,46 +66,59 @@ def report(claims: Sequence[dict[str, Any]], console: Console) -> None:
     for claim in claims:
         verdict = {True: "holds", False: "does not hold", None: ""}[claim["holds"]]
         values = ", ".join(f"{k} {v['value']:.3g} [{v['low']:.3g}, {v['high']:.3g}]" for k, v in claim["of"].items())
-        console.print(
-            f"{claim['quantity']} ({claim['statistic']}): {values} {verdict}", highlight=False, soft_wrap=True
-        )
+        console.print(f"{claim['quantity']} ({claim['statistic']}): {values} {verdict}", highlight=False)
 
 
-Images = Annotated[list[str] | None, typer.Option(help=SPEC)]
+Images = Annotated[list[str] | None, typer.Option(metavar="IMAGES", help=f"{SPEC}; several times")]
 
 
 def recipe(
-    name: Annotated[str, typer.Argument(help=f"{next(iter(RECIPES))}, ...: see /v1/recipes")],
-    model: Annotated[str, typer.Option(help="The network, usually the robust one")],
-    baseline: Annotated[str | None, typer.Option(help="What to compare it with; left out: its twin")] = None,
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help=f"{next(iter(RECIPES))}, ...", autocompletion=lambda: list(RECIPES))],
+    model: Annotated[str, typer.Option(help="The network, usually the robust one", autocompletion=complete_models)],
+    baseline: Annotated[str, typer.Option(help="What to compare it with; left out: its twin")] = "",
     images: Images = None,
     starts: Images = None,
     first: Images = None,
     second: Images = None,
     preset: Annotated[str, typer.Option(help="paper, notebook, or cifar for 32 x 32 pixels")] = "paper",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Any other field of the recipe, as NAME=JSON")
-    ] = None,
-    api: Annotated[str | None, typer.Option(help="A running service; left out: compute in this process")] = None,
+    settings: Set = None,
+    api: Api = "",
     out: Annotated[Path, typer.Option(help="Folder for the figure and its numbers")] = Path(),
+    as_json: Json = False,
 ) -> None:
-    """Run one of the paper's figures from end to end, and keep the figure and its numbers."""
+    """Run one of the paper's figures from end to end, and keep the figure and its numbers.
+
+    Without --api, and where ROBUSTREPS_API is not set, it computes in this process.
+    """
     logs.configure("console", level="WARNING")
-    console = Console()
-    with one_line():
+    chosen, own = ctx.obj or {}, get_settings().model_copy(update={"port": 0, "heartbeat_seconds": 1})
+    as_json, url = as_json or chosen.get("json", False), api or chosen.get("api") or own.api
+    with ending(url, as_json):
         if name not in RECIPES:
-            raise typer.BadParameter(f"no recipe {name}; allowed: {', '.join(RECIPES)}")
+            raise UsageError(f"no recipe {name}; allowed: {', '.join(RECIPES)}")
         given = {"images": images, "starts": starts, "first": first, "second": second}
-        named = {field: [parsed(spec) for spec in specs] for field, specs in given.items() if specs}
+        named = {field: spread(specs) for field, specs in given.items() if specs}
         body: dict[str, Any] = {"model": model, "preset": preset, **({"baseline": baseline} if baseline else {})}
         body |= overrides(settings or [])
-        with connected(api, get_settings().model_copy(update={"port": 0, "heartbeat_seconds": 1})) as client:
-            sources = {field: source(client, each) for field, each in named.items()}
-            job = client.request("POST", f"/v1/recipes/{name}", json=sources | body).json()
+        with connected(url or None, own) as client:
+            terminal = Terminal(client, as_json)
+            sources = {field: joined(each, client.upload_all) for field, each in named.items()}
+            job = client.recipe(name, **sources | body)
             for warning in job["warnings"]:
-                console.print(f"[yellow]{warning}", soft_wrap=True)
-            item = follow(client, job, console)
+                terminal.side.print(f"[yellow]{escaped(warning)}[/]")
+            item = follow(client, job, terminal.side)
             paths = download(client, item, name, out)
             record = json.loads(client.artifact(item, "numbers.json"))
-    report(record["claims"], console)
-    console.print("\n".join(str(path) for path in paths.values()), highlight=False, soft_wrap=True)
+    if as_json:
+        return terminal.document(
+            {"job": job["id"], "files": list(map(str, paths.values())), "claims": record["claims"]}
+        )
+    report(record["claims"], terminal.console)
+    return terminal.console.print("\n".join(map(str, paths.values())))
+
+
+def spread(specs: Sequence[str]) -> list[Any]:
+    """Sources, and the files to upload, that a command line names. Raises UsageError."""
+    found = [{"source": spec} if spec in MADE else parsed(spec) for spec in specs]
+    return [one for each in found for one in (each if isinstance(each, list) else [each])]

@@ -38,6 +38,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address that the API binds")
     port: int = Field(8000, ge=0, le=65535, description="Port that the API binds; 0: any free one")
+    api: str = Field("", description="Where the command line finds the service; empty: at host and port")
     log_format: Literal["console", "json"] = Field("console", description="Log lines for people or for machines")
 
     max_body_bytes: int = Field(20_000_000, gt=0, description="Largest request body")
@@ -132,6 +133,10 @@ class Settings(BaseSettings):
     def embedded(self) -> bool:
         """One process does everything: the API, the worker and the reconciler."""
         return self.broker_url.startswith("memory:")
+
+    @property
+    def api_url(self) -> str:
+        return self.api or f"http://{self.host}:{self.port}"
 
     @property
     def database(self) -> str:

@@ -16,9 +16,9 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 
 from service.app import create_app, open_context
-from service.cli import serving
 from service.client import Client
 from service.db import Database, migrate
+from service.serving import serving
 from service.settings import Settings
 from service.storage import LocalStorage, S3Storage, Storage
 from tests.servers import Bucket

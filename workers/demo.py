@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from service import logs
-from service.cli import running, serving
 from service.client import Client
+from service.serving import running, serving
 from service.settings import Settings
 
 MODELS = {"robust": "cifar10-robust", "standard": "cifar10-standard"}

@@ -18,9 +18,9 @@ from sqlalchemy import update
 
 from service import jobs, leases
 from service.app import create_app, open_context
-from service.cli import Server, running
 from service.db import Database, now
 from service.models import Job
+from service.serving import Server, running
 from service.settings import Settings
 from tests.service.test_api import assert_problem
 from tests.service.test_jobs import cancel, claimed, do, fail_item, finish, heartbeat, save, state_of, submit

@@ -17,11 +17,11 @@ from service import jobs, limits
 from service.api.artifacts import IN_MEMORY
 from service.app import create_app
 from service.broker import MOST_WAITING, Broker, celery_app
-from service.cli import running
 from service.client import ApiError, Client
 from service.db import Database
 from service.errors import InvalidInput, TooManyQueued
 from service.models import Artifact, Job, Shard
+from service.serving import running
 from service.settings import Settings
 from service.states import ShardState
 from service.storage import artifact_key

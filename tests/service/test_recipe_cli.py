@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-import typer
 
-from service.recipe_cli import overrides, parsed
+from service.commands.submit import overrides
+from service.remote.pictures import UsageError
+from service.remote.sources import parsed
 
 MANY = "cifar10-sample:" + ",".join(map(str, range(1000)))  # longer than a file's name may be
 
@@ -46,12 +47,12 @@ def test_a_file_and_the_pictures_of_a_folder_are_named_by_path(tmp_path: Path) -
     ],
 )
 def test_what_names_no_image_is_refused(spec: str, said: str) -> None:
-    with pytest.raises(typer.BadParameter, match=said):
+    with pytest.raises(UsageError, match=said):
         parsed(spec)
 
 
 def test_a_folder_without_a_picture_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(typer.BadParameter, match=r"holds no picture; looked for \.jpeg, \.jpg, \.npy, \.png, \.webp"):
+    with pytest.raises(UsageError, match=r"holds no picture; looked for \.jpeg, \.jpg, \.npy, \.png, \.webp"):
         parsed(str(tmp_path))
 
 
@@ -59,5 +60,5 @@ def test_a_setting_is_json_or_a_word() -> None:
     given = ["steps=20", "eps=0.5", "layer=logits", 'first={"source": "gray"}', "frames="]
     expected = {"steps": 20, "eps": 0.5, "layer": "logits", "first": {"source": "gray"}, "frames": ""}
     assert overrides(given) == expected
-    with pytest.raises(typer.BadParameter, match="steps is not NAME=VALUE"):
+    with pytest.raises(UsageError, match="steps is not NAME=VALUE"):
         overrides(["steps"])

@@ -1,0 +1,148 @@
+"""What the commands of a client share: where the API is, how they print, and with which status they end."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any
+
+import httpx2
+import typer
+
+from service.client import ApiError, Client, UsageError
+from service.remote.results import DigestError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FAILED, USAGE, REFUSED, UNREACHABLE = 1, 2, 3, 4
+"""Statuses beside 0: a job did not succeed, what was asked cannot be, the API said no, the API is not there."""
+
+Api = Annotated[str, typer.Option("--api", metavar="URL", help="The service's address; left out: ROBUSTREPS_API")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON: one document, or a line each where things happen")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=JSON", help="Any field; several times")]
+COLOURS = {
+    "succeeded": "green", "partially_succeeded": "yellow", "failed": "red", "expired": "red", "cancelled": "magenta",
+    "running": "cyan", "finalizing": "cyan", "paused": "yellow", "alive": "green", "silent": "red",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """A client, and where to print what it answers."""
+
+    client: Client
+    as_json: bool
+
+    @cached_property
+    def console(self) -> "Console":
+        """Where answers go."""
+        return console()
+
+    @cached_property
+    def side(self) -> "Console":
+        """For people only: progress and warnings."""
+        return console(stderr=True)
+
+    def document(self, value: Any) -> None:
+        """One JSON document."""
+        typer.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
+
+    def line(self, value: Any) -> None:
+        """One line of JSON lines."""
+        typer.echo(json.dumps(value))
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
+        """A table, through a pager where it is longer than the terminal."""
+        from contextlib import nullcontext
+
+        from rich.table import Table
+
+        shown = Table(
+            *columns, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold"
+        )
+        for row in rows:
+            shown.add_row(*("" if cell is None else str(cell) for cell in row))
+        long = self.console.is_terminal and shown.row_count + 3 > self.console.height
+        with self.console.pager(styles=True) if long else nullcontext():
+            self.console.print(shown)
+
+
+def console(stderr: bool = False) -> "Console":
+    """Text of any width, in which only what says so has a colour."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def coloured(state: str) -> str:
+    """A state in its colour."""
+    colour = COLOURS.get(state)
+    return f"[{colour}]{state}[/{colour}]" if colour else state
+
+
+def escaped(value: object) -> str:
+    """Text of others, in which brackets mean nothing."""
+    from rich.markup import escape
+
+    return escape(str(value))
+
+
+def address(ctx: typer.Context, api: str) -> str:
+    """The API's: the command's option, that of `robustreps` itself, or the settings'."""
+    if chosen := api or (ctx.obj or {}).get("api", ""):
+        return str(chosen)
+    from service.settings import get_settings
+
+    return get_settings().api_url
+
+
+@contextmanager
+def speaking(ctx: typer.Context, api: str, as_json: bool) -> Iterator[Terminal]:
+    """A terminal whose client is closed at the end. What goes wrong ends the command in a few lines."""
+    as_json = as_json or bool((ctx.obj or {}).get("json"))
+    url = address(ctx, api)
+    with Client(url) as client, ending(url, as_json):
+        yield Terminal(client, as_json)
+
+
+@contextmanager
+def ending(url: str, as_json: bool) -> Iterator[None]:
+    """Ends the command with a few lines, not with a traceback, where the API says no or is away, or a file is."""
+    try:
+        yield
+    except ApiError as e:
+        refused(e, as_json)
+        raise typer.Exit(REFUSED) from e
+    except (httpx2.TransportError, httpx2.InvalidURL) as e:
+        said(f"the service cannot be reached at {url}: {e}", as_json)
+        raise typer.Exit(UNREACHABLE) from e
+    except DigestError as e:
+        said(str(e), as_json)
+        raise typer.Exit(FAILED) from e
+    except BrokenPipeError:
+        raise
+    except (UsageError, OSError) as e:
+        said(str(e), as_json)
+        raise typer.Exit(USAGE) from e
+
+
+def refused(error: ApiError, as_json: bool) -> None:
+    """What the API refused: a line for each field, and what is allowed there."""
+    if as_json:
+        return typer.echo(json.dumps({"error": error.problem}), err=True)
+    side = console(stderr=True)
+    title = f"[bold red]{escaped(error.problem.get('title', 'Refused'))}[/]"
+    if not error.errors:
+        return side.print(f"{title}: {escaped(error.problem.get('detail', ''))}")
+    for field, message in error.errors:
+        what, allowed, which = message.partition("; allowed: ")
+        side.print(f"{title}: [bold]{escaped(field)}[/]: {escaped(what)}{allowed}[green]{escaped(which)}[/]")
+    return None
+
+
+def said(message: str, as_json: bool) -> None:
+    """One line of what went wrong."""
+    typer.echo(json.dumps({"error": {"detail": message}}) if as_json else message, err=True)

@@ -1,0 +1,110 @@
+"""Images as people name them, turned into the sources that the API takes; what is not there yet is uploaded."""
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from service.remote.pictures import UsageError, is_picture
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".npy"}
+FIELDS = {"targets", "start", "starts", "first", "second", "images", "out_of_distribution", "other"}
+"""Fields of requests that are sources, where a string can be nothing else."""
+MADE = {"noise", "gray", "blend", "other_target"}
+"""Starts that name no image."""
+LONGEST_LIST = 65_536  # indices that the API takes in one list
+SPEC = "DATASET:0-7,12, patterns:stripes,text, a file or a folder"
+
+Upload = Callable[[list[Any]], list[str]]
+"""Stores images; answers the ids that jobs name."""
+
+
+def parsed(spec: str) -> dict[str, Any] | list[Path]:
+    """What a string names as the API takes it, or the files to upload. Raises UsageError."""
+    path = Path(spec)
+    if os.path.exists(spec):  # noqa: PTH110 - Path.exists raises for a list of indices longer than a file's name
+        return files(path)
+    name, colon, rest = spec.partition(":")
+    if not colon or not rest:
+        raise UsageError(f"{spec} is no file; allowed: {SPEC}")
+    if name == "patterns":
+        return {"source": "patterns", "patterns": rest.split(",")}
+    return {"source": "dataset", "dataset": name, "indices": indices(rest)}
+
+
+def files(path: Path) -> list[Path]:
+    """The file, or the pictures of the folder by name. Raises UsageError if there is none."""
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES) if path.is_dir() else [path]
+    if not found:
+        raise UsageError(f"{path} holds no picture; looked for {', '.join(sorted(PICTURES))}")
+    return found
+
+
+def indices(text: str) -> list[int]:
+    """`0-7,12` as numbers. Raises UsageError."""
+    ranges = [re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", each) for each in text.split(",")]
+    spans = [range(int(found[1]), int(found[2] or found[1]) + 1) for found in ranges if found]
+    if len(spans) < len(ranges) or not all(spans):
+        raise UsageError(f"{text} is no list of indices, such as 0-7,12")
+    if (asked := sum(map(len, spans))) > LONGEST_LIST:
+        raise UsageError(f"{text} is {asked:,} indices; allowed: {LONGEST_LIST:,}")
+    return [i for span in spans for i in span]
+
+
+def named(value: Any) -> dict[str, Any] | list[Any] | None:
+    """What stands for a source: a string, a path or folder, a picture, or a list of those. None: nothing of them.
+
+    Answers a source, or the pictures to upload. Raises UsageError for a string that names nothing.
+    """
+    if isinstance(value, str):
+        return {"source": value} if value in MADE else parsed(value)
+    if isinstance(value, Path):
+        return files(value)
+    if is_picture(value):
+        return list(value) if getattr(value, "ndim", 3) == 4 else [value]
+    return None
+
+
+def resolve(body: Mapping[str, Any], upload: Upload) -> dict[str, Any]:
+    """A request with every image in it uploaded and named. Raises UsageError naming the field."""
+    each = body.get("kind") == "feature_visualization"  # whose `starts` is a list of sources
+    return {
+        name: [_field(name, one, upload) for one in value]
+        if each and name == "starts" and isinstance(value, list | tuple)
+        else _field(name, value, upload)
+        for name, value in body.items()
+    }
+
+
+def _field(name: str, value: Any, upload: Upload) -> Any:
+    if name not in FIELDS:
+        return value
+    try:
+        return joined(value if isinstance(value, list | tuple) else [value], upload) or value
+    except UsageError as e:
+        raise UsageError(f"{name}: {e}") from e
+
+
+def joined(values: Sequence[Any], upload: Upload) -> dict[str, Any] | None:
+    """One source of what several name, one after the other. None if one of them names no images."""
+    found = [_listed(value, upload) if isinstance(value, Mapping) else named(value) for value in values]
+    if not found or any(each is None for each in found):
+        return None
+    parts: list[Any] = []
+    for pictures, each in groupby(found, key=lambda one: isinstance(one, list)):
+        run = list(each)  # of pictures, which are one source together
+        parts += [{"source": "images", "images": upload([p for one in run for p in one or ()])}] if pictures else run
+    return parts[0] if len(parts) == 1 else {"source": "mixed", "parts": parts}
+
+
+def _listed(source: Mapping[str, Any], upload: Upload) -> dict[str, Any]:
+    """A source as the API has it, with pictures or paths in place of some ids."""
+    if isinstance(source.get("parts"), list):
+        return {**source, "parts": [_listed(part, upload) for part in source["parts"] if isinstance(part, Mapping)]}
+    if source.get("source") != "images" or not isinstance(source.get("images"), list | tuple):
+        return dict(source)
+    new = [each for each in source["images"] if not isinstance(each, str)]
+    ids = iter(upload(new) if new else ())
+    return {**source, "images": [each if isinstance(each, str) else next(ids) for each in source["images"]]}

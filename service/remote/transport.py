@@ -1,0 +1,98 @@
+"""HTTP to the API: errors, what is sent again, and lists by page."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+
+RETRY_AFTER = 5.0
+"""Seconds after which to try again where the answer does not say."""
+
+PAUSES = (0.2, 0.6)
+"""Seconds before a call that the network lost is sent again, each time."""
+
+SAFE = {"GET", "HEAD", "PUT", "DELETE"}
+"""Methods that may be sent twice. Others may if they have an Idempotency-Key."""
+
+
+class ApiError(RuntimeError):
+    """The API refused; `problem` is its problem+json answer, and `status` its status.
+
+    Where trying again may help (429, 503), `retry_after` is in how many seconds.
+    """
+
+    def __init__(self, problem: dict[str, Any], retry_after: float | None = None, status: int = 0) -> None:
+        super().__init__(f"{problem.get('title')}: {problem.get('detail')}")
+        self.problem, self.retry_after = problem, retry_after
+        self.status = status or int(problem.get("status", 0))
+
+    @property
+    def errors(self) -> list[tuple[str, str]]:
+        """Each field at fault, and what is wrong with it or allowed there."""
+        return [(error["field"], error["message"]) for error in self.problem.get("errors", [])]
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    if response.status_code not in (429, 503):
+        return None
+    seconds = response.headers.get("retry-after", "")
+    return float(seconds) if seconds.isdecimal() else RETRY_AFTER
+
+
+def checked(response: httpx2.Response) -> httpx2.Response:
+    """The response, once it is read. Raises ApiError for a status of 400 or more."""
+    if response.status_code < 400:
+        return response
+    response.read()
+    is_problem = response.headers.get("content-type", "").startswith("application/problem+json")
+    fallback = {"title": response.reason_phrase, "detail": response.text, "status": response.status_code}
+    raise ApiError(response.json() if is_problem else fallback, _retry_after(response), response.status_code)
+
+
+class Transport:
+    """Calls of the API at `url`. May be used by several threads.
+
+    A call that may be sent twice is sent again, after `pauses`, where the network loses it; one that never reached the
+    API is sent again in any case. Raises ApiError, or httpx2.TransportError when the API cannot be reached.
+    """
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self.url = url.rstrip("/")
+        self.pauses: Sequence[float] = PAUSES
+        self._http = httpx2.Client(base_url=url, timeout=timeout)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def request(self, method: str, path: str, twice: bool = False, **kwargs: Any) -> httpx2.Response:
+        """Any call of the API; `twice` says that it may be sent twice. Raises ApiError for an answer of 400 or more."""
+        twice = twice or method in SAFE or "Idempotency-Key" in (kwargs.get("headers") or {})
+        for pause in self.pauses:
+            try:
+                return checked(self._http.request(method, path, **kwargs))
+            except httpx2.TransportError as e:
+                if not (twice or isinstance(e, httpx2.ConnectError)):
+                    raise
+                time.sleep(pause)
+        return checked(self._http.request(method, path, **kwargs))
+
+    def json(self, method: str, path: str, **kwargs: Any) -> Any:
+        """The same, as JSON."""
+        return self.request(method, path, **kwargs).json()
+
+    @contextmanager
+    def stream(self, method: str, path: str, **kwargs: Any) -> Iterator[httpx2.Response]:
+        """A response that is read while it comes. Raises ApiError before it begins."""
+        with self._http.stream(method, path, **kwargs) as response:
+            yield checked(response)
+
+    def pages(self, path: str, name: str, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Every entry of a list, a page at a time."""
+        cursor = None
+        while True:
+            page = self.json("GET", path, params={"limit": 500, **params} | ({"cursor": cursor} if cursor else {}))
+            yield from page[name]
+            if (cursor := page["next_cursor"]) is None:
+                return
