@@ -5,7 +5,6 @@ Commands that compute are found as entry points, so that this imports no worker.
 
 import sys
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -67,6 +66,8 @@ def loaded(name: str) -> Any:
         module, _, attribute = target.partition(":")
         found = getattr(import_module(module), attribute)
     else:
+        from importlib.metadata import entry_points  # here: it takes longer than all the rest of a help page
+
         entries = list(entry_points(group="robustreps.commands", name=name))
         if not entries:
             sys.exit(f"{name} computes in this process: pip install 'robustreps[worker]'")

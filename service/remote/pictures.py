@@ -71,5 +71,5 @@ def tensors(data: bytes) -> dict[str, Any]:
             for name, of in header.items()
             if name != "__metadata__"
         }
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise UsageError("is no safetensors file of plain numbers") from e

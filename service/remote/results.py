@@ -98,14 +98,12 @@ class Results:
         return np.stack([each[name] for each in found])
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """An item a row: index, id, label, state, error, and every metric that is one value."""
+        """An item a row: its index, state and label, what its target is, its error, and every metric of one value."""
         for item in self:
-            target, error = item["target"] or {}, item["error"] or {}
-            named = {name: target[name] for name in ("id", "dataset", "index", "label") if name in target}
-            own = {f"target_{name}" if name in ("index", "dataset") else name: value for name, value in named.items()}
-            row = {"item": item["index"], "state": item["state"], **own, "error": error.get("title")}
-            single = {k: v for k, v in (item["metrics"] or {}).items() if not isinstance(v, dict | list)}
-            yield row | single
+            target, error = _single(item["target"]), item["error"] or {}
+            row = {"item": item["index"], "state": item["state"], "label": target.pop("label", None)}
+            named = {f"target_{name}": value for name, value in target.items()}
+            yield row | named | {"error": error.get("title")} | _single(item["metrics"])
 
     def dataframe(self) -> Any:
         """A pandas DataFrame of `rows`, by item. Needs pandas."""
@@ -141,6 +139,10 @@ class Results:
 def artifact(item: Item, name: str) -> dict[str, Any] | None:
     """An item's artifact of this name, if it has one."""
     return next((each for each in item["artifacts"] if each["name"] == name), None)
+
+
+def _single(values: dict[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (values or {}).items() if not isinstance(value, dict | list)}
 
 
 def parallel(call: Callable[[T], R], values: Iterable[T], threads: int = THREADS) -> Iterator[R]:

@@ -1,0 +1,55 @@
+"""One embedded service for all the tests of a module, a finished job, and the command line as a process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from service.client import Client
+from service.recipe_cli import connected
+from service.settings import Settings
+from tests.fixtures import inversion
+
+ROBUSTREPS = Path(sys.executable).with_name("robustreps")
+
+
+class Command(Protocol):
+    def __call__(
+        self, *arguments: str, stdin: str | None = None, **settings: str
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("service"), port=0, heartbeat_seconds=0.2, lease_seconds=20,
+        reconcile_seconds=0.5,
+    )  # fmt: skip
+    with connected(None, settings) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def done(client: Client) -> dict[str, Any]:
+    """A job of three items that has succeeded."""
+    job = client.wait(client.submit(**inversion()), timeout=120, interval=0.05)
+    assert job["state"] == "succeeded"
+    return job
+
+
+@pytest.fixture
+def command(client: Client, tmp_path: Path) -> Command:
+    """`robustreps`, run on that service in a folder of the test's own."""
+
+    def command(*arguments: str, stdin: str | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
+        own = {"ROBUSTREPS_API": client.url} | {f"ROBUSTREPS_{name.upper()}": v for name, v in settings.items()}
+        return subprocess.run(
+            [ROBUSTREPS, *arguments], cwd=tmp_path, env=os.environ | {"COLUMNS": "200"} | own, input=stdin,
+            capture_output=True, text=True, check=False, timeout=200,
+        )  # fmt: skip
+
+    return command
