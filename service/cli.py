@@ -85,13 +85,11 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=F
 
 
 @app.callback()
-def robustreps(
-    ctx: typer.Context,
-    api: Annotated[str, typer.Option(help="The service's address; left out: ROBUSTREPS_API")] = "",
+def robustreps(  # what stands here, commands look up
+    api: Annotated[str, typer.Option(metavar="URL", help="The service's address; left out: ROBUSTREPS_API")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
 ) -> None:
     """Inverts, interpolates, visualises and edits the representations of robust networks, as jobs."""
-    ctx.obj = {"api": api, "json": as_json}
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from service import logs
 from service.client import Client
 from service.commands.completion import models as complete_models
 from service.commands.submit import overrides
-from service.commands.terminal import Api, Json, Set, Terminal, ending, escaped
+from service.commands.terminal import Api, Json, Set, Terminal, ending, escaped, given
 from service.recipes import RECIPES
 from service.remote.pictures import UsageError
 from service.remote.sources import MADE, SPEC, joined, parsed
@@ -83,7 +83,7 @@ def recipe(
     second: Images = None,
     preset: Annotated[str, typer.Option(help="paper, notebook, or cifar for 32 x 32 pixels")] = "paper",
     settings: Set = None,
-    api: Api = "",
+    api: Api = "",  # noqa: ARG001
     out: Annotated[Path, typer.Option(help="Folder for the figure and its numbers")] = Path(),
     as_json: Json = False,
 ) -> None:
@@ -92,13 +92,13 @@ def recipe(
     Without --api, and where ROBUSTREPS_API is not set, it computes in this process.
     """
     logs.configure("console", level="WARNING")
-    chosen, own = ctx.obj or {}, get_settings().model_copy(update={"port": 0, "heartbeat_seconds": 1})
-    as_json, url = as_json or chosen.get("json", False), api or chosen.get("api") or own.api
+    own = get_settings().model_copy(update={"port": 0, "heartbeat_seconds": 1})
+    as_json, url = bool(given(ctx, "as_json")), given(ctx, "api") or own.api
     with ending(url, as_json):
         if name not in RECIPES:
             raise UsageError(f"no recipe {name}; allowed: {', '.join(RECIPES)}")
-        given = {"images": images, "starts": starts, "first": first, "second": second}
-        named = {field: spread(specs) for field, specs in given.items() if specs}
+        asked = {"images": images, "starts": starts, "first": first, "second": second}
+        named = {field: spread(specs) for field, specs in asked.items() if specs}
         body: dict[str, Any] = {"model": model, "preset": preset, **({"baseline": baseline} if baseline else {})}
         body |= overrides(settings or [])
         with connected(url or None, own) as client:

@@ -11,7 +11,8 @@ from service.commands.completion import datasets as complete_datasets
 from service.commands.completion import models as complete_models
 from service.commands.jobs import when
 from service.commands.submit import Key, Watch, overrides, read, submitted
-from service.commands.terminal import Api, Json, Set, Terminal, coloured, escaped, speaking
+from service.commands.terminal import Api, Json, Set, Terminal, coloured, escaped, spoken
+from service.remote.pictures import UsageError
 from service.remote.sources import files
 
 Request = Annotated[str, typer.Argument(help="The request as JSON or YAML; -: from standard input")]
@@ -60,59 +61,44 @@ def show(terminal: Terminal, card: dict[str, Any]) -> None:
 def _group(group: typer.Typer, path: str, listed: Callable[[Terminal], None], names: Callable[..., list[str]]) -> None:
     """`list`, `show` and `register`; the group by itself lists."""
 
+    every = spoken(listed)
+    group.command("list", help="List them.")(every)
+
     @group.callback()
     def _alone(ctx: typer.Context, api: Api = "", as_json: Json = False) -> None:
-        chosen = ctx.obj or {}
-        ctx.obj = {"api": api or chosen.get("api", ""), "json": as_json or chosen.get("json", False)}
         if ctx.invoked_subcommand is None:
-            _list(ctx)
-
-    @group.command("list", help="List them.")
-    def _list(ctx: typer.Context, api: Api = "", as_json: Json = False) -> None:
-        with speaking(ctx, api, as_json) as terminal:
-            listed(terminal)
+            every(ctx, api=api, as_json=as_json)
 
     @group.command("show", help="Show the card of one.")
-    def _show(
-        ctx: typer.Context,
-        name: Annotated[str, typer.Argument(autocompletion=names)],
-        api: Api = "",
-        as_json: Json = False,
-    ) -> None:
-        with speaking(ctx, api, as_json) as terminal:
-            show(terminal, terminal.client.json("GET", f"{path}/{name}"))
+    @spoken
+    def _show(terminal: Terminal, name: Annotated[str, typer.Argument(autocompletion=names)]) -> None:
+        show(terminal, terminal.client.json("GET", f"{path}/{name}"))
 
     @group.command("register", help=f"Have one checked and registered by a job: POST {path}.")
+    @spoken
     def _register(
-        ctx: typer.Context,
-        file: Request = "",
-        settings: Set = None,
-        key: Key = "",
-        watch: Watch = False,
-        api: Api = "",
-        as_json: Json = False,
+        terminal: Terminal, file: Request = "", settings: Set = None, key: Key = "", watch: Watch = False
     ) -> None:
-        with speaking(ctx, api, as_json) as terminal:
-            body = (read(file) if file else {}) | overrides(settings or [])
-            register = terminal.client.register_model if path == "/v1/models" else terminal.client.register_dataset
-            submitted(terminal, register(key or None, **body), watch)
+        body = (read(file) if file else {}) | overrides(settings or [])
+        register = terminal.client.register_model if path == "/v1/models" else terminal.client.register_dataset
+        submitted(terminal, register(key or None, **body), watch)
 
 
 _group(models, "/v1/models", _list_models, complete_models)
 _group(datasets, "/v1/datasets", _list_datasets, complete_datasets)
 
 
-def workers(ctx: typer.Context, api: Api = "", as_json: Json = False) -> None:
+@spoken
+def workers(terminal: Terminal) -> None:
     """List the worker processes, and whether they are alive."""
-    with speaking(ctx, api, as_json) as terminal:
-        found = terminal.client.workers()
-        if terminal.as_json:
-            return terminal.document(found)
-        rows = [
-            (w["id"], coloured(w["state"]), w["host"], w["device"], len(w["shards"]), _rate(w), when(w["seen_at"]))
-            for w in found
-        ]
-        return terminal.table(("id", "state", "host", "device", "shards", "image-steps/s", "seen"), rows)
+    found = terminal.client.workers()
+    if terminal.as_json:
+        return terminal.document(found)
+    rows = [
+        (w["id"], coloured(w["state"]), w["host"], w["device"], len(w["shards"]), _rate(w), when(w["seen_at"]))
+        for w in found
+    ]
+    return terminal.table(("id", "state", "host", "device", "shards", "image-steps/s", "seen"), rows)
 
 
 def _rate(worker: dict[str, Any]) -> str:
@@ -123,17 +109,15 @@ def _rate(worker: dict[str, Any]) -> str:
 UPLOADS: dict[str, Callable[[Client, Path], str]] = {"image": Client.upload, "checkpoint": Client.upload_checkpoint}
 
 
+@spoken
 def upload(
-    ctx: typer.Context,
+    terminal: Terminal,
     paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files, or folders of images")],
     kind: Annotated[str, typer.Option(help="image (also a .npy array), checkpoint")] = "image",
-    api: Api = "",
-    as_json: Json = False,
 ) -> None:
     """Store images or checkpoints, and print the id of each, by which jobs name it."""
     if kind not in UPLOADS:
-        raise typer.BadParameter(f"{kind} is no kind of upload; allowed: {', '.join(UPLOADS)}")
-    with speaking(ctx, api, as_json) as terminal:
-        for file in [file for path in paths for file in files(path)]:
-            stored = UPLOADS[kind](terminal.client, file)
-            terminal.line({"file": str(file), "id": stored}) if terminal.as_json else typer.echo(f"{stored}  {file}")
+        raise UsageError(f"{kind} is no kind of upload; allowed: {', '.join(UPLOADS)}")
+    for file in [file for path in paths for file in files(path)]:
+        stored = UPLOADS[kind](terminal.client, file)
+        terminal.line({"file": str(file), "id": stored}) if terminal.as_json else typer.echo(f"{stored}  {file}")

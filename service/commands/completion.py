@@ -14,7 +14,7 @@ def _names(ctx: typer.Context, incomplete: str, listed: Callable[..., Iterable[s
         from service.client import Client
         from service.commands.terminal import address
 
-        with Client(address(ctx, str(ctx.params.get("api") or "")), SECONDS) as client:
+        with Client(address(ctx), SECONDS) as client:
             client.pauses = ()
             return [name for name in listed(client) if name.startswith(incomplete)]
     return []

@@ -9,15 +9,16 @@ import typer
 
 from service.client import TERMINAL, ApiError, Client, Job
 from service.commands.completion import jobs as complete_jobs
-from service.commands.terminal import FAILED, Api, Json, Terminal, address, coloured, escaped, speaking
+from service.commands.terminal import FAILED, Terminal, coloured, escaped, spoken
 from service.remote.progress import shown
 
 ids = typer.Argument(metavar="JOB...", help="Ids of jobs", autocompletion=complete_jobs)
 JobIds = Annotated[list[str], ids]
 
 
+@spoken
 def status(
-    ctx: typer.Context,
+    terminal: Terminal,
     jobs: Annotated[list[str] | None, ids] = None,
     state: Annotated[list[str] | None, typer.Option(help="Only in this state; several times")] = None,
     kind: Annotated[str, typer.Option(help="Only of this kind")] = "",
@@ -28,8 +29,6 @@ def status(
     parts: Annotated[bool, typer.Option("--parts", help="Also the parts of recipes")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="So many of the newest")] = 50,
     everything: Annotated[bool, typer.Option("--all", help="All of them")] = False,
-    api: Api = "",
-    as_json: Json = False,
 ) -> None:
     """List jobs, newest first, or say how some stand.
 
@@ -44,29 +43,28 @@ def status(
         "created_before": before,
     }
     filters = {name: value for name, value in asked.items() if value} | ({} if parts else {"top_level": True})
-    with speaking(ctx, api, as_json) as terminal:
-        if jobs:
-            found = [terminal.client.job(job) for job in jobs]
-        else:
-            listed = terminal.client.jobs(**filters, limit=500 if everything else min(limit, 500))
-            found = list(listed if everything else islice(listed, limit))
-        if terminal.as_json:
-            terminal.document(found)
-        elif jobs:
-            for job in found:
-                describe(terminal, job)
-        else:
-            rows = [[j["id"], coloured(j["state"]), j["kind"], done(j), model(j), when(j["created_at"])] for j in found]
-            terminal.table(("id", "state", "kind", "items", "model", "submitted"), rows)
+    if jobs:
+        found = [terminal.client.job(job) for job in jobs]
+    else:
+        listed = terminal.client.jobs(**filters, limit=500 if everything else min(limit, 500))
+        found = list(listed if everything else islice(listed, limit))
+    if terminal.as_json:
+        terminal.document(found)
+    elif jobs:
+        for job in found:
+            describe(terminal, job)
+    else:
+        rows = [[j["id"], coloured(j["state"]), j["kind"], done(j), model(j), when(j["created_at"])] for j in found]
+        terminal.table(("id", "state", "kind", "items", "model", "submitted"), rows)
 
 
-def watch(ctx: typer.Context, jobs: JobIds, api: Api = "", as_json: Json = False) -> None:
+@spoken
+def watch(terminal: Terminal, jobs: JobIds) -> None:
     """Follow jobs until all are over; the status is 1 if one did not succeed.
 
     With --json a line for each change of each.
     """
-    with speaking(ctx, api, as_json) as terminal:
-        follow(terminal, jobs)
+    follow(terminal, jobs)
 
 
 def follow(terminal: Terminal, jobs: list[str]) -> None:
@@ -92,12 +90,11 @@ def follow(terminal: Terminal, jobs: list[str]) -> None:
 def _each(name: str, change: Callable[[Client, str], Any], help_: str, past: str) -> Callable[..., None]:
     """A command that changes each job that it is given, and goes on past those that the API refuses to change."""
 
-    def command(ctx: typer.Context, jobs: JobIds, api: Api = "", as_json: Json = False) -> None:
-        with speaking(ctx, api, as_json) as terminal:
-            every(terminal, jobs, change, past)
+    def command(terminal: Terminal, jobs: JobIds) -> None:
+        every(terminal, jobs, change, past)
 
     command.__name__, command.__doc__ = name, help_
-    return command
+    return spoken(command)
 
 
 def every(terminal: Terminal, jobs: list[str], change: Callable[[Client, str], Any], past: str) -> None:
@@ -123,30 +120,28 @@ resume = _each("resume", Client.resume, "Go on with paused jobs where they stood
 retry = _each("retry", Client.retry, "Compute the failed items of jobs again.", "queued")
 
 
+@spoken
 def delete(
-    ctx: typer.Context,
+    terminal: Terminal,
     jobs: JobIds,
     cancel: Annotated[bool, typer.Option("--cancel", help="Also those that are still going")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
-    api: Api = "",
-    as_json: Json = False,
 ) -> None:
     """Remove jobs with all their results, for good."""
     if not yes:
         typer.confirm(f"Remove {len(jobs)} job{'s' * (len(jobs) > 1)} with all results?", abort=True, err=True)
-    with speaking(ctx, api, as_json) as terminal:
-        every(terminal, jobs, lambda client, job: client.delete(job, cancel), "deleted")
+    every(terminal, jobs, lambda client, job: client.delete(job, cancel), "deleted")
 
 
+@spoken
 def open_page(
-    ctx: typer.Context,
+    terminal: Terminal,
     job: Annotated[str, typer.Argument(help="A job; left out: all", autocompletion=complete_jobs)] = "",
     show: Annotated[bool, typer.Option("--browser/--no-browser", help="Also in a browser")] = True,
-    api: Api = "",
 ) -> None:
-    """Print the dashboard's address, or a job's on it, and show it in a browser."""
-    url = f"{address(ctx, api).rstrip('/')}/ui/" + (f"jobs/{job}" if job else "")
-    typer.echo(url)
+    """Print the dashboard's or a job's on it, and show it in a browser."""
+    url = f"{terminal.client.url}/ui/" + (f"jobs/{job}" if job else "")
+    terminal.document(url) if terminal.as_json else typer.echo(url)
     if show:
         typer.launch(url)
 

@@ -6,15 +6,16 @@ from typing import Annotated, Any
 import typer
 
 from service.commands.completion import jobs as complete_jobs
-from service.commands.terminal import Api, Json, Terminal, coloured, escaped, speaking
+from service.commands.terminal import Terminal, coloured, escaped, spoken
 from service.remote.results import Results
 
 SHOWN = ("relative_distance", "pixel_l2", "ssim", "activation", "judge_agrees", "clean_accuracy")
 """Metrics that a list has a column for, where a job has them."""
 
 
+@spoken
 def results(
-    ctx: typer.Context,
+    terminal: Terminal,
     job: Annotated[str, typer.Argument(help="The job", autocompletion=complete_jobs)],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Download into this folder; goes on, if it did")
@@ -22,22 +23,19 @@ def results(
     name: Annotated[
         list[str] | None, typer.Option(help="Only files so called, such as result.png; several times")
     ] = None,
-    api: Api = "",
-    as_json: Json = False,
 ) -> None:
     """List what a job found, an item a line, or download it: every file's digest is checked.
 
     With --json a line for each item as the API has it, or for each file that was downloaded.
     """
-    with speaking(ctx, api, as_json) as terminal:
-        found = terminal.client.results(job)
-        if out is not None:
-            saved(terminal, found, out, name or [])
-        elif terminal.as_json:
-            for item in found:
-                terminal.line(item)
-        else:
-            listed(terminal, found)
+    found = terminal.client.results(job)
+    if out is not None:
+        saved(terminal, found, out, name or [])
+    elif terminal.as_json:
+        for item in found:
+            terminal.line(item)
+    else:
+        listed(terminal, found)
 
 
 def saved(terminal: Terminal, found: Results, out: Path, names: list[str]) -> None:

@@ -12,7 +12,7 @@ from service.client import Job
 from service.commands.completion import jobs as complete_jobs
 from service.commands.completion import models as complete_models
 from service.commands.jobs import follow
-from service.commands.terminal import Api, Json, Set, Terminal, coloured, escaped, speaking
+from service.commands.terminal import Set, Terminal, coloured, escaped, spoken
 from service.remote.pictures import UsageError
 from service.remote.sources import SPEC
 
@@ -23,8 +23,9 @@ Watch = Annotated[bool, typer.Option("--watch", "-w", help="Follow it until it i
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what it would do, and how long it would take")]
 
 
+@spoken
 def submit(
-    ctx: typer.Context,
+    terminal: Terminal,
     file: Annotated[str, typer.Argument(help="The request as JSON or YAML; -: from standard input")] = "",
     kind: Annotated[str, typer.Option(help="inversion, radius_sweep, training, evaluation, ...")] = "",
     model: Annotated[str, typer.Option(help="The network", autocompletion=complete_models)] = "",
@@ -42,8 +43,6 @@ def submit(
     key: Key = "",
     dry_run: DryRun = False,
     watch: Watch = False,
-    api: Api = "",
-    as_json: Json = False,
 ) -> None:
     """Submit a job. Options stand over the file's fields, and --set over both.
 
@@ -52,28 +51,25 @@ def submit(
     plain = {"kind": kind, "model": model, "preset": preset, "description": description, "priority": priority,
              "deadline": deadline}  # fmt: skip
     named = {"targets": targets, "start": start, "images": images, "first": first, "second": second}
-    with speaking(ctx, api, as_json) as terminal:
-        body = read(file) if file else {}
-        body |= {name: value for name, value in {**plain, **named}.items() if value}
-        body |= ({"labels": labelled(label)} if label else {}) | overrides(settings or [])
-        if dry_run:
-            return planned(terminal, terminal.client.plan(body))
-        return submitted(terminal, terminal.client.submit(body, idempotency_key=key or None), watch)
+    body = read(file) if file else {}
+    body |= {name: value for name, value in {**plain, **named}.items() if value}
+    body |= ({"labels": labelled(label)} if label else {}) | overrides(settings or [])
+    if dry_run:
+        return planned(terminal, terminal.client.plan(body))
+    return submitted(terminal, terminal.client.submit(body, idempotency_key=key or None), watch)
 
 
+@spoken
 def clone(
-    ctx: typer.Context,
+    terminal: Terminal,
     job: Annotated[str, typer.Argument(help="The job to repeat", autocompletion=complete_jobs)],
     settings: Set = None,
     key: Key = "",
     watch: Watch = False,
-    api: Api = "",
-    as_json: Json = False,
 ) -> None:
     """Submit a job's request again; --set changes fields of it, and null takes them out."""
-    with speaking(ctx, api, as_json) as terminal:
-        made = terminal.client.clone(job, key or None, **overrides(settings or []))
-        submitted(terminal, made, watch)
+    made = terminal.client.clone(job, key or None, **overrides(settings or []))
+    submitted(terminal, made, watch)
 
 
 def read(file: str) -> dict[str, Any]:

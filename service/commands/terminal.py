@@ -1,8 +1,9 @@
 """What the commands of a client share: where the API is, how they print, and with which status they end."""
 
+import inspect
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,27 +55,30 @@ class Terminal:
         """One line of JSON lines."""
         typer.echo(json.dumps(value))
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-        """A table, through a pager where it is longer than the terminal."""
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """A line a row, cut to the terminal's width but for the first column; by pages where it is longer than that."""
         from contextlib import nullcontext
 
         from rich.table import Table
 
-        shown = Table(
-            *columns, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold"
-        )
-        for row in rows:
-            shown.add_row(*("" if cell is None else str(cell) for cell in row))
+        cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+        shown = Table(box=None, pad_edge=False, header_style="bold")
+        shown.add_column(columns[0], no_wrap=True, min_width=max((len(row[0]) for row in cells), default=0))
+        for column in columns[1:]:
+            shown.add_column(column, no_wrap=True)
+        for row in cells:
+            shown.add_row(*row)
         long = self.console.is_terminal and shown.row_count + 3 > self.console.height
         with self.console.pager(styles=True) if long else nullcontext():
             self.console.print(shown)
 
 
 def console(stderr: bool = False) -> "Console":
-    """Text of any width, in which only what says so has a colour."""
+    """Text in which only what says so has a colour, and which is cut nowhere but in a terminal."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    made = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, soft_wrap=True, width=100_000)
 
 
 def coloured(state: str) -> str:
@@ -90,22 +94,38 @@ def escaped(value: object) -> str:
     return escape(str(value))
 
 
-def address(ctx: typer.Context, api: str) -> str:
-    """The API's: the command's option, that of `robustreps` itself, or the settings'."""
-    if chosen := api or (ctx.obj or {}).get("api", ""):
-        return str(chosen)
+def given(ctx: Any, name: str) -> Any:
+    """An option's value, from the command or from what stands before it: `robustreps --json models list`."""
+    return ctx.params.get(name) or (given(ctx.parent, name) if ctx.parent else None)
+
+
+def address(ctx: typer.Context) -> str:
+    """The API's, as the command line or the settings have it."""
     from service.settings import get_settings
 
-    return get_settings().api_url
+    return str(given(ctx, "api") or get_settings().api_url)
 
 
-@contextmanager
-def speaking(ctx: typer.Context, api: str, as_json: bool) -> Iterator[Terminal]:
-    """A terminal whose client is closed at the end. What goes wrong ends the command in a few lines."""
-    as_json = as_json or bool((ctx.obj or {}).get("json"))
-    url = address(ctx, api)
-    with Client(url) as client, ending(url, as_json):
-        yield Terminal(client, as_json)
+def spoken(command: Callable[..., None]) -> Callable[..., None]:
+    """What is written as `command(terminal, ...)` as a command that also takes --api and --json."""
+
+    def run(ctx: typer.Context, **values: Any) -> None:
+        url, as_json = address(ctx), bool(given(ctx, "as_json"))
+        own = {name: value for name, value in values.items() if name not in ("api", "as_json")}
+        with Client(url) as client, ending(url, as_json):
+            command(Terminal(client, as_json), **own)
+
+    def parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+    _, *own = inspect.signature(command).parameters.values()
+    context = parameter("ctx", typer.Context, inspect.Parameter.empty)
+    shared = [parameter("api", Api, ""), parameter("as_json", Json, False)]
+    everything = [context, *(parameter(p.name, p.annotation, p.default) for p in own), *shared]
+    run.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in everything}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from service.client import Client
 from service.recipe_cli import connected
 from service.settings import Settings
 from tests.fixtures import inversion
+from tests.service.test_images import noise
 
 ROBUSTREPS = Path(sys.executable).with_name("robustreps")
 
@@ -25,8 +26,11 @@ class Command(Protocol):
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    folder = tmp_path_factory.mktemp("datasets")
+    (folder / "plain").mkdir()
+    noise(size=(32, 32)).save(folder / "plain" / "a.png")
     settings = Settings(
-        data_dir=tmp_path_factory.mktemp("service"), port=0, heartbeat_seconds=0.2, lease_seconds=20,
+        data_dir=tmp_path_factory.mktemp("service"), datasets_dir=folder, port=0, heartbeat_seconds=0.2, lease_seconds=20,
         reconcile_seconds=0.5,
     )  # fmt: skip
     with connected(None, settings) as client:

@@ -61,7 +61,7 @@ def test_a_request_of_the_services_own_is_submitted_with_all_that_it_says(client
 
 def test_a_request_of_the_services_own_is_checked_before_it_is_sent() -> None:
     with pytest.raises(ValidationError, match="steps"):
-        Inversion(kind="inversion", model="m", steps=-1, targets=DatasetImages(**CIFAR))
+        Inversion(kind="inversion", model="m", steps=-1, targets=DatasetImages.model_validate(CIFAR))
 
 
 @pytest.mark.parametrize(
