@@ -35,7 +35,7 @@ COMMANDS = {
     "open": Lazy("service.commands.jobs:open_page", "Show the dashboard, or a job, in a browser", JOBS),
     "models": Lazy("service.commands.catalog:models", "List, show and register networks", OTHERS),
     "datasets": Lazy("service.commands.catalog:datasets", "List, show and register data sets", OTHERS),
-    "upload": Lazy("service.commands.catalog:upload", "Store images or checkpoints; prints their ids", OTHERS),
+    "upload": Lazy("service.commands.catalog:upload", "Store images, checkpoints, manifests; prints ids", OTHERS),
     "serve": Lazy("service.commands.server:serve", "Serve the API; embedded, compute as well", SERVICE),
     "worker": Lazy("", "Compute what the queue holds", SERVICE),
     "workers": Lazy("service.commands.catalog:workers", "List the processes that compute", SERVICE),

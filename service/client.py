@@ -8,6 +8,7 @@
 Answers are the API's JSON, as dicts. Importing this imports no torch, no pandas and nothing of the service.
 """
 
+import hashlib
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,12 +65,21 @@ class Client(Transport):
         """The same for several at a time; answers their ids in order."""
         return list(parallel(self.upload, images))
 
-    def upload_checkpoint(self, path: str | Path) -> str:
-        """Store a checkpoint file; answers the id that a model's registration names."""
-        with Path(path).open("rb") as file:
-            return str(self.request("POST", "/v1/checkpoints", content=file, timeout=None).json()["id"])
+    def upload_file(self, path: str | Path, kind: str = "checkpoint") -> str:
+        """Store a file of any size: `image`, `tensor`, `checkpoint` or `manifest`; answers the id that requests name.
 
-    def submit(self, request: Any = None, *, idempotency_key: str | None = None, **body: Any) -> Job:
+        It goes to the storage by an address that is made for it, unless the service has it already.
+        """
+        with Path(path).open("rb") as file:
+            size, digest = Path(path).stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+            body = {"kind": kind, "size": size, "sha256": digest}
+            begun = self.json("POST", "/v1/uploads", json=body, twice=True)
+            if begun["result"]:
+                return str(begun["result"])
+            self.request(begun["method"], begun["url"], content=file, headers=begun["headers"], timeout=None)
+        return str(self.json("POST", f"/v1/uploads/{begun['id']}/complete", twice=True, timeout=None)["id"])
+
+    def submit(self, request: Any = None, /, *, idempotency_key: str | None = None, **body: Any) -> Job:
         """Post a job; answers it.
 
         `request` is a dict, or a request of the service's own (`service.studies.Inversion`, ...), whose fields are
@@ -79,21 +89,20 @@ class Client(Transport):
         """
         return self._submit("/v1/jobs", idempotency_key, self._body(request, body))
 
-    def plan(self, request: Any = None, **body: Any) -> dict[str, Any]:
+    def plan(self, request: Any = None, /, **body: Any) -> dict[str, Any]:
         """What `submit` would do: items, shards, warnings, an estimate of its time. Nothing is queued."""
         plan: dict[str, Any] = self.json(
             "POST", "/v1/jobs", json=self._body(request, body), params={"dry_run": True}, twice=True
         )
         return plan
 
-    def recipe(self, name: str, idempotency_key: str | None = None, **body: Any) -> Job:
+    def recipe(self, name: str, /, idempotency_key: str | None = None, **body: Any) -> Job:
         """Post one of the paper's figures; answers the job that will draw it."""
         return self._submit(f"/v1/recipes/{name}", idempotency_key, self._body(None, body))
 
-    def clone(self, job: str | Job, idempotency_key: str | None = None, **overrides: Any) -> Job:
+    def clone(self, job: str | Job, /, idempotency_key: str | None = None, **overrides: Any) -> Job:
         """Post a job's request again, with `overrides` as a merge patch: dicts field by field, None removes."""
-        body = {"overrides": self._body(None, overrides)}
-        return self._submit(f"/v1/jobs/{_id(job)}/clone", idempotency_key, body)
+        return self._submit(f"/v1/jobs/{_id(job)}/clone", idempotency_key, self._body(None, overrides))
 
     def register_model(self, idempotency_key: str | None = None, **body: Any) -> Job:
         """Have a network checked and registered; answers the job that does so."""
@@ -108,7 +117,7 @@ class Client(Transport):
             from service.requests import envelope  # loaded already, by whoever made the request
 
             request = request.model_dump(mode="json", exclude_none=True) | envelope(request)
-        return resolve({**(request or {}), **body}, self.upload_all)
+        return resolve({**(request or {}), **body}, self)
 
     def _submit(self, path: str, key: str | None, body: dict[str, Any]) -> Job:
         """An answer that was lost may have been a job's, so what is sent again has a key."""
@@ -132,7 +141,7 @@ class Client(Transport):
         """Jobs, newest first: `state`, `kind`, `label`, `created_after`, `created_before`, `text`, `parent`, ..."""
         return self.pages("/v1/jobs", "jobs", filters)
 
-    def update(self, job: str | Job, **changes: Any) -> Job:
+    def update(self, job: str | Job, /, **changes: Any) -> Job:
         """Change description, labels, metadata, priority, deadline or retention_seconds, as a merge patch."""
         found: Job = self.json("PATCH", f"/v1/jobs/{_id(job)}", json=changes, twice=True)
         return found

@@ -18,7 +18,7 @@ from service.commands.submit import overrides
 from service.commands.terminal import Api, Json, Set, Terminal, ending, escaped, given
 from service.recipes import RECIPES
 from service.remote.pictures import UsageError
-from service.remote.sources import MADE, SPEC, joined, parsed
+from service.remote.sources import MADE, SPEC, parsed
 from service.serving import running, serving
 from service.settings import Settings, get_settings
 
@@ -92,30 +92,30 @@ def recipe(
     Without --api, and where ROBUSTREPS_API is not set, it computes in this process.
     """
     logs.configure("console", level="WARNING")
-    own = get_settings().model_copy(update={"port": 0, "heartbeat_seconds": 1})
-    as_json, url = bool(given(ctx, "as_json")), given(ctx, "api") or own.api
+    body = {"model": model, "preset": preset} | ({"baseline": baseline} if baseline else {})
+    sources = {"images": images, "starts": starts, "first": first, "second": second}
+    as_json, url = bool(given(ctx, "as_json")), str(given(ctx, "api") or get_settings().api)
     with ending(url, as_json):
         if name not in RECIPES:
             raise UsageError(f"no recipe {name}; allowed: {', '.join(RECIPES)}")
-        asked = {"images": images, "starts": starts, "first": first, "second": second}
-        named = {field: spread(specs) for field, specs in asked.items() if specs}
-        body: dict[str, Any] = {"model": model, "preset": preset, **({"baseline": baseline} if baseline else {})}
-        body |= overrides(settings or [])
-        with connected(url or None, own) as client:
-            terminal = Terminal(client, as_json)
-            sources = {field: joined(each, client.upload_all) for field, each in named.items()}
-            job = client.recipe(name, **sources | body)
-            for warning in job["warnings"]:
-                terminal.side.print(f"[yellow]{escaped(warning)}[/]")
-            item = follow(client, job, terminal.side)
-            paths = download(client, item, name, out)
-            record = json.loads(client.artifact(item, "numbers.json"))
-    if as_json:
-        return terminal.document(
-            {"job": job["id"], "files": list(map(str, paths.values())), "claims": record["claims"]}
-        )
-    report(record["claims"], terminal.console)
-    return terminal.console.print("\n".join(map(str, paths.values())))
+        body |= {field: spread(specs) for field, specs in sources.items() if specs} | overrides(settings or [])
+        with connected(url or None, get_settings().model_copy(update={"port": 0, "heartbeat_seconds": 1})) as client:
+            draw(Terminal(client, as_json), name, body, out)
+
+
+def draw(terminal: Terminal, name: str, body: dict[str, Any], out: Path) -> None:
+    """Submit a recipe, wait, keep its files, and print them below what it says of each claim."""
+    client = terminal.client
+    job = client.recipe(name, **body)
+    for warning in job["warnings"]:
+        terminal.side.print(f"[yellow]{escaped(warning)}[/]")
+    item = follow(client, job, terminal.side)
+    paths = [str(path) for path in download(client, item, name, out).values()]
+    claims = json.loads(client.artifact(item, "numbers.json"))["claims"]
+    if terminal.as_json:
+        return terminal.document({"job": job["id"], "files": paths, "claims": claims})
+    report(claims, terminal.console)
+    return terminal.console.print("\n".join(paths))
 
 
 def spread(specs: Sequence[str]) -> list[Any]:

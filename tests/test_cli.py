@@ -29,7 +29,7 @@ def run(tmp_path: Path, *arguments: str, **settings: str) -> subprocess.Complete
 
 def test_help_names_every_command(tmp_path: Path) -> None:
     shown = run(tmp_path, "--help").stdout
-    assert all(command in shown for command in ("serve", "worker", "migrate", "demo", "recipe"))
+    assert all(command in shown for command in ("serve", "worker", "migrate", "demo", "recipe", "submit", "watch"))
 
 
 def test_migrate_makes_the_database(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_migrate_makes_the_database(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "value", "said"), [("prot", "1", "ROBUSTREPS_PROT"), ("port", "x", "port")])
 def test_a_wrong_setting_is_refused_in_one_line(tmp_path: Path, name: str, value: str, said: str) -> None:
     done = run(tmp_path, "migrate", **{name: value})
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -58,20 +58,20 @@ def test_help_of_a_recipe_says_how_images_are_named(tmp_path: Path) -> None:
     assert all(said in shown.stdout for said in ("--model", "--baseline", "--images", "--set", "DATASET:0-7,12"))
 
 
-ASKED: dict[str, tuple[list[str], str]] = {
-    "unknown recipe": (["figure-9"], "no recipe figure-9; allowed: figure-2, figure-3,"),
-    "no such images": (["figure-3", "--images", "nope"], "nope is no file; allowed: DATASET:0-7,12"),
-    "no such indices": (["figure-12", "--first", "cifar10-sample:5-2"], "5-2 is no list of indices, such as 0-7,12"),
-    "a setting without a value": (["figure-3", "--set", "steps"], "steps is not NAME=VALUE"),
-    "a service that is not there": (["figure-3", "--api", "http://127.0.0.1:1"], "the service cannot be reached"),
+ASKED: dict[str, tuple[list[str], int, str]] = {
+    "unknown recipe": (["figure-9"], 2, "no recipe figure-9; allowed: figure-2, figure-3,"),
+    "no such images": (["figure-3", "--images", "nope"], 2, "nope is no file; allowed: DATASET:0-7,12"),
+    "no such indices": (["figure-12", "--first", "cifar10-sample:5-2"], 2, "5-2 is no list of indices, such as 0-7,12"),
+    "a setting without a value": (["figure-3", "--set", "steps"], 2, "steps is not NAME=VALUE"),
+    "a service that is not there": (["figure-3", "--api", "http://127.0.0.1:1"], 4, "the service cannot be reached"),
 }
 
 
 @pytest.mark.parametrize("case", ASKED)
 def test_a_recipe_that_cannot_be_asked_for_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
-    arguments, said = ASKED[case]
+    arguments, status, said = ASKED[case]
     done = run(tmp_path, "recipe", *arguments, "--model", "cifar10-robust")
-    assert done.returncode == 1
+    assert done.returncode == status
     assert done.stderr.count("\n") == 1
     assert said in done.stderr
     assert not (tmp_path / "robustreps-data").exists()  # it did not come to a service
@@ -82,14 +82,14 @@ def test_a_recipe_that_cannot_be_asked_for_is_refused_in_one_line(tmp_path: Path
     ("arguments", "said"),
     [
         (["--model", "x", "--images", "cifar10-sample:0-3"], "model: is unknown; allowed: "),
-        (["--model", "cifar10-robust", "--images", "bad.png"], "bad.png: Unprocessable Entity: body: is not an image"),
+        (["--model", "cifar10-robust", "--images", "bad.png"], "Unprocessable Entity: bad.png: is not an image"),
         (["--model", "cifar10-robust", "--set", "name=1"], "name: Extra inputs are not permitted"),
     ],
 )
 def test_a_recipe_that_the_service_refuses_ends_in_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
     done = run(tmp_path, "recipe", "figure-3", *arguments)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert done.stderr.count("\n") == 1
     assert said in done.stderr
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from service.client import Client
 from service.commands.completion import datasets as complete_datasets
 from service.commands.completion import models as complete_models
 from service.commands.jobs import when
@@ -106,18 +105,18 @@ def _rate(worker: dict[str, Any]) -> str:
     return "" if rate is None else f"{rate:,.0f}"
 
 
-UPLOADS: dict[str, Callable[[Client, Path], str]] = {"image": Client.upload, "checkpoint": Client.upload_checkpoint}
+KINDS = ("image", "tensor", "checkpoint", "manifest")
 
 
 @spoken
 def upload(
     terminal: Terminal,
     paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files, or folders of images")],
-    kind: Annotated[str, typer.Option(help="image (also a .npy array), checkpoint")] = "image",
+    kind: Annotated[str, typer.Option(help=", ".join(KINDS))] = "image",
 ) -> None:
-    """Store images or checkpoints, and print the id of each, by which jobs name it."""
-    if kind not in UPLOADS:
-        raise UsageError(f"{kind} is no kind of upload; allowed: {', '.join(UPLOADS)}")
+    """Store images, checkpoints or manifests, and print the id of each, by which requests name it."""
+    if kind not in KINDS:
+        raise UsageError(f"{kind} is no kind of upload; allowed: {', '.join(KINDS)}")
     for file in [file for path in paths for file in files(path)]:
-        stored = UPLOADS[kind](terminal.client, file)
+        stored = terminal.client.upload_file(file, kind)
         terminal.line({"file": str(file), "id": stored}) if terminal.as_json else typer.echo(f"{stored}  {file}")

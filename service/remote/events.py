@@ -54,6 +54,9 @@ def _stream(transport: Transport, job_id: str, last_id: str) -> Iterator[Event]:
     headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
     timeout = httpx2.Timeout(30, read=SILENCE)
     with transport.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers, timeout=timeout) as response:
+        if response.status_code == 204:  # the end that `last_id` is of still stands
+            yield Event("end", {"job": job_id}, last_id)
+            return
         for each in httpx2.EventSource(response):
             yield Event(each.event, json.loads(each.data or "{}"), each.id)
 

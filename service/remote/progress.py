@@ -13,7 +13,10 @@ Show = Callable[[dict[str, Any]], None]
 
 def described(job: dict[str, Any]) -> str:
     """What a job is, and how many of its items are over."""
-    items = job["items"]
+    items, planning = job["items"], job.get("planning")
+    if planning and job["state"] == "validating":
+        of = "" if planning["total"] is None else f" of {planning['total']:,}"
+        return f"{job['kind']} planned, {planning['entries']:,}{of} entries"
     over = sum(items[state] for state in ("succeeded", "failed", "cancelled"))
     return f"{job['kind']} {job['state'].replace('_', ' ')}, {over:,} of {items['total']:,} items"
 

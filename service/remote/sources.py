@@ -2,10 +2,10 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from service.remote.pictures import UsageError, is_picture
 
@@ -15,23 +15,34 @@ FIELDS = {"targets", "start", "starts", "first", "second", "images", "out_of_dis
 MADE = {"noise", "gray", "blend", "other_target"}
 """Starts that name no image."""
 LONGEST_LIST = 65_536  # indices that the API takes in one list
+MANIFESTS = {".jsonl", ".csv"}
 SPEC = "DATASET:0-7,12, patterns:stripes,text, a file or a folder"
+MORE = "DATASET:*, DATASET:0:1000:10, DATASET:class=cat;random=100;seed=1, prefix:imports/, manifest:imports/KEY"
+"""What inversions take beside that."""
 
-Upload = Callable[[list[Any]], list[str]]
-"""Stores images; answers the ids that jobs name."""
+
+class Uploads(Protocol):
+    """Where files go; answers the ids that jobs name."""
+
+    def upload_all(self, images: Sequence[Any], /) -> list[str]: ...
+    def upload_file(self, path: Path, kind: str, /) -> str: ...
 
 
-def parsed(spec: str) -> dict[str, Any] | list[Path]:
-    """What a string names as the API takes it, or the files to upload. Raises UsageError."""
+def parsed(spec: str) -> dict[str, Any] | list[Path] | Path:
+    """What a string names as the API takes it, or the pictures, or the manifest, to upload. Raises UsageError."""
     path = Path(spec)
     if os.path.exists(spec):  # noqa: PTH110 - Path.exists raises for a list of indices longer than a file's name
-        return files(path)
+        return path if path.suffix.lower() in MANIFESTS else files(path)
     name, colon, rest = spec.partition(":")
     if not colon or not rest:
         raise UsageError(f"{spec} is no file; allowed: {SPEC}")
     if name == "patterns":
         return {"source": "patterns", "patterns": rest.split(",")}
-    return {"source": "dataset", "dataset": name, "indices": indices(rest)}
+    if name == "prefix":
+        return {"source": "prefix", "prefix": rest}
+    if name == "manifest":
+        return {"source": "manifest", "manifest" if rest.startswith("sha256:") else "key": rest}
+    return {"source": "dataset", "dataset": name, **filters(rest)}
 
 
 def files(path: Path) -> list[Path]:
@@ -39,6 +50,23 @@ def files(path: Path) -> list[Path]:
     found = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES) if path.is_dir() else [path]
     if not found:
         raise UsageError(f"{path} holds no picture; looked for {', '.join(sorted(PICTURES))}")
+    return found
+
+
+def filters(text: str) -> dict[str, Any]:
+    """Which images of a data set: `*`, `0-7,12`, `0:1000:10`, `class=cat,dog`, `random=100`, `seed=1`, by `;`."""
+    found: dict[str, Any] = {}
+    for part in text.split(";"):
+        name, _, value = part.partition("=")
+        if name in ("random", "seed") and re.fullmatch(r"\d{1,9}", value):
+            found[name] = int(value)
+        elif name == "class" and value:
+            found["classes"] = value.split(",")
+        elif limits := re.fullmatch(r"(\d{0,9}):(\d{0,9})(?::(\d{1,9}))?", part):
+            named = zip(("start", "stop", "step"), limits.groups(), strict=True)
+            found["slice"] = {key: int(number) for key, number in named if number}
+        elif part != "*":
+            found["indices"] = indices(part)
     return found
 
 
@@ -53,58 +81,68 @@ def indices(text: str) -> list[int]:
     return [i for span in spans for i in span]
 
 
-def named(value: Any) -> dict[str, Any] | list[Any] | None:
+def named(value: Any) -> dict[str, Any] | list[Any] | Path | None:
     """What stands for a source: a string, a path or folder, a picture, or a list of those. None: nothing of them.
 
-    Answers a source, or the pictures to upload. Raises UsageError for a string that names nothing.
+    Answers a source, the pictures to upload, or a manifest. Raises UsageError for a string that names nothing.
     """
     if isinstance(value, str):
         return {"source": value} if value in MADE else parsed(value)
     if isinstance(value, Path):
-        return files(value)
+        return value if value.suffix.lower() in MANIFESTS else files(value)
     if is_picture(value):
         return list(value) if getattr(value, "ndim", 3) == 4 else [value]
     return None
 
 
-def resolve(body: Mapping[str, Any], upload: Upload) -> dict[str, Any]:
+def resolve(body: Mapping[str, Any], uploads: Uploads) -> dict[str, Any]:
     """A request with every image in it uploaded and named. Raises UsageError naming the field."""
     each = body.get("kind") == "feature_visualization"  # whose `starts` is a list of sources
     return {
-        name: [_field(name, one, upload) for one in value]
+        name: [_field(name, one, uploads) for one in value]
         if each and name == "starts" and isinstance(value, list | tuple)
-        else _field(name, value, upload)
+        else _field(name, value, uploads)
         for name, value in body.items()
     }
 
 
-def _field(name: str, value: Any, upload: Upload) -> Any:
+def _field(name: str, value: Any, uploads: Uploads) -> Any:
     if name not in FIELDS:
         return value
     try:
-        return joined(value if isinstance(value, list | tuple) else [value], upload) or value
+        return joined(value if isinstance(value, list | tuple) else [value], uploads) or value
     except UsageError as e:
         raise UsageError(f"{name}: {e}") from e
 
 
-def joined(values: Sequence[Any], upload: Upload) -> dict[str, Any] | None:
+def joined(values: Sequence[Any], uploads: Uploads) -> dict[str, Any] | None:
     """One source of what several name, one after the other. None if one of them names no images."""
-    found = [_listed(value, upload) if isinstance(value, Mapping) else named(value) for value in values]
+    found = [_one(value, uploads) for value in values]
     if not found or any(each is None for each in found):
         return None
     parts: list[Any] = []
     for pictures, each in groupby(found, key=lambda one: isinstance(one, list)):
-        run = list(each)  # of pictures, which are one source together
-        parts += [{"source": "images", "images": upload([p for one in run for p in one or ()])}] if pictures else run
+        run = list(each)
+        parts += [{"source": "images", "images": uploads.upload_all([*chain(*run)])}] if pictures else run
     return parts[0] if len(parts) == 1 else {"source": "mixed", "parts": parts}
 
 
-def _listed(source: Mapping[str, Any], upload: Upload) -> dict[str, Any]:
+def _one(value: Any, uploads: Uploads) -> Any:
+    """A source, pictures that are yet to be uploaded, or None."""
+    if isinstance(value, Mapping):
+        return _listed(value, uploads)
+    found = named(value)
+    if isinstance(found, Path):
+        return {"source": "manifest", "manifest": uploads.upload_file(found, "manifest")}
+    return found
+
+
+def _listed(source: Mapping[str, Any], uploads: Uploads) -> dict[str, Any]:
     """A source as the API has it, with pictures or paths in place of some ids."""
     if isinstance(source.get("parts"), list):
-        return {**source, "parts": [_listed(part, upload) for part in source["parts"] if isinstance(part, Mapping)]}
+        return {**source, "parts": [_listed(part, uploads) for part in source["parts"] if isinstance(part, Mapping)]}
     if source.get("source") != "images" or not isinstance(source.get("images"), list | tuple):
         return dict(source)
     new = [each for each in source["images"] if not isinstance(each, str)]
-    ids = iter(upload(new) if new else ())
+    ids = iter(uploads.upload_all(new) if new else ())
     return {**source, "images": [each if isinstance(each, str) else next(ids) for each in source["images"]]}

@@ -71,11 +71,16 @@ class Transport:
         twice = twice or method in SAFE or "Idempotency-Key" in (kwargs.get("headers") or {})
         for pause in self.pauses:
             try:
-                return checked(self._http.request(method, path, **kwargs))
+                return self._once(method, path, **kwargs)
             except httpx2.TransportError as e:
                 if not (twice or isinstance(e, httpx2.ConnectError)):
                     raise
                 time.sleep(pause)
+        return self._once(method, path, **kwargs)
+
+    def _once(self, method: str, path: str, **kwargs: Any) -> httpx2.Response:
+        if hasattr(kwargs.get("content"), "seek"):
+            kwargs["content"].seek(0)  # a file that was read, or sent in part
         return checked(self._http.request(method, path, **kwargs))
 
     def json(self, method: str, path: str, **kwargs: Any) -> Any:

@@ -30,8 +30,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     (folder / "plain").mkdir()
     noise(size=(32, 32)).save(folder / "plain" / "a.png")
     settings = Settings(
-        data_dir=tmp_path_factory.mktemp("service"), datasets_dir=folder, port=0, heartbeat_seconds=0.2, lease_seconds=20,
-        reconcile_seconds=0.5,
+        data_dir=tmp_path_factory.mktemp("service"), datasets_dir=folder, port=0, heartbeat_seconds=0.2,
+        lease_seconds=20, reconcile_seconds=0.5,
     )  # fmt: skip
     with connected(None, settings) as client:
         yield client

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_watching_prints_a_line_for_each_change(client: Client, command: Command
     jobs = [client.submit(**inversion(steps=steps))["id"] for steps in (5, 20)]
     seen = lines(command("watch", *jobs, "--json"))
     assert {job["id"]: job["state"] for job in seen} == dict.fromkeys(jobs, "succeeded")
-    assert all(a != b for a, b in zip(seen, seen[1:], strict=False))
+    assert all(a != b for a, b in pairwise(seen))
 
 
 def test_status_lists_jobs_newest_first(client: Client, command: Command, done: Job) -> None:
@@ -222,7 +223,7 @@ def test_a_shell_completes_nothing_where_the_service_is_away(command: Command) -
     assert completed(command, "robustreps --api http://127.0.0.1:1 submit --model c") == []
 
 
-def test_an_interrupted_watch_leaves_no_traceback(client: Client, command: Command, tmp_path: Path) -> None:
+def test_an_interrupted_watch_leaves_no_traceback(client: Client, tmp_path: Path) -> None:
     job = client.submit(**inversion(steps=100_000))
     watching = subprocess.Popen(
         [ROBUSTREPS, "watch", job["id"], "--api", client.url], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
@@ -236,7 +237,7 @@ def test_an_interrupted_watch_leaves_no_traceback(client: Client, command: Comma
     client.cancel(job)
 
 
-def test_help_loads_no_service(command: Command) -> None:
+def test_help_loads_no_service() -> None:
     code = "import sys, service.cli\ntry: service.cli.app(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
     run = subprocess.run([ROBUSTREPS.with_name("python"), "-c", code], capture_output=True, text=True, check=True)
     loaded = set(run.stdout.splitlines()[-1].split())

@@ -1,12 +1,15 @@
 """How the command line names images and settings."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from service.commands.submit import overrides
 from service.remote.pictures import UsageError
 from service.remote.sources import parsed
+from service.schemas import BulkImages, DatasetImages
 
 MANY = "cifar10-sample:" + ",".join(map(str, range(1000)))  # longer than a file's name may be
 
@@ -18,6 +21,26 @@ MANY = "cifar10-sample:" + ",".join(map(str, range(1000)))  # longer than a file
 )  # fmt: skip
 def test_a_data_set_is_named_with_indices_and_ranges(spec: str, indices: list[int]) -> None:
     assert parsed(spec) == {"source": "dataset", "dataset": "cifar10-sample", "indices": indices}
+
+
+@pytest.mark.parametrize(
+    ("spec", "source"),
+    [
+        ("cifar10-sample:*", {}),
+        ("cifar10-sample:0:100:10", {"slice": {"start": 0, "stop": 100, "step": 10}}),
+        ("cifar10-sample:5:", {"slice": {"start": 5}}),
+        ("cifar10-sample:class=cat,dog;random=8;seed=3", {"classes": ["cat", "dog"], "random": 8, "seed": 3}),
+    ],
+)
+def test_a_data_set_is_named_with_filters(spec: str, source: dict[str, Any]) -> None:
+    named = parsed(spec)
+    assert named == {"source": "dataset", "dataset": "cifar10-sample", **source}
+    DatasetImages.model_validate(named)
+
+
+def test_prefixes_and_manifests_are_named_by_key_or_digest() -> None:
+    for spec in ("prefix:imports/photos/", "manifest:imports/list.csv", f"manifest:sha256:{'0' * 64}"):
+        TypeAdapter[Any](BulkImages).validate_python(parsed(spec))
 
 
 def test_patterns_are_named_by_kind() -> None:
