@@ -17,7 +17,7 @@ NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebooks" / "quickstart.ipynb"
 @pytest.mark.e2e
 def test_the_notebook_runs_to_its_end_and_shows_pictures_and_a_table(tmp_path: Path) -> None:
     shutil.copy(NOTEBOOK, tmp_path)
-    execute = [Path(sys.executable).with_name("jupyter-execute"), NOTEBOOK.name, "--output", "done.ipynb"]
+    execute = [str(Path(sys.executable).with_name("jupyter-execute")), NOTEBOOK.name, "--output", "done.ipynb"]
     environment = os.environ | {"PYTHONPATH": str(NOTEBOOK.parents[2])}
     ran = subprocess.run(
         execute, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=250
