@@ -8,7 +8,6 @@
 Answers are the API's JSON, as dicts. Importing this imports no torch, no pandas and nothing of the service.
 """
 
-import hashlib
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,13 +17,14 @@ from types import TracebackType
 from typing import Any
 
 from service.remote.events import Event, Poll, events, pauses
+from service.remote.files import DigestError, digest, parallel
 from service.remote.pictures import UsageError, encoded
 from service.remote.progress import shown
-from service.remote.results import Item, Results, artifact, parallel
+from service.remote.results import Item, Results, artifact
 from service.remote.sources import resolve
 from service.remote.transport import ApiError, Transport
 
-__all__ = ["TERMINAL", "ApiError", "Client", "Event", "Job", "Results", "UsageError"]
+__all__ = ["TERMINAL", "ApiError", "Client", "DigestError", "Event", "Job", "Results", "UsageError"]
 
 TERMINAL = {"succeeded", "partially_succeeded", "failed", "cancelled", "expired"}
 Job = dict[str, Any]
@@ -71,8 +71,7 @@ class Client(Transport):
         It goes to the storage by an address that is made for it, unless the service has it already.
         """
         with Path(path).open("rb") as file:
-            size, digest = Path(path).stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
-            body = {"kind": kind, "size": size, "sha256": digest}
+            body = {"kind": kind, "size": Path(path).stat().st_size, "sha256": digest(Path(path))}
             begun = self.json("POST", "/v1/uploads", json=body, twice=True)
             if begun["result"]:
                 return str(begun["result"])

@@ -17,20 +17,26 @@ SHOWN = ("relative_distance", "pixel_l2", "ssim", "activation", "judge_agrees", 
 def results(
     terminal: Terminal,
     job: Annotated[str, typer.Argument(help="The job", autocompletion=complete_jobs)],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Download into this folder; goes on, if it did")
-    ] = None,
-    name: Annotated[
-        list[str] | None, typer.Option(help="Only files so called, such as result.png; several times")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Download into this folder")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="Only such files: result.png; several times")] = None,
+    shards: Annotated[bool, typer.Option("--shards", help="With --out: tars of many items, and their table")] = False,
+    archive: Annotated[Path | None, typer.Option(metavar="FILE", help="Download as one .zip or .tar")] = None,
+    items: Annotated[str, typer.Option(help="With --archive: only these, such as 0-99,200")] = "",
+    table: Annotated[str, typer.Option(help="Print every item and metric, as csv or jsonl")] = "",
 ) -> None:
-    """List what a job found, an item a line, or download it: every file's digest is checked.
+    """List what a job found, an item a line, or download it: every file's digest is checked, and a download goes on.
 
     With --json a line for each item as the API has it, or for each file that was downloaded.
     """
     found = terminal.client.results(job)
-    if out is not None:
-        saved(terminal, found, out, name or [])
+    if archive is not None:
+        done(terminal, [found.archive(archive, items, name or [])], archive)
+    elif out is not None:
+        saved(terminal, found, out, name or [], shards)
+    elif table:
+        with terminal.client.stream("GET", f"/v1/jobs/{job}/table", params={"format": table}) as response:
+            for text in response.iter_text():
+                typer.echo(text, nl=False)
     elif terminal.as_json:
         for item in found:
             terminal.line(item)
@@ -38,19 +44,26 @@ def results(
         listed(terminal, found)
 
 
-def saved(terminal: Terminal, found: Results, out: Path, names: list[str]) -> None:
-    """Download, under a progress bar."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def saved(terminal: Terminal, found: Results, out: Path, names: list[str], shards: bool) -> None:
+    """Download, under a count of the files."""
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-    wanted = sum(not names or each["name"] in names for item in found for each in item["artifacts"])
-    columns = (TextColumn("{task.description}"), BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.completed:,.0f} files"), TimeElapsedColumn())
     with Progress(*columns, console=terminal.side, disable=terminal.as_json) as progress:
-        bar = progress.add_task("files", total=wanted)
-        paths = found.save(out, names, lambda _: progress.advance(bar))
+        bar = progress.add_task("", total=None)
+
+        def count(_: Path) -> None:
+            progress.advance(bar)
+
+        done(terminal, found.save_shards(out, count) if shards else found.save(out, names, count), out)
+
+
+def done(terminal: Terminal, paths: list[Path], where: Path) -> None:
+    """Say what was downloaded."""
     for path in paths if terminal.as_json else ():
         terminal.line(str(path))
     if not terminal.as_json:
-        typer.echo(f"{len(paths):,} files in {out}")
+        typer.echo(f"{len(paths):,} file{'s' * (len(paths) != 1)} in {where}")
 
 
 def listed(terminal: Terminal, found: Results) -> None:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import httpx2
 import typer
 
-from service.client import ApiError, Client, UsageError
-from service.remote.results import DigestError
+from service.client import ApiError, Client, DigestError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console

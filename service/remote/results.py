@@ -1,35 +1,23 @@
 """What a job has found, as pictures, arrays, a table, or files."""
 
-import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import httpx2
-
+from service.remote.files import download, fetch, parallel, write
 from service.remote.pictures import tensors
 from service.remote.transport import Transport
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-T = TypeVar("T")
-R = TypeVar("R")
 Item = dict[str, Any]
-THREADS = 8
-
-
-class DigestError(RuntimeError):
-    """What was downloaded, twice, is not what the job stored."""
 
 
 class Results:
@@ -129,11 +117,36 @@ class Results:
             download(self._transport, found, path)
             return path
 
-        paths = []
-        for path in parallel(save, wanted):
-            on_file(path)
-            paths.append(path)
-        return paths
+        return _each(parallel(save, wanted), on_file)
+
+    def shards(self) -> Iterator[dict[str, Any]]:
+        """The tars in which the items' files lie, in the layout of WebDataset: name, first item, size, digest."""
+        return self._transport.pages(f"/v1/jobs/{self.job_id}/result-shards", "result_shards", {})
+
+    def save_shards(self, folder: str | Path, on_file: Callable[[Path], None] = lambda _: None) -> list[Path]:
+        """Download those into `folder`, and a bulk job's `items.parquet`. Goes on as `save` does."""
+        path, root = f"/v1/jobs/{self.job_id}", Path(folder)
+        last = self._transport.json("GET", f"{path}/items/{self._transport.json('GET', path)['items']['total'] - 1}")
+        whole = last["artifacts"] if last["target"]["source"] == "table" else []
+
+        def save(found: dict[str, Any]) -> Path:
+            download(self._transport, found, root / found["name"])
+            return root / str(found["name"])
+
+        return _each(parallel(save, [*self.shards(), *whole]), on_file)
+
+    def archive(self, path: str | Path, items: str = "", names: Sequence[str] = ()) -> Path:
+        """The job as one file, `.zip` or `.tar` as `path` says; of `items` such as `0-99,200`, and files of `names`.
+
+        Raises httpx2.TransportError where it breaks off; then there is no file.
+        """
+        target = Path(path)
+        params = {"format": target.suffix[1:], "items": items, "names": ",".join(names)}
+        part = target.with_name(target.name + ".part")
+        asked = {name: value for name, value in params.items() if value}
+        with self._transport.stream("GET", f"/v1/jobs/{self.job_id}/archive", params=asked) as response:
+            write(response, part)
+        return part.replace(target)
 
 
 def artifact(item: Item, name: str) -> dict[str, Any] | None:
@@ -145,55 +158,9 @@ def _single(values: dict[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (values or {}).items() if not isinstance(value, dict | list)}
 
 
-def parallel(call: Callable[[T], R], values: Iterable[T], threads: int = THREADS) -> Iterator[R]:
-    """`call` of each value, in order, several at a time; what is not asked for is not fetched."""
-    from collections import deque
-
-    running: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for value in values:
-                running.append(pool.submit(call, value))
-                if len(running) > 2 * threads:
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
-        finally:
-            for each in running:
-                each.cancel()
-
-
-def fetch(transport: Transport, found: dict[str, Any]) -> bytes:
-    """An artifact's bytes. Raises DigestError if they are not what its digest says, twice."""
-    for _ in range(2):
-        data = transport.request("GET", found["url"]).content
-        if hashlib.sha256(data).hexdigest() == found["sha256"]:
-            return data
-    raise DigestError(f"{found['url']} is not what the job stored: its digest differs")
-
-
-def download(transport: Transport, found: dict[str, Any], path: Path) -> None:
-    """An artifact to a file, unless it is there, whole. Raises DigestError, and then leaves no file."""
-    if path.exists() and path.stat().st_size == found["size"] and _digest(path) == found["sha256"]:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    for again in (True, False):
-        try:
-            with transport.stream("GET", found["url"]) as response, part.open("wb") as file:
-                for chunk in response.iter_bytes(1 << 16):
-                    file.write(chunk)
-        except httpx2.TransportError:
-            if again:
-                continue
-            raise
-        if _digest(part) == found["sha256"]:
-            part.replace(path)
-            return
-    part.unlink(missing_ok=True)
-    raise DigestError(f"{found['url']} is not what the job stored: its digest differs")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _each(paths: Iterable[Path], on_file: Callable[[Path], None]) -> list[Path]:
+    found = []
+    for path in paths:
+        on_file(path)
+        found.append(path)
+    return found

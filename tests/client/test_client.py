@@ -1,13 +1,9 @@
 """The client, against a running service: what it sends, how it waits, what it does where the network fails."""
 
 import io
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ from service.client import ApiError, Client, UsageError
 from service.remote.events import pauses
 from service.schemas import DatasetImages
 from service.studies import Inversion
+from tests.client.wire import STREAM, answer, server
 from tests.fixtures import inversion
 from tests.service.test_images import encode, noise
 
@@ -156,30 +153,6 @@ def test_polls_come_seldom_once_it_takes_long() -> None:
     assert next(paces) == 0.5
 
 
-@contextmanager
-def server(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
-    """A server that gives each connection the next answer and closes it; and what it was sent."""
-    seen: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            for answer in answers:
-                connection, _ = listening.accept()
-                with connection:
-                    seen.append(connection.recv(65_536))
-                    connection.sendall(answer)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}", seen
-        thread.join(10)
-
-
-def answer(body: bytes = b'{"id": "job_1"}', status: str = "200 OK", headers: str = "") -> bytes:
-    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
-    return head.encode() + body
-
-
 def test_a_call_that_may_be_sent_twice_is_sent_again_when_the_answer_is_lost() -> None:
     with server(b"", answer()) as (url, seen), Client(url) as client:
         assert client.job("job_1") == {"id": "job_1"}
@@ -207,9 +180,6 @@ def test_a_poll_asks_only_for_what_changed() -> None:
         states = [job["state"] for job in client.follow("job_1", interval=0.01)]
     assert states == ["running", "running", "succeeded"]
     assert [b'if-none-match: "a"' in sent.lower() for sent in seen] == [False, True, True]
-
-
-STREAM = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 
 
 def test_an_event_stream_that_breaks_is_taken_up_where_it_broke() -> None:

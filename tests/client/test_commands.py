@@ -1,6 +1,8 @@
 """The commands of a client, as processes against a running service."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import shlex
@@ -114,6 +116,13 @@ def test_results_are_downloaded(client: Client, command: Command, done: Job, tmp
         path = tmp_path / "here" / "items" / f"{item['index']:07d}" / "result.png"
         assert path.read_bytes() == client.artifact(item, "result.png")
     assert len(lines(command("results", done["id"], "-o", "here", "--json"))) == 15
+
+
+def test_results_are_downloaded_as_tars_and_printed_as_a_table(command: Command, done: Job, tmp_path: Path) -> None:
+    assert command("results", done["id"], "-o", "tars", "--shards").stdout == "1 file in tars\n"
+    assert len(list((tmp_path / "tars").glob("*.tar"))) == 1
+    rows = list(csv.DictReader(io.StringIO(command("results", done["id"], "--table", "csv").stdout)))
+    assert [row["index"] for row in rows] == ["0", "1", "2"]
 
 
 def test_jobs_are_paused_resumed_and_cancelled(client: Client, command: Command) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from PIL import Image
 from safetensors.numpy import load
 
 from service.client import Client
+from service.remote.files import DigestError, download, parallel
 from service.remote.pictures import tensors
-from service.remote.results import DigestError, download, parallel
+from tests.client.wire import answer, server
 from tests.fixtures import inversion
 
 pytestmark = pytest.mark.slow  # a service that computes
@@ -82,6 +84,33 @@ def test_a_download_goes_on_where_it_broke_off(client: Client, done: Job, tmp_pa
     assert third.exists()
     assert first.stat().st_mtime_ns == before
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_file_that_broke_off_is_asked_for_from_there_on(tmp_path: Path) -> None:
+    whole = bytes(range(256)) * 1000
+    found = {"url": "/file", "size": len(whole), "sha256": hashlib.sha256(whole).hexdigest(), "name": "file"}
+    torn = answer(whole)[: -len(whole) // 2]
+    have = len(torn) - (len(answer(whole)) - len(whole))
+    with server(torn, answer(whole[have:], "206 Partial Content")) as (url, seen), Client(url) as client:
+        download(client, found, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == whole
+    assert f"range: bytes={have}-" in seen[1].decode().lower()
+
+
+def test_a_file_whose_first_part_was_damaged_is_fetched_anew(client: Client, done: Job, tmp_path: Path) -> None:
+    found = client.results(done)[0]["artifacts"][0]
+    (tmp_path / "file.part").write_bytes(b"other")
+    download(client, found, tmp_path / "file")
+    assert hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest() == found["sha256"]
+
+
+def test_tars_of_many_items_are_downloaded(client: Client, done: Job, tmp_path: Path) -> None:
+    results = client.results(done)
+    (path,) = results.save_shards(tmp_path)
+    with tarfile.open(path) as tar:
+        names = tar.getnames()
+    assert {f"{index:07d}.result.png" for index in range(3)} <= set(names)
+    assert sum(shard["items"] for shard in results.shards()) == 3
 
 
 def test_what_is_not_as_its_digest_says_is_not_kept(client: Client, done: Job, tmp_path: Path) -> None:
