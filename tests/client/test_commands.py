@@ -119,8 +119,8 @@ def test_results_are_downloaded(client: Client, command: Command, done: Job, tmp
 
 
 def test_results_are_downloaded_as_tars_and_printed_as_a_table(command: Command, done: Job, tmp_path: Path) -> None:
-    assert command("results", done["id"], "-o", "tars", "--shards").stdout == "1 file in tars\n"
-    assert len(list((tmp_path / "tars").glob("*.tar"))) == 1
+    said = command("results", done["id"], "-o", "tars", "--shards").stdout
+    assert int(said.split()[0]) == len(list((tmp_path / "tars").glob("*.tar"))) > 0
     rows = list(csv.DictReader(io.StringIO(command("results", done["id"], "--table", "csv").stdout)))
     assert [row["index"] for row in rows] == ["0", "1", "2"]
 
