@@ -11,7 +11,7 @@ Answers are the API's JSON, as dicts. Importing this imports no torch, no pandas
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -54,12 +54,8 @@ class Client(Transport):
         A file's bytes or path, a PIL image, or an array or tensor [3, H, W] or [H, W, 3]: floats in [0, 1] are kept
         exactly, uint8 becomes a PNG. Raises UsageError, a ValueError, for an array of another shape or type.
         """
-        try:
+        with _naming(image):
             return str(self.request("POST", "/v1/images", twice=True, content=encoded(image)).json()["id"])
-        except ApiError as e:
-            if isinstance(image, str | Path):  # of several, which one
-                e.problem["errors"] = [{"field": str(image), "message": message} for _, message in e.errors]
-            raise
 
     def upload_all(self, images: Sequence[Any]) -> list[str]:
         """The same for several at a time; answers their ids in order."""
@@ -70,13 +66,13 @@ class Client(Transport):
 
         It goes to the storage by an address that is made for it, unless the service has it already.
         """
-        with Path(path).open("rb") as file:
+        with Path(path).open("rb") as file, _naming(path):
             body = {"kind": kind, "size": Path(path).stat().st_size, "sha256": digest(Path(path))}
             begun = self.json("POST", "/v1/uploads", json=body, twice=True)
             if begun["result"]:
                 return str(begun["result"])
             self.request(begun["method"], begun["url"], content=file, headers=begun["headers"], timeout=None)
-        return str(self.json("POST", f"/v1/uploads/{begun['id']}/complete", twice=True, timeout=None)["id"])
+            return str(self.json("POST", f"/v1/uploads/{begun['id']}/complete", twice=True, timeout=None)["id"])
 
     def submit(self, request: Any = None, /, *, idempotency_key: str | None = None, **body: Any) -> Job:
         """Post a job; answers it.
@@ -238,6 +234,17 @@ class Client(Transport):
     def workers(self) -> list[dict[str, Any]]:
         """Every worker process: where, on what, and whether it is alive."""
         return list(self.json("GET", "/v1/workers")["workers"])
+
+
+@contextmanager
+def _naming(file: Any) -> Iterator[None]:
+    """What the API finds wrong with one of several files is said of its path."""
+    try:
+        yield
+    except ApiError as e:
+        if isinstance(file, str | Path):
+            e.problem["errors"] = [{"field": str(file), "message": message} for _, message in e.errors]
+        raise
 
 
 def _id(job: str | Job) -> str:

@@ -12,7 +12,7 @@ from service.commands.completion import jobs as complete_jobs
 from service.commands.terminal import FAILED, Terminal, coloured, escaped, spoken
 from service.remote.progress import shown
 
-ids = typer.Argument(metavar="JOB...", help="Ids of jobs", autocompletion=complete_jobs)
+ids = typer.Argument(metavar="JOB", help="Ids of jobs", autocompletion=complete_jobs)
 JobIds = Annotated[list[str], ids]
 
 

@@ -123,7 +123,9 @@ def planned(terminal: Terminal, plan: dict[str, Any]) -> None:
     if terminal.as_json:
         return terminal.document(plan)
     estimate, say = plan["estimate"] or {}, terminal.console.print
-    say(f"{plan['kind']}: {plan['items']:,} items in {plan['shards']:,} shards, {plan['image_steps']:,} image-steps")
+    say(f"[bold]{plan['kind']}[/]")
+    for name in ("items", "shards", "image_steps"):
+        say(f"  {name.replace('_', '-'):<12} {plan[name]:,}")
     seconds = estimate.get("seconds")
     say(
         f"  estimate     {'unknown' if seconds is None else f'{seconds:,.0f} s'} ({escaped(estimate.get('basis', ''))})"
