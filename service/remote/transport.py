@@ -73,8 +73,8 @@ class Transport:
             try:
                 return self._once(method, path, **kwargs)
             except httpx2.TransportError as e:
-                if not (twice or isinstance(e, httpx2.ConnectError)):
-                    raise
+                if isinstance(e, httpx2.TimeoutException) or not (twice or isinstance(e, httpx2.ConnectError)):
+                    raise  # what took too long would do so again
                 time.sleep(pause)
         return self._once(method, path, **kwargs)
 
