@@ -83,7 +83,10 @@ def test_a_recipe_that_cannot_be_asked_for_is_refused_in_one_line(tmp_path: Path
     [
         (["--model", "x", "--images", "cifar10-sample:0-3"], "model: is unknown; allowed: "),
         (["--model", "cifar10-robust", "--images", "bad.png"], "Unprocessable Entity: bad.png: is not an image"),
-        (["--model", "cifar10-robust", "--set", "name=1"], "name: Extra inputs are not permitted"),
+        (
+            ["--model", "cifar10-robust", "--images", "cifar10-sample:0-3", "--set", "name=1"],
+            "name: Extra inputs are not permitted",
+        ),
     ],
 )
 def test_a_recipe_that_the_service_refuses_ends_in_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
