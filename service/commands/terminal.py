@@ -55,17 +55,18 @@ class Terminal:
         typer.echo(json.dumps(value))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """A line a row, cut to the terminal's width but for the first column; by pages where it is longer than that."""
+        """A line a row, whose last column is cut to the terminal's width; by pages where it is longer than that."""
         from contextlib import nullcontext
 
         from rich.table import Table
+        from rich.text import Text
 
-        cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
-        shown = Table(box=None, pad_edge=False, header_style="bold")
-        shown.add_column(columns[0], no_wrap=True, min_width=max((len(row[0]) for row in cells), default=0))
-        for column in columns[1:]:
-            shown.add_column(column, no_wrap=True)
+        cells = [[Text.from_markup("" if cell is None else str(cell)) for cell in row] for row in rows]
+        widths = [max([len(name), *(row[place].cell_len for row in cells)]) for place, name in enumerate(columns)]
+        room = self.console.width - sum(widths[:-1]) - 2 * len(columns)
+        shown = Table(*columns, box=None, pad_edge=False, header_style="bold")
         for row in cells:
+            row[-1].truncate(max(room, len(columns[-1])), overflow="ellipsis")
             shown.add_row(*row)
         long = self.console.is_terminal and shown.row_count + 3 > self.console.height
         with self.console.pager(styles=True) if long else nullcontext():
