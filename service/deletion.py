@@ -49,6 +49,8 @@ def remove(session: Session, job_id: str, cancel: bool = False) -> None:
         if not cancel:
             raise Conflict(f"job {going[0]} is going on; cancel it first, or delete with cancel=true")
         jobs.cancel(session, job_id)
+    # What is about to point to its objects holds a share of this lock until it does.
+    session.execute(select(Job.id).where(Job.id.in_([job_id, *parts])).order_by(Job.id).with_for_update())
     # Its Idempotency-Key may be used again: it would answer a job that is not there.
     gone = {"deleted_at": now(), "idempotency_key": None}
     marked = update(Job).where(Job.id.in_([job_id, *parts])).values(gone)

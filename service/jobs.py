@@ -76,7 +76,7 @@ def resume(session: Session, job_id: str) -> None:
 def expire(session: Session, job_id: str) -> None:
     """End a job whose deadline has passed, if it is still going. Finished items keep their results."""
     state = lock(session, job_id)
-    if state in GOING and session.scalar(select(Job.deadline < now()).where(Job.id == job_id)):
+    if state in (*GOING, JobState.VALIDATING) and session.scalar(select(Job.deadline < now()).where(Job.id == job_id)):
         move(session, job_id, JobState.CANCELLING)
         session.execute(update(Job).where(Job.id == job_id).values(error=DEADLINE), execution_options=UNSYNCHRONIZED)
         settle(session, job_id)
@@ -157,9 +157,17 @@ def settle(session: Session, job_id: str) -> bool:
         move(session, job_id, JobState.FINALIZING)
         counts = _count(session, job_id)
         whole = JobState.PARTIALLY_SUCCEEDED if counts.get(ItemState.FAILED) else JobState.SUCCEEDED
-        move(session, job_id, whole if counts.get(ItemState.SUCCEEDED) else JobState.FAILED, counts)
+        found = counts.get(ItemState.SUCCEEDED, 0) - _made_of_others(session, job_id, sum(counts.values()))
+        move(session, job_id, whole if found > 0 else JobState.FAILED, counts)
         _settle_parent(session, job_id)
     return True
+
+
+def _made_of_others(session: Session, job_id: str, items: int) -> int:
+    """How many items that succeeded were made of the others, such as a table: alone they are no success."""
+    last = Item.shard_id.in_(select(Shard.id).where(Shard.job_id == job_id, Shard.last))
+    made, succeeded = count(session, last), count(session, last, Item.state == ItemState.SUCCEEDED)
+    return succeeded if made < items else 0
 
 
 def _cancel_items(session: Session, job_id: str) -> bool:

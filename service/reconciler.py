@@ -85,7 +85,7 @@ class Reconciler:
 
     def _expire_jobs(self) -> None:
         """Jobs whose deadline has passed are stopped."""
-        late = Job.state.in_(jobs.GOING) & (Job.deadline < now())
+        late = Job.state.in_((*jobs.GOING, JobState.VALIDATING)) & (Job.deadline < now())
         with self.db.reading() as session:
             ids = session.scalars(select(Job.id).where(late).limit(AT_ONCE)).all()
         for job_id in ids:

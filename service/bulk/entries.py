@@ -1,20 +1,23 @@
 """The entries of a large source, one after the other, and what each means for an item."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import images
+from service.broker import Broker
 from service.bulk.manifests import Line, lines
 from service.bulk.selection import selected
 from service.bulk_models import Manifest
 from service.catalog import Catalog, label_of
+from service.db import Database
 from service.errors import FieldError, InvalidInput
 from service.kinds.planning import Source
 from service.kinds.study_planning import Planner
 from service.models import Image
+from service.objects import Entry
 from service.schemas import (
     DatasetImages,
     ManifestImages,
@@ -23,8 +26,24 @@ from service.schemas import (
     PrefixImages,
     Request,
     UploadedImages,
+    listed,
 )
+from service.settings import Settings
 from service.storage import Storage
+
+
+class Around(Protocol):
+    """What planning needs of the process that plans."""
+
+    db: Database
+    storage: Storage
+    broker: Broker
+    catalog: Catalog
+    settings: Settings
+
+    def alive(self) -> None:
+        """Work goes on."""
+
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".npy")
 
@@ -39,22 +58,31 @@ def manifest_key(session: Session, source: Request) -> str | None:
     return row.key if row else source.key
 
 
-def entries(source: Request, catalog: Catalog, storage: Storage, manifest: str | None) -> Iterator[Line]:
+def entries(source: Request, manifest: str | None, around: Around) -> Iterator[Line]:
     """What each entry of `source` names, as a line of a manifest would. `manifest` is where one lies.
 
-    Raises InvalidInput, ObjectNotFound or StorageError.
+    Raises InvalidInput, also for more than a job may have, ObjectNotFound or StorageError.
     """
     if manifest is not None:
-        return lines(storage.stream(manifest))
-    return (Line(entry, each) for entry, each in enumerate(_named(source, catalog, storage), 1))
+        return lines(storage_pieces(around, manifest), around.settings.max_bulk_items)
+    return (Line(entry, each) for entry, each in enumerate(_named(source, around), 1))
 
 
-def _named(source: Request, catalog: Catalog, storage: Storage) -> Iterator[dict[str, Any]]:
+def storage_pieces(around: Around, key: str) -> Iterator[bytes]:
+    """An object in pieces, with a sign of life for each."""
+    for piece in around.storage.stream(key):
+        around.alive()
+        yield piece
+
+
+def _named(source: Request, around: Around) -> Iterator[dict[str, Any]]:
     if isinstance(source, MixedImages):
         for part in source.parts:
-            yield from _named(part, catalog, storage)
+            yield from _named(part, around)
     elif isinstance(source, DatasetImages):
-        for index in selected(catalog.datasets[source.dataset], source, "targets").tolist():
+        dataset = around.catalog.datasets[source.dataset]
+        indices = source.indices if listed(source) else selected(dataset, source, "targets").tolist()
+        for index in indices or ():
             yield {"dataset": source.dataset, "index": index}
     elif isinstance(source, UploadedImages):
         yield from ({"image": image} for image in source.images)
@@ -62,9 +90,23 @@ def _named(source: Request, catalog: Catalog, storage: Storage) -> Iterator[dict
         for number, kind in enumerate(source.patterns):
             yield {"pattern": kind, "seed": source.seed, "number": number}
     elif isinstance(source, PrefixImages):
-        for entry in sorted(storage.dated(source.prefix)):
-            if entry.key.lower().endswith(PICTURES):
-                yield {"key": entry.key, "size": entry.size, "modified": entry.modified}
+        for entry in sorted(_pictures(source.prefix, around)):
+            yield {"key": entry.key, "size": entry.size, "modified": entry.modified}
+
+
+def _pictures(prefix: str, around: Around) -> Iterator[Entry]:
+    """In no order. Raises InvalidInput once there are more than a job may have."""
+    found = 0
+    for entry in around.storage.dated(prefix):
+        around.alive()
+        if entry.key.lower().endswith(PICTURES):
+            found += 1
+            if found > around.settings.max_bulk_items:
+                most = around.settings.max_bulk_items
+                raise InvalidInput(
+                    FieldError("targets.prefix", f"holds more than {most:,} pictures, all that a job may have")
+                )
+            yield entry
 
 
 class Resolver:

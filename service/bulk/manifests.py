@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
+from service.errors import FieldError, InvalidInput
 from service.schemas import DIGEST, NAME
 
 LONGEST_LINE = 65_536
@@ -27,14 +28,17 @@ class Line(NamedTuple):
     errors: tuple[tuple[str, str], ...] = ()
 
 
-def lines(pieces: Iterator[bytes]) -> Iterator[Line]:
-    """Every entry of a manifest, JSON lines or CSV; blank lines are none. Raises what `pieces` does."""
+def lines(pieces: Iterator[bytes], most: int = 10**9) -> Iterator[Line]:
+    """Every entry of a manifest, JSON lines or CSV; blank lines are none.
+
+    Raises InvalidInput for more than twice `most` lines, blank ones too, or what `pieces` does.
+    """
     file: Reader = io.BufferedReader(_Pieces(pieces), 1 << 20)
     first = file.peek(4)
     if first.startswith(b"\xef\xbb\xbf"):  # a byte order mark, as spreadsheets write it
         file.read(3)
         first = file.peek(1)
-    found = _of_json(file) if first[:1] in b"{[\n\r \t" else _of_csv(file)
+    found = _of_json(file, 2 * most) if first[:1] in b"{[\n\r \t" else _of_csv(file, 2 * most)
     for entry, (named, error) in enumerate(found, 1):
         yield Line(entry, {}, (("line", error),)) if error else Line(entry, named, tuple(wrong(named)))
 
@@ -69,8 +73,8 @@ def _bad_key(key: Any) -> str | None:
     return None
 
 
-def _of_json(file: Reader) -> Iterator[tuple[dict[str, Any], str | None]]:
-    for line in _bounded(file):
+def _of_json(file: Reader, most: int) -> Iterator[tuple[dict[str, Any], str | None]]:
+    for line in _bounded(file, most):
         if line is None:
             yield {}, TOO_LONG_SAYS
         elif line.strip():
@@ -82,8 +86,8 @@ def _of_json(file: Reader) -> Iterator[tuple[dict[str, Any], str | None]]:
                 yield (named, None) if isinstance(named, dict) else ({}, f"is no JSON object; {ALLOWED}")
 
 
-def _of_csv(file: Reader) -> Iterator[tuple[dict[str, Any], str | None]]:
-    reader = csv.reader(_text(file), strict=True)
+def _of_csv(file: Reader, most: int) -> Iterator[tuple[dict[str, Any], str | None]]:
+    reader = csv.reader(_text(file, most), strict=True)
     header: list[str] | None = None
     while True:
         try:
@@ -115,15 +119,19 @@ def _cells(header: list[str], row: list[str]) -> tuple[dict[str, Any], str | Non
     return named, None
 
 
-def _text(file: Reader) -> Iterator[str]:
+def _text(file: Reader, most: int) -> Iterator[str]:
     """The lines of a CSV file as text; an overlong one is one cell, TOO_LONG."""
-    for line in _bounded(file):
+    for line in _bounded(file, most):
         yield TOO_LONG if line is None else line.decode("utf-8", "backslashreplace")
 
 
-def _bounded(file: Reader) -> Iterator[bytes | None]:
+def _bounded(file: Reader, most: int) -> Iterator[bytes | None]:
     """Each line with its end; None for one that is too long, of which the rest is passed over."""
+    count = 0
     while line := file.readline(LONGEST_LINE):
+        count += 1
+        if count > most:
+            raise InvalidInput(FieldError("targets.manifest", f"has over {most:,} lines, more than a job may have"))
         if len(line) < LONGEST_LINE or line.endswith(b"\n"):
             yield line
             continue

@@ -2,30 +2,26 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, undefer
 
-from service import jobs
-from service.broker import Broker
+from service import jobs, limits
 from service.bulk import accepting
-from service.bulk.entries import Resolver, entries, manifest_key
+from service.bulk.entries import Around, Resolver, entries, manifest_key
 from service.bulk.manifests import Line
 from service.bulk.writing import Written, write
-from service.bulk_models import PlanError, Planning
-from service.catalog import Catalog
-from service.db import Database, now
-from service.errors import InvalidInput
+from service.bulk_models import PlanError, Planning, Reuse
+from service.db import now
+from service.errors import InvalidInput, TooManyQueued
 from service.kinds.planning import ItemPlan, Plan, Source
 from service.kinds.study_planning import Planner
 from service.models import Job, Shard
 from service.reuse import Digests
 from service.schemas import NoiseStart, OtherTargetStart
-from service.settings import Settings
 from service.states import JobState, ShardState
-from service.storage import Storage
 from service.studies import Inversion, StudyParameters
 from service.submissions import fill
 
@@ -37,16 +33,6 @@ LEASE = 60.0
 """Seconds without a sign after which another process begins anew."""
 MOST_ERRORS = 10_000
 """Of a job's entries that are kept."""
-
-
-class Around(Protocol):
-    """What a plan needs of the process that makes it."""
-
-    db: Database
-    storage: Storage
-    broker: Broker
-    catalog: Catalog
-    settings: Settings
 
 
 class Lost(RuntimeError):  # noqa: N818 - an event more than a fault
@@ -66,7 +52,7 @@ class JobPlan:
         """Raises Lost, InvalidInput, or what the database or the storage raise."""
         yield from self._cleared()
         request, parameters, plan, manifest = self._opened()
-        resolver, lines = Resolver(self.planner), entries(request.targets, self.of.catalog, self.of.storage, manifest)
+        resolver, lines = Resolver(self.planner), entries(request.targets, manifest, self.of)
         size = max(1, self.of.settings.shard_items // plan.weight)
         digests = Digests(parameters)
         while chunk := list(islice(lines, max(1, CHUNK // size) * size)):
@@ -76,6 +62,8 @@ class JobPlan:
             self.seen += len(chunk)
             self._write(request, digests, size, resolved, last=False)
             yield
+            if request.on_invalid == "fail" and self.invalid >= MOST_ERRORS:
+                break
         self._write(request, digests, size, [], last=True)
         yield from self._ended(request, plan)
 
@@ -103,8 +91,8 @@ class JobPlan:
         self.invalid += len(wrong)
         found = [(line, target) for line, target in resolved if target is not None]
         items = [
-            ItemPlan(target, start, digest=digests.of(target, start, {}))
-            for target, start in self._started(request, found, last)
+            ItemPlan(target, start, digest=digests.of(index, target, start, {}))
+            for index, (target, start) in enumerate(self._started(request, found, last), self.items)
         ]
         doomed = self.invalid and request.on_invalid == "fail"
         if (asked := (self.items + len(items)) * request.restarts) > self.of.settings.max_bulk_items:
@@ -150,10 +138,14 @@ class JobPlan:
     def _ended(self, request: Inversion, plan: Plan) -> Iterator[None]:
         if self.invalid and request.on_invalid == "fail":
             yield from self._cleared()
-            listed = f"{self.invalid:,} of {self.seen:,} entries name no image that can be inverted; see `errors`"
+            listed = (
+                f"{self.invalid:,} of the first {self.seen:,} entries name no image that can be inverted; see `errors`"
+            )
             return self.fail("Invalid inputs", listed, entries=self.seen, invalid=self.invalid)
         if not self.items:
             return self.fail("No inputs", f"the source has {self.seen:,} entries, and none names an image")
+        if crowded := self._crowded():
+            return self.fail("Too many items queued", crowded)
         assert plan.last is not None
         with self.db.transaction() as session:
             self._hold(session, finished_at=now(), lease_expires_at=None)
@@ -167,6 +159,15 @@ class JobPlan:
             jobs.settle(session, self.job_id)  # if an earlier job had finished all of it
             ids, priority = jobs.to_send(session, self.job_id), jobs.priority(session, self.job_id)
         self.of.broker.enqueue(ids, priority)
+
+    def _crowded(self) -> str | None:
+        """What limit is passed, now that it is known how many items there are: by its submission it was not."""
+        with self.db.reading() as session:
+            try:
+                limits.check(session, self.of.settings, session.get_one(Job, self.job_id).client, 0)
+            except TooManyQueued as e:
+                return str(e)
+        return None
 
     def fail(self, title: str, detail: str, **counts: int) -> None:
         """End the job without an item. Raises Lost."""
@@ -188,6 +189,8 @@ class JobPlan:
                 if not ids:
                     return
                 session.execute(delete(Shard).where(Shard.id.in_(ids)), execution_options=jobs.UNSYNCHRONIZED)
+                points = delete(Reuse).where(Reuse.job_id == self.job_id)
+                session.execute(points, execution_options=jobs.UNSYNCHRONIZED)
             yield
 
     def _hold(self, session: Session, **values: Any) -> None:
@@ -203,12 +206,12 @@ class JobPlan:
 def _keep_errors(session: Session, job_id: str, wrong: Sequence[Line], counted: int) -> None:
     room = max(MOST_ERRORS - (counted - len(wrong)), 0)
     session.add_all(
-        PlanError(job_id=job_id, entry=line.entry, field=_kept(field, 100), message=_kept(message, 500))
+        PlanError(job_id=job_id, entry=line.entry, field=_kept(ascii(field)[1:-1], 100), message=_kept(message, 500))
         for line in wrong[:room]
         for field, message in dict(line.errors).items()
     )
 
 
 def _kept(text: str, most: int) -> str:
-    """What every database can keep."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")[:most]
+    """What every database can keep, and a cursor."""
+    return "".join(c if c.isprintable() and c != "|" else "?" for c in text)[:most]

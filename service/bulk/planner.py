@@ -5,10 +5,10 @@ it removes what was planned and begins anew, so that a plan never comes from two
 """
 
 import threading
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
 
 import structlog
 from sqlalchemy import or_, select, update
@@ -21,10 +21,15 @@ from service.bulk_models import Planning
 from service.catalog import Catalog
 from service.db import Database, now
 from service.errors import InvalidInput
+from service.models import Job
 from service.settings import Settings
+from service.states import JobState
 from service.storage import ObjectNotFound, Storage, StorageError
 
 log = structlog.get_logger()
+AT_ONCE = 4
+"""Jobs that a process plans at the same time."""
+VALIDATING = JobState.VALIDATING
 LOOK, AGAIN = 2.0, 5.0
 """Seconds between two looks at the database, and after which to begin anew if a server was away."""
 
@@ -38,6 +43,7 @@ class BulkPlanner:
     ) -> None:  # fmt: skip
         self.db, self.storage, self.broker, self.catalog, self.settings = db, storage, broker, catalog, settings
         self._wake, self._stop, self._owner = wake, threading.Event(), uuid.uuid4().hex
+        self._renewed = 0.0
         self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
 
     def start(self) -> None:
@@ -66,6 +72,7 @@ class BulkPlanner:
             for job_id in self._take(going):
                 going[job_id] = self._planned(job_id)
             for job_id, steps in list(going.items()):
+                self.alive()
                 if next(steps, self) is self:
                     del going[job_id]
             if not going:
@@ -73,18 +80,35 @@ class BulkPlanner:
         for job_id in going:  # another process need not wait until the lease runs out
             self._let_go(job_id, 0)
 
-    def _take(self, going: Any) -> Sequence[str]:
-        """Jobs that wait and that nobody plans, each under a lease of this process from now on."""
+    def _take(self, going: Collection[str]) -> Sequence[str]:
+        """A few jobs that wait and that nobody plans, each under a lease of this process from now on."""
         free = or_(Planning.lease_expires_at.is_(None), Planning.lease_expires_at < now())
-        waiting = select(Planning.job_id).where(Planning.finished_at.is_(None), free, Planning.job_id.not_in(going))
+        unfinished = select(Planning.job_id).where(Planning.finished_at.is_(None), free, Planning.job_id.not_in(going))
+        waiting = unfinished.order_by(Planning.job_id).limit(AT_ONCE - len(going))
+        if len(going) >= AT_ONCE:
+            return ()
         with self.db.reading() as session:
-            if not session.scalars(waiting.limit(1)).all():
+            if not session.scalars(unfinished.limit(1)).all():
                 return ()
         mine = {"owner": self._owner, "lease_expires_at": now() + LEASE, "entries": 0, "items": 0, "shards": 0,
                 "reused": 0, "invalid": 0}  # fmt: skip
+        over = Planning.job_id.in_(unfinished.join(Job, Job.id == Planning.job_id).where(Job.state != VALIDATING))
         with self.db.transaction() as session:
-            taken = update(Planning).where(Planning.finished_at.is_(None), free).values(mine)
-            return session.scalars(taken.returning(Planning.job_id), execution_options=jobs.UNSYNCHRONIZED).all()
+            ended = update(Planning).where(over).values(finished_at=now())  # they were cancelled before their end
+            session.execute(ended, execution_options=jobs.UNSYNCHRONIZED)
+            taken = update(Planning).where(Planning.job_id.in_(waiting), free).values(mine).returning(Planning.job_id)
+            return session.scalars(taken, execution_options=jobs.UNSYNCHRONIZED).all()
+
+    def alive(self) -> None:
+        """Now and then renew the leases of all that this process plans: it waits for the source of one, say."""
+        if time.monotonic() - self._renewed > LEASE / 6:
+            self._renewed = time.monotonic()
+            mine = (
+                (Planning.owner == self._owner) & Planning.finished_at.is_(None) & (Planning.lease_expires_at > now())
+            )
+            with self.db.transaction() as session:
+                renewed = update(Planning).where(mine).values(lease_expires_at=now() + LEASE)
+                session.execute(renewed, execution_options=jobs.UNSYNCHRONIZED)
 
     def _planned(self, job_id: str) -> Iterator[None]:
         """Plan a job; each step is one transaction. Whatever goes wrong ends here."""

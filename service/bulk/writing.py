@@ -26,18 +26,18 @@ def write(
 ) -> Written:
     """Insert shards and items after those that there are; `taking` over what equal items of earlier jobs are."""
     ids = fill(session, job_id, items, shard_items, first=before.items, shard=before.shards, sent=False)
-    taken = _taken(session, items, before.items) if taking else []
+    taken = _taken(session, job_id, items, before.items) if taking else []
     if taken:
         reuse.take_over(session, job_id, taken)
         _end_whole_shards(session, ids, {index - before.items for index, _ in taken}, len(items), shard_items)
     return Written(before.items + len(items), before.shards + len(ids), len(taken))
 
 
-def _taken(session: Session, items: Sequence[ItemPlan], first: int) -> list[tuple[int, Item]]:
+def _taken(session: Session, job_id: str, items: Sequence[ItemPlan], first: int) -> list[tuple[int, Item]]:
     found: dict[str, Item] = {}
     digests = [item.digest for item in items if item.digest]
     for begin in range(0, len(digests), reuse.AT_ONCE):
-        found |= reuse.finished(session, digests[begin : begin + reuse.AT_ONCE])
+        found |= reuse.finished(session, job_id, digests[begin : begin + reuse.AT_ONCE])
     return [(first + i, found[item.digest]) for i, item in enumerate(items) if item.digest in found]
 
 

@@ -74,7 +74,9 @@ class Planner(LayerPlanner):
         frames = self.request.frames * 3 * self.model.input_size**2
         weight = self.request.restarts * (1 + frames // FRAME_BYTES)
         digests = Digests(parameters)
-        items = [item._replace(digest=digests.of(item.target, item.start, item.settings)) for item in items]
+        items = [
+            item._replace(digest=digests.of(i, item.target, item.start, item.settings)) for i, item in enumerate(items)
+        ]
         return Plan(parameters, items, self._warnings(parameters, chosen), weight)
 
     def _warnings(self, p: StudyParameters, chosen: dict[str, Any]) -> list[str]:
