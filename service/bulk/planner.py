@@ -71,12 +71,12 @@ class BulkPlanner:
         while not self._stop.is_set():
             for job_id in self._take(going):
                 going[job_id] = self._planned(job_id)
+            if not going:
+                return
             for job_id, steps in list(going.items()):
                 self.alive()
                 if next(steps, self) is self:
                     del going[job_id]
-            if not going:
-                return
         for job_id in going:  # another process need not wait until the lease runs out
             self._let_go(job_id, 0)
 
@@ -84,7 +84,7 @@ class BulkPlanner:
         """A few jobs that wait and that nobody plans, each under a lease of this process from now on."""
         free = or_(Planning.lease_expires_at.is_(None), Planning.lease_expires_at < now())
         unfinished = select(Planning.job_id).where(Planning.finished_at.is_(None), free, Planning.job_id.not_in(going))
-        waiting = unfinished.order_by(Planning.job_id).limit(AT_ONCE - len(going))
+        waiting = unfinished.limit(AT_ONCE - len(going)).with_for_update(skip_locked=True)
         if len(going) >= AT_ONCE:
             return ()
         with self.db.reading() as session:
