@@ -13,7 +13,15 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Coordinate = Annotated[int, Field(ge=0)]
 ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 ManifestId = Annotated[str, Field(pattern=DIGEST, description="As answered by POST /v1/manifests")]
-IN_BUCKET = r"^imports/[A-Za-z0-9._ /=@+,-]*$"
+
+
+def _below(key: str) -> str:
+    if ".." in key.split("/"):
+        raise ValueError("leaves its folder; allowed: keys without ..")
+    return key
+
+
+InBucket = Annotated[str, Field(max_length=500, pattern=r"^imports/[A-Za-z0-9._ /=@+,-]*$"), AfterValidator(_below)]
 
 
 class Request(BaseModel):
@@ -88,7 +96,7 @@ class PrefixImages(Request):
     """Every picture in the bucket whose key begins so, in order of key."""
 
     source: Literal["prefix"]
-    prefix: Annotated[str, Field(max_length=500, pattern=IN_BUCKET)] = Field(description="Begins with imports/")
+    prefix: InBucket = Field(description="Begins with imports/")
 
 
 class ManifestImages(Request):
@@ -99,9 +107,7 @@ class ManifestImages(Request):
 
     source: Literal["manifest"]
     manifest: ManifestId | None = None
-    key: Annotated[str, Field(max_length=500, pattern=IN_BUCKET)] | None = Field(
-        None, description="Begins with imports/"
-    )
+    key: InBucket | None = Field(None, description="Begins with imports/")
 
     @model_validator(mode="after")
     def _one_place(self) -> "ManifestImages":
