@@ -4,10 +4,10 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install servers demo up test chaos quick lint bench gallery
+.PHONY: help install servers demo up test chaos quick lint bench gallery fuzz reference
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/installed ## the pinned dependencies and this project, in .venv
 
@@ -37,6 +37,12 @@ chaos: install servers ## a load under 500 faults: killed workers, broken server
 quick: install ## lint, and the tests that need no server
 	@$(MAKE) --no-print-directory lint
 	$(PYTEST) -m "not e2e and not slow and not chaos" -k "not postgres and not s3"
+
+fuzz: install servers ## schemathesis on every operation, at random, for as long as EXAMPLES takes (default 300: an hour)
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),300) $(PYTEST) tests/service/test_fuzz.py --timeout 3000
+
+reference: install ## the reference of the API into docs/reference.md; the examples in it are `python -m tests.recording`
+	@$(BIN)/python -m service.reference > docs/reference.md
 
 lint: install ## ruff and mypy, strict
 	$(BIN)/ruff check .

@@ -5,12 +5,13 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import structlog
 from fastapi import FastAPI
-from fastapi.responses import FileResponse, RedirectResponse
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,6 +41,8 @@ from service.catalog import Catalog, Dataset
 from service.data.opening import open_dataset
 from service.db import Database
 from service.events import Feed
+from service.reference.page import page
+from service.reference.schema import describe, operation_id
 from service.settings import Settings
 from service.storage import open_storage
 
@@ -127,7 +130,19 @@ def open_context(settings: Settings) -> Context:
     )  # fmt: skip
 
 
-def create_app(settings: Settings, context: Context | None = None) -> FastAPI:
+class Api(FastAPI):
+    """Describes itself by service/reference, once it is asked."""
+
+    @cached_property
+    def page(self) -> str:
+        return page(self.openapi())
+
+    def openapi(self) -> dict[str, Any]:
+        self.openapi_schema = self.openapi_schema or describe(self.routes, self.version)
+        return self.openapi_schema
+
+
+def create_app(settings: Settings, context: Context | None = None) -> Api:
     """The API over `context`, or over one of its own, which it then closes at shutdown."""
 
     @asynccontextmanager
@@ -139,10 +154,7 @@ def create_app(settings: Settings, context: Context | None = None) -> FastAPI:
             app.state.context.broker.close()
             app.state.context.db.close()
 
-    app = FastAPI(
-        title="robustreps", version="1", lifespan=lifespan, docs_url="/docs", redoc_url=None,
-        description="Inverts, interpolates, visualises and edits representations of robust networks, as queued jobs.",
-    )  # fmt: skip
+    app = Api(version="1", lifespan=lifespan, docs_url=None, redoc_url=None, generate_unique_id_function=operation_id)
     of_jobs, registries = (jobs, items, artifacts, archive, events, bulk), (catalog, images, uploads, checkpoints)
     for module in (*of_jobs, recipes, *registries, workers, webhooks, health):
         app.include_router(module.router)
@@ -153,13 +165,17 @@ def create_app(settings: Settings, context: Context | None = None) -> FastAPI:
     return app
 
 
-def _add_dashboard(app: FastAPI) -> None:
+def _add_dashboard(app: Api) -> None:
     app.mount("/ui/static", StaticFiles(directory=WEB), name="static")
 
     @app.get("/", include_in_schema=False)
     def root() -> RedirectResponse:
         return RedirectResponse("/ui/")
 
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return HTMLResponse(app.page, headers={"Content-Security-Policy": CSP, "Cache-Control": "no-cache"})
+
     @app.get("/ui/{path:path}", include_in_schema=False)
-    def page(path: str) -> FileResponse:  # noqa: ARG001 - the page reads its own address
+    def dashboard(path: str) -> FileResponse:  # noqa: ARG001 - the page reads its own address
         return FileResponse(WEB / "index.html", headers={"Content-Security-Policy": CSP, "Cache-Control": "no-cache"})

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from service import rendering
 from service.bulk_models import Label
 from service.changes import merge
-from service.errors import Conflict, FieldError, InvalidInput, NotFound, field_errors
+from service.errors import Conflict, InvalidInput, NotFound, field_errors
 from service.kinds import registration
 from service.kinds.dispatch import JobRequest
 from service.models import Job
@@ -64,6 +64,5 @@ def _parse(kind: str, name: str, body: dict[str, Any]) -> Submission:
     try:
         request: Submission = TypeAdapter(types).validate_python(body)
     except ValidationError as e:
-        tag = f"{body.get('kind')}."  # the tag of the union of kinds, which is no field
-        raise InvalidInput(*(FieldError(f.removeprefix(tag), m) for f, m in field_errors(e))) from e
+        raise InvalidInput(*field_errors(e, body)) from e
     return request

@@ -13,11 +13,14 @@ from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from service.storage import ObjectNotFound, StorageError
 
 log = structlog.get_logger()
 MOST_ERRORS = 100  # named in one answer
+LONGEST = 500  # characters of a field's name and of what is said of it: both may quote what was sent
+PHRASES = {413: "Content Too Large", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}  # as of RFC 9110
 WHERE = {("body",), ("query",), ("path",), ("header",), ("cookie",)}
 
 
@@ -80,6 +83,17 @@ class RangeNotSatisfiable(Problem):
         self.headers = {"Content-Range": f"bytes */{size}"}
 
 
+class UnsupportedMediaType(Problem):
+    """The body has a media type that this address does not take."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    type = "unsupported-media-type"
+
+    def __init__(self, sent: str | None, allowed: str) -> None:
+        message = f"is {shortened(sent) if sent else 'missing'}; allowed: {allowed}"
+        super().__init__(f"Content-Type: {message}", FieldError("Content-Type", message))
+
+
 class TooManyQueued(Problem):
     """As much waits as may; some of it should be over in `retry_after` seconds."""
 
@@ -112,11 +126,20 @@ class IdempotencyKeyReused(Problem):
     type = "idempotency-key-reused"
 
 
+def title(status: int) -> str:
+    """A status in words, the same under every version of Python."""
+    return PHRASES.get(status) or HTTPStatus(status).phrase
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else text[:LONGEST] + "..."
+
+
 def render(status: int, type_: str, detail: str, errors: tuple[FieldError, ...] = ()) -> JSONResponse:
     """A problem+json response."""
     body: dict[str, Any] = {
         "type": f"/problems/{type_}",
-        "title": HTTPStatus(status).phrase,
+        "title": title(status),
         "status": status,
         "detail": detail,
     }
@@ -128,12 +151,19 @@ def render(status: int, type_: str, detail: str, errors: tuple[FieldError, ...] 
 def field_errors(exc: RequestValidationError | ValidationError, sent: Any = None) -> tuple[FieldError, ...]:
     """pydantic's errors as dotted paths from the body, the query or the path; `body` is the whole of it."""
     sent = exc.body if isinstance(exc, RequestValidationError) else sent
-    return tuple(
-        FieldError(_field(e, sent), e["msg"].removeprefix("Value error, ")) for e in exc.errors()[:MOST_ERRORS]
-    )
+    return tuple(FieldError(shortened(_field(e, sent)), shortened(_message(e))) for e in exc.errors()[:MOST_ERRORS])
+
+
+def _message(error: Any) -> str:
+    if error["type"] == "json_invalid":
+        return f"is no JSON: {error['ctx']['error']}, at character {error['loc'][-1]}"
+    message: str = error["msg"]
+    return message.removeprefix("Value error, ")
 
 
 def _field(error: Any, sent: Any) -> str:
+    if error["type"] == "json_invalid":
+        return "body"
     where, *path = error["loc"] if error["loc"][:1] in WHERE else ("body", *error["loc"])
     if where == "body":
         path = _untagged(path, sent)
@@ -164,41 +194,78 @@ def _tag(sent: Any) -> Any:
     return sent.get("source", sent.get("kind")) if isinstance(sent, dict) else None
 
 
+def _methods(request: Request) -> list[str]:
+    """What all routes at this address take: the router that refuses a method names those of the first alone."""
+    paths = request.app.openapi()["paths"]
+    found = [methods for path, methods in paths.items() if compile_path(path)[0].match(request.url.path)]
+    return sorted({method.upper() for methods in found for method in methods})
+
+
+def _problem(_: Request, exc: Problem) -> JSONResponse:
+    response = render(exc.status, exc.type, exc.detail, exc.errors)
+    response.headers.update(exc.headers)
+    return response
+
+
+def _invalid(request: Request, exc: RequestValidationError) -> JSONResponse:
+    sent, whole = request.headers.get("content-type"), {e["type"] for e in exc.errors() if e["loc"] == ("body",)}
+    if whole and exc.body and isinstance(exc.body, bytes):  # it was not read as JSON
+        return _problem(request, UnsupportedMediaType(sent, "application/json"))
+    if "bytes_type" in whole:  # it was
+        return _problem(request, UnsupportedMediaType(sent, "application/octet-stream, or an image's own"))
+    return _problem(request, InvalidInput(*field_errors(exc)))
+
+
+def _gone(_: Request, exc: ObjectNotFound) -> JSONResponse:
+    log.error("a stored object is missing", key=str(exc))
+    return render(404, "not-found", "the object that this row points to is not in the storage")
+
+
+def _unavailable(_: Request, exc: Exception) -> JSONResponse:
+    log.error("a server cannot be reached", reason=str(exc))
+    response = render(503, "unavailable", "a server that this request needs cannot be reached; try again")
+    response.headers["Retry-After"] = "5"
+    return response
+
+
+def _deep(request: Request, _: RecursionError) -> JSONResponse:
+    return _problem(request, InvalidInput(FieldError("body", "is nested too deeply")))
+
+
+def _bug(_: Request, __: Exception) -> JSONResponse:
+    return render(500, "internal", "the service failed; its log says why")
+
+
+def _http(request: Request, exc: HTTPException) -> JSONResponse:
+    headers, asked = dict(exc.headers or {}), f"{request.method} {shortened(request.url.path)}"
+    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (methods := _methods(request)):
+        headers["Allow"] = ", ".join(methods)
+    if exc.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI could not read the body
+        return _problem(request, InvalidInput(FieldError("body", "is no JSON in UTF-8, or nested too deeply")))
+    type_, detail = {
+        404: ("not-found", f"nothing is at {asked}"),
+        405: ("method-not-allowed", f"{asked}: allowed: {headers.get('Allow')}"),
+    }.get(exc.status_code, ("http", str(exc.detail)))
+    response = render(exc.status_code, type_, detail)
+    response.headers.update(headers)
+    return response
+
+
+HANDLERS: dict[Any, Any] = {
+    Problem: _problem,
+    RequestValidationError: _invalid,
+    RecursionError: _deep,
+    HTTPException: _http,
+    ObjectNotFound: _gone,
+    StorageError: _unavailable,
+    PoolTimeout: _unavailable,
+    OperationalError: _unavailable,
+    OSError: _unavailable,
+    Exception: _bug,
+}
+
+
 def install(app: FastAPI) -> None:
     """Make every error of `app` a problem+json response."""
-
-    @app.exception_handler(Problem)
-    def _problem(_: Request, exc: Problem) -> JSONResponse:
-        response = render(exc.status, exc.type, exc.detail, exc.errors)
-        response.headers.update(exc.headers)
-        return response
-
-    @app.exception_handler(RequestValidationError)
-    def _invalid(_: Request, exc: RequestValidationError) -> JSONResponse:
-        invalid = InvalidInput(*field_errors(exc))
-        return render(invalid.status, invalid.type, invalid.detail, invalid.errors)
-
-    @app.exception_handler(ObjectNotFound)
-    def _gone(_: Request, exc: ObjectNotFound) -> JSONResponse:
-        log.error("a stored object is missing", key=str(exc))
-        return render(404, "not-found", "the object that this row points to is not in the storage")
-
-    @app.exception_handler(StorageError)
-    @app.exception_handler(PoolTimeout)
-    @app.exception_handler(OperationalError)
-    @app.exception_handler(OSError)
-    def _unavailable(_: Request, exc: Exception) -> JSONResponse:
-        log.error("a server cannot be reached", reason=str(exc))
-        response = render(503, "unavailable", "a server that this request needs cannot be reached; try again")
-        response.headers["Retry-After"] = "5"
-        return response
-
-    @app.exception_handler(Exception)
-    def _bug(_: Request, __: Exception) -> JSONResponse:
-        return render(500, "internal", "the service failed; its log says why")
-
-    @app.exception_handler(HTTPException)
-    def _http(_: Request, exc: HTTPException) -> JSONResponse:
-        response = render(exc.status_code, "http", str(exc.detail))
-        response.headers.update(exc.headers or {})
-        return response
+    for kind, handler in HANDLERS.items():
+        app.add_exception_handler(kind, handler)

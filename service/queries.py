@@ -125,7 +125,7 @@ def evaluations(session: Session, model_digest: str) -> responses.EvaluationList
     found = select(Evaluation).where(measured).order_by(Evaluation.at.desc())
     return responses.EvaluationList(
         evaluations=[
-            responses.Evaluation(
+            responses.ModelEvaluation(
                 job=row.job_id,
                 dataset=row.dataset,
                 at=at(row.at),

@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from service.requests import Submission
-from service.schemas import Finite, JobParameters, Name, Request
+from service.schemas import ClassName, Finite, JobParameters, Name, Request
 
 Path = Annotated[str, Field(max_length=500, pattern=r"^[A-Za-z0-9._ /=-]*$", description="Plain characters, no ..")]
+Line = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 Channels = Annotated[list[Finite], Field(min_length=3, max_length=3)]
 Deviations = Annotated[list[Annotated[Finite, Field(gt=0)]], Field(min_length=3, max_length=3)]
 IMPORTS = "imports/"
@@ -57,7 +58,7 @@ class ModelRegistration(Submission):
     """A network for jobs to name."""
 
     name: Name
-    title: str = Field("", max_length=200)
+    title: Line = ""
     source: Annotated[TrainedSource | TorchvisionSource | UploadedSource | ObjectSource, Field(discriminator="source")]
     architecture: Name | None = Field(None, description="Needed unless the source tells: training, torchvision")
     input_size: int | None = Field(None, ge=16, le=1024, description="Pixels; left out: the architecture's")
@@ -66,7 +67,7 @@ class ModelRegistration(Submission):
     dataset: Name | None = Field(
         None, description="Labelled images that the network should get right; its classes are the network's"
     )
-    classes: list[Annotated[str, Field(min_length=1, max_length=200)]] | None = Field(
+    classes: list[ClassName] | None = Field(
         None, min_length=2, max_length=100_000, description="Left out: the data set's"
     )
     least_accuracy: Finite | None = Field(
@@ -76,7 +77,7 @@ class ModelRegistration(Submission):
     eps: Finite | None = Field(None, ge=0, le=1e4, description="For the card: its radius; 0: standard training")
     twin: Name | None = None
     judge: Name | None = None
-    licence: str = Field("", max_length=200)
+    licence: Line = ""
 
     @model_validator(mode="after")
     def _distinct(self) -> "ModelRegistration":
@@ -89,7 +90,7 @@ class DatasetRegistration(Submission):
     """A data set for jobs to name."""
 
     name: Name
-    title: str = Field("", max_length=200)
+    title: Line = ""
     format: Literal["cifar10", "npz", "image_folder", "imagenet", "restricted_imagenet", "webdataset", "images"] = (
         Field(description="images: files without labels")
     )
@@ -102,7 +103,7 @@ class DatasetRegistration(Submission):
     sample: int = Field(200, ge=1, le=10_000, description="So many images are decoded to see that they can be")
     mean: Channels | None = Field(None, description="What training subtracts; left out: the format's, or ImageNet's")
     std: Deviations | None = None
-    licence: str = Field("", max_length=200)
+    licence: Line = ""
 
 
 class RegistrationParameters(JobParameters):

@@ -17,7 +17,7 @@ from service.errors import FieldError, InvalidInput
 from service.schemas import Request
 
 RFC3339 = re.compile(r"[0-9]{4}(-[0-9]{2}){2}[Tt ][0-9]{2}(:[0-9]{2}){2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})")
-MOST_LABELS, METADATA_BYTES = 32, 16_384
+MOST_LABELS, METADATA_BYTES, METADATA_DEPTH = 32, 16_384, 20
 LONGEST_RETENTION = 10 * 366 * 86_400
 """Seconds."""
 
@@ -37,15 +37,23 @@ def _utc(value: datetime) -> datetime:
 
 
 def _small(value: dict[str, Any]) -> dict[str, Any]:
+    if _deeper(value, METADATA_DEPTH):
+        raise ValueError(f"is nested too deeply; allowed: {METADATA_DEPTH} deep")  # answers could not hold it
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as e:  # a lone surrogate is a ValueError too
+    except ValueError as e:  # a lone surrogate is a ValueError too
         raise ValueError("must be JSON in Unicode, without NaN or infinities") from e
     if len(text) > METADATA_BYTES:
         raise ValueError(f"is {len(text):,} bytes of JSON; allowed: {METADATA_BYTES:,}")
     if b"\\u0000" in text:
         raise ValueError("has a NUL character, which no database keeps")
     return value
+
+
+def _deeper(value: Any, most: int) -> bool:
+    """Whether lists and objects are nested more than `most` deep."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return inner is not None and (most == 0 or any(_deeper(each, most - 1) for each in inner))
 
 
 Time = Annotated[datetime, Strict(False), BeforeValidator(_written), AfterValidator(_utc)]
@@ -71,7 +79,9 @@ class Submission(Request):
     )
     description: Description | None = Field(None, exclude=True, description="A note of your own; searched by `text`")
     labels: Labels = Field({}, exclude=True, description="Names and values of your own, by which jobs are listed")
-    metadata: Metadata = Field({}, exclude=True, description="JSON of your own, up to 16 KiB, which is only kept")
+    metadata: Metadata = Field(
+        {}, exclude=True, description="JSON of your own, up to 16 KiB, nested up to 20 deep, which is only kept"
+    )
     retention_seconds: Retention | None = Field(
         None, exclude=True, description="How long after its end the job is kept, with all results; null: for ever"
     )

@@ -225,7 +225,7 @@ class EpochList(BaseModel):
     epochs: list[Epoch]
 
 
-class Evaluation(BaseModel):
+class ModelEvaluation(BaseModel):
     """What an evaluation found of a network; by class it stands in the job's summary.json."""
 
     job: str
@@ -235,7 +235,7 @@ class Evaluation(BaseModel):
 
 
 class EvaluationList(BaseModel):
-    evaluations: list[Evaluation]
+    evaluations: list[ModelEvaluation]
 
 
 class Checkpoint(BaseModel):

@@ -15,13 +15,13 @@ ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00
 ManifestId = Annotated[str, Field(pattern=DIGEST, description="As answered by POST /v1/manifests")]
 
 
-def _inside(key: str) -> str:
+def _below(key: str) -> str:
     if ".." in key.split("/"):
-        raise ValueError("has the part .., which leads elsewhere")
+        raise ValueError("leaves its folder; allowed: keys without ..")
     return key
 
 
-BucketKey = Annotated[str, Field(max_length=500, pattern=r"^imports/[A-Za-z0-9._ /=@+,-]*$"), AfterValidator(_inside)]
+InBucket = Annotated[str, Field(max_length=500, pattern=r"^imports/[A-Za-z0-9._ /=@+,-]*$"), AfterValidator(_below)]
 
 
 class Request(BaseModel):
@@ -96,7 +96,7 @@ class PrefixImages(Request):
     """Every picture in the bucket whose key begins so, in order of key."""
 
     source: Literal["prefix"]
-    prefix: BucketKey = Field(description="Begins with imports/")
+    prefix: InBucket = Field(description="Begins with imports/")
 
 
 class ManifestImages(Request):
@@ -107,7 +107,7 @@ class ManifestImages(Request):
 
     source: Literal["manifest"]
     manifest: ManifestId | None = None
-    key: BucketKey | None = Field(None, description="Begins with imports/")
+    key: InBucket | None = Field(None, description="Begins with imports/")
 
     @model_validator(mode="after")
     def _one_place(self) -> "ManifestImages":

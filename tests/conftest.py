@@ -1,1 +1,1 @@
-pytest_plugins = ["tests.servers", "tests.fixtures", "tests.stack"]
+pytest_plugins = ["tests.servers", "tests.fixtures", "tests.stack", "tests.service.doors"]

@@ -94,13 +94,20 @@ def postgres_template(postgres_server: str) -> str:
     return TEMPLATE
 
 
+@contextmanager
+def new_database(postgres_server: str, template: str) -> Iterator[str]:
+    """A copy of the template, for as long as it is used."""
+    name = f"test_{uuid4().hex}"
+    postgres_execute(postgres_server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
+    postgres_execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture
 def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
     """A database of the test's own, with the newest schema and no rows."""
-    name = f"test_{uuid4().hex}"
-    postgres_execute(postgres_server, f"CREATE DATABASE {name} TEMPLATE {postgres_template}")
-    yield make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
-    postgres_execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+    with new_database(postgres_server, postgres_template) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

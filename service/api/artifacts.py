@@ -27,6 +27,7 @@ def list_artifacts(
     job_id: Id, session: Reading, ctx: Ctx, request: Request, limit: Limit = 500, cursor: Cursor = None,
     presign: Presign = False,
 ) -> responses.ArtifactList:  # fmt: skip
+    """The files of all items, in order of item and name, and where each is."""
     page = queries.artifacts(session, job_id, limit, cursor)
     if presign:
         own, seconds = str(request.base_url), ctx.settings.presign_seconds

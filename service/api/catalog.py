@@ -4,14 +4,15 @@ import io
 from typing import Any
 
 from fastapi import APIRouter, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import StreamingResponse
 from PIL import Image
 
 from service import cards, queries, responses
-from service.api.context import Client, Context, Ctx, Index, Key, streamed, submit
+from service.api.context import Client, Context, Ctx, Id, Index, Key, streamed, submit
 from service.catalog import Dataset
 from service.errors import NotFound
 from service.kinds import registration
+from service.objects import pieces
 from service.registration import DatasetRegistration, ModelRegistration
 
 router = APIRouter(prefix="/v1", tags=["catalog"])
@@ -48,16 +49,18 @@ def register_model(
 
 @router.get("/models")
 def list_models(ctx: Ctx) -> list[cards.ModelCard]:
+    """Those that jobs can name: shipped, and registered since."""
     return list(_refreshed(ctx).models.values())
 
 
 @router.get("/models/{name}")
-def get_model(name: str, ctx: Ctx) -> cards.ModelCard:
+def get_model(name: Id, ctx: Ctx) -> cards.ModelCard:
+    """Its card."""
     return _model(ctx, name)
 
 
 @router.get("/models/{name}/evaluations")
-def list_evaluations(name: str, ctx: Ctx) -> responses.EvaluationList:
+def list_evaluations(name: Id, ctx: Ctx) -> responses.EvaluationList:
     """What evaluation jobs, and the end of its training, measured of it; newest first, at most 100."""
     card = _model(ctx, name)
     with ctx.db.reading() as session:
@@ -65,13 +68,16 @@ def list_evaluations(name: str, ctx: Ctx) -> responses.EvaluationList:
 
 
 @router.get("/models/{name}/weights", response_class=Response)
-def get_weights(name: str, ctx: Ctx) -> Response:
+def get_weights(name: Id, ctx: Ctx) -> Response:
     """The weights as safetensors."""
     card = _model(ctx, name)
     headers = {"Content-Disposition": f'attachment; filename="{name}.safetensors"'}
     if key := ctx.catalog.stored.get(card.digest):
         return streamed(ctx, key, headers)
-    return FileResponse(ctx.catalog.weights(name), media_type="application/octet-stream", headers=headers)
+    path = ctx.catalog.weights(name)
+    headers["Content-Length"] = str(path.stat().st_size)
+    # No FileResponse, which answers a malformed Range with 400.
+    return StreamingResponse(pieces(path), media_type="application/octet-stream", headers=headers)
 
 
 @router.post("/datasets", status_code=202)
@@ -84,16 +90,18 @@ def register_dataset(
 
 @router.get("/datasets")
 def list_datasets(ctx: Ctx) -> list[cards.DatasetCard]:
+    """Those that jobs can name: shipped, and registered since."""
     return [dataset.card for dataset in _refreshed(ctx).datasets.values()]
 
 
 @router.get("/datasets/{name}")
-def get_dataset(name: str, ctx: Ctx) -> cards.DatasetCard:
+def get_dataset(name: Id, ctx: Ctx) -> cards.DatasetCard:
+    """Its card."""
     return _dataset(ctx, name).card
 
 
 @router.get("/datasets/{name}/images/{index}", response_class=Response)
-def get_dataset_image(name: str, index: Index, ctx: Ctx) -> Response:
+def get_dataset_image(name: Id, index: Index, ctx: Ctx) -> Response:
     """An image of the data set as PNG."""
     dataset = _dataset(ctx, name)
     if index >= dataset.card.size:

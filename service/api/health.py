@@ -15,12 +15,13 @@ router = APIRouter(tags=["health"])
 log = structlog.get_logger()
 
 
-@router.get("/healthz")
+@router.get("/healthz", summary="Is it alive?")
 def healthz() -> dict[str, str]:
+    """200 as long as the process lives."""
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses={503: {"description": "The database or the storage cannot be reached"}})
+@router.get("/readyz", summary="Can it work?", responses={503: {"model": dict[str, str], "description": "It cannot"}})
 def readyz(ctx: Ctx, response: Response) -> dict[str, str]:
     """200 if the database and the storage answer. A broker that does not only delays jobs, so it is only reported."""
     checks: dict[str, Callable[[], object]] = {

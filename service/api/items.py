@@ -28,6 +28,7 @@ def list_dead_letters(
 
 @router.get("/jobs/{job_id}/items")
 def list_items(job_id: Id, session: Reading, limit: Limit = 100, cursor: Cursor = None) -> responses.ItemList:
+    """In order of index, each with its settings, metrics and files."""
     return queries.items(session, job_id, limit, cursor)
 
 
@@ -35,6 +36,7 @@ def list_items(job_id: Id, session: Reading, limit: Limit = 100, cursor: Cursor 
 def get_item(
     job_id: Id, index: Index, session: Reading, ctx: Ctx, request: Request, presign: Presign = False
 ) -> responses.Item:
+    """One of them."""
     item = queries.item(session, job_id, index)
     if presign:
         own, seconds = str(request.base_url), ctx.settings.presign_seconds
@@ -43,7 +45,7 @@ def get_item(
 
 
 @router.get("/jobs/{job_id}/items/{index}/checkpoint", response_class=StreamingResponse)
-def get_checkpoint(job_id: Id, index: Index, ctx: Ctx) -> StreamingResponse:
+def get_item_checkpoint(job_id: Id, index: Index, ctx: Ctx) -> StreamingResponse:
     """The newest checkpoint of an item, such as that of a training run which diverged."""
     with ctx.db.reading() as session:
         queries.require(session, job_id)

@@ -69,6 +69,7 @@ def list_jobs(
 
 @router.get("/jobs/{job_id}")
 def get_job(job_id: Id, response: Response, session: Reading) -> responses.Job:
+    """Its state, progress, parameters and links. Ask again with If-None-Match: 304 costs little."""
     job = queries.job(session, job_id)
     if job.finished_at is None:
         response.headers["Retry-After"] = RETRY_AFTER

@@ -59,9 +59,10 @@ def submit(
 
 
 for _name, _recipe in RECIPES.items():
-    router.post(f"/{_name}", status_code=202, summary=_recipe.title, description=_recipe.request.__doc__)(
-        _route(_name, _recipe.request)
-    )
+    router.post(
+        f"/{_name}", status_code=202, summary=_recipe.title, description=_recipe.request.__doc__,
+        name=f"submit_{_name.replace('-', '_')}",
+    )(_route(_name, _recipe.request))  # fmt: skip
 
 
 @router.post("/{name}", include_in_schema=False)

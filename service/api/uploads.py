@@ -61,6 +61,7 @@ def begin_upload(body: NewUpload, request: Request, response: Response, ctx: Ctx
 
 @router.get("/{upload_id}")
 def get_upload(upload_id: Id, ctx: Ctx) -> Upload:
+    """What was announced, and whether it is complete."""
     return Upload(**_about(uploads.find(ctx.db, upload_id)))
 
 

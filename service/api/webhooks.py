@@ -25,6 +25,7 @@ def list_webhooks(session: Reading, limit: Limit = 50, cursor: Cursor = None) ->
 
 @router.get("/webhooks/{webhook_id}")
 def get_webhook(webhook_id: Id, session: Reading) -> schemas.Webhook:
+    """Without its secret."""
     return registry.find(session, webhook_id)
 
 
