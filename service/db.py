@@ -18,7 +18,7 @@ import migrations
 
 T = TypeVar("T")
 KEPT = "kept"
-MOST_KEPT = 10_000
+MOST_KEPT, MOST_SHARE = 10_000, 0.05
 
 
 class now(FunctionElement[float]):  # noqa: N801 - reads as SQL
@@ -72,13 +72,16 @@ class Database:
 def kept(session: Session, key: Hashable, read: Callable[[], T], seconds: Callable[[T], float]) -> T:
     """What `read` answers, or answered so many seconds ago at most, which depend on the answer.
 
-    For numbers that are dear to count and may be a little old; each process keeps its own.
+    For numbers that are dear to count and may be a little old; each process keeps its own. One that takes long to count
+    is kept for longer, so that no more than a part of a process's time goes there.
     """
     known: dict[Hashable, tuple[float, T]] = session.info.get(KEPT, {})
     until, value = known.get(key, (0.0, None))
     if value is None or until < time.monotonic():
+        began = time.monotonic()
         value = read()
         if (lasts := seconds(value)) > 0:
+            lasts = max(lasts, (time.monotonic() - began) / MOST_SHARE)
             if len(known) >= MOST_KEPT:
                 known.clear()
             known[key] = (time.monotonic() + lasts, value)

@@ -12,10 +12,10 @@ from service import responses, summaries, waiting
 from service.bulk_models import Label, Planning
 from service.cursors import at, timestamp
 from service.db import kept
+from service.drafts import RECIPE
 from service.models import Item, Job, Shard, Transition
 from service.requests import PRIORITIES
 from service.states import TERMINAL_ITEM, TERMINAL_JOB, ShardState
-from service.submissions import RECIPE
 
 LINKS = (
     "items", "artifacts", "events", "errors", "archive", "result_shards", "table", "cancel", "pause", "resume",
@@ -48,15 +48,18 @@ def briefly(session: Session, rows: Sequence[Job]) -> list[responses.JobSummary]
     return [responses.JobSummary(**each) for each in facts]
 
 
-def wholly(session: Session, row: Job) -> responses.Job:
-    transitions = session.scalars(select(Transition).where(Transition.job_id == row.id).order_by(Transition.id))
-    found = responses.Job(
-        **_facts(row, _around(session, [row])), parameters=row.parameters,
-        transitions=[responses.Transition(state=t.state, at=at(t.at)) for t in transitions],
-    )  # fmt: skip
-    if not found.parts and not found.progress.curve:  # nothing runs: what its first shard last reported
-        first = select(Shard.progress).where(Shard.job_id == row.id).order_by(Shard.first_item).limit(1)
-        found.progress.curve = [(step, distance) for step, distance in (session.scalar(first) or {}).get("curve", [])]
+def wholly(session: Session, rows: Sequence[Job]) -> list[responses.Job]:
+    """As each job's own address has it."""
+    around, moves = _around(session, rows), defaultdict(list)
+    of_rows = Transition.job_id.in_([row.id for row in rows])
+    for t in session.scalars(select(Transition).where(of_rows).order_by(Transition.id)):
+        moves[t.job_id].append(responses.Transition(state=t.state, at=at(t.at)))
+    found = [responses.Job(**_facts(row, around), parameters=row.parameters, transitions=moves[row.id]) for row in rows]
+    # Where nothing runs: what its first shard last reported.
+    first = {f"{job.id}.0": job for job in found if not job.parts and not job.progress.curve}
+    reported = select(Shard.id, Shard.progress).where(Shard.id.in_(first))
+    for shard_id, progress in session.execute(reported) if first else ():
+        first[shard_id].progress.curve = [(step, distance) for step, distance in progress.get("curve", [])]
     return found
 
 

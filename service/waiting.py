@@ -105,6 +105,7 @@ def find(session: Session, rows: Sequence[Job], busy: Mapping[str, object]) -> d
             found[row.id] = _waiting("planning", "the entries of its source are being looked at")
         elif row.state == JobState.PAUSED:
             found[row.id] = _waiting("paused", "until it is resumed")
+    line: Queue | None = None
     for row in idle:
         soonest = shards.get(row.id)
         if soonest is None:
@@ -112,7 +113,8 @@ def find(session: Session, rows: Sequence[Job], busy: Mapping[str, object]) -> d
         elif soonest > 0:
             found[row.id] = _waiting("backing_off", "an attempt failed, and is made again after a pause", None, soonest)
         else:
-            found[row.id] = queue(session).wait(place(row.priority, row.created_at, row.id))
+            line = line or queue(session)
+            found[row.id] = line.wait(place(row.priority, row.created_at, row.id))
     return found
 
 
