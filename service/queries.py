@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, defer
 from service import rendering, responses
 from service.bulk_models import Label
 from service.cursors import at, decode_cursor, encode_cursor, number, timestamp
+from service.db import among
 from service.errors import NotFound
 from service.models import Artifact, Epoch, Evaluation, Item, Job
 from service.states import JobState
@@ -62,7 +63,7 @@ def job(session: Session, job_id: str) -> responses.Job:
 
 def whole(session: Session, ids: Collection[str]) -> list[responses.Job]:
     """Those of these jobs that there are."""
-    rows = session.scalars(select(Job).where(Job.id.in_(ids), Job.deleted_at.is_(None))).all()
+    rows = session.scalars(select(Job).where(among(Job.id, ids), Job.deleted_at.is_(None))).all()
     return rendering.wholly(session, rows)
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from service import drafts, requests
-from service.db import now
+from service.db import among, now
 from service.drafts import NOTHING, Draft
 from service.errors import IdempotencyKeyReused
 from service.kinds.planning import ItemPlan, Plan
@@ -46,7 +46,7 @@ class Made(NamedTuple):
 def by_keys(session: Session, keys: Collection[str]) -> dict[str | None, Made]:
     """The jobs that these idempotency keys have made."""
     columns = (Job.idempotency_key, Job.id, Job.request_digest)
-    found = session.execute(select(*columns).where(Job.idempotency_key.in_(keys))) if keys else ()
+    found = session.execute(select(*columns).where(among(Job.idempotency_key, keys))) if keys else ()
     return {key: Made(str(key), job_id, digest) for key, job_id, digest in found}
 
 
