@@ -1,5 +1,6 @@
 """uvicorn as the service runs it: with bounds, and if asked in several processes that share a port."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -33,6 +34,11 @@ def config(settings: Settings, app: FastAPI) -> uvicorn.Config:
 
 class Server(uvicorn.Server):
     """Ends the event streams as it ends: it would wait for them for ever."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # what is there by now stays: no collection need look at it again
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.config.app.state.feed.close()  # type: ignore[union-attr]
