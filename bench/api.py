@@ -1,6 +1,6 @@
 """How many jobs the API takes and tells of a second, on Postgres and Redis, while a worker computes.
 
-    python -m bench.api [--processes 2] [--connections 32] [--seconds 10] [--rounds 3] [--out FILE.json]
+    python -m bench.api [--processes 1] [--connections 32] [--seconds 10] [--rounds 3] [--out FILE.json]
 
 Beside it FastAPI's own hello-world, by as many processes of uvicorn, in the same rounds. All of it runs on this
 machine: the servers (durable, as `make up` runs them), the API, a worker with one thread that searches all the while,
@@ -175,7 +175,7 @@ HEADINGS = ("", "goal/s", "most/s", "p50 ms", "p99", "steady p50", "p99", "API m
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for flag, value in {"processes": 2, "connections": 32, "seconds": 10, "rounds": 3}.items():
+    for flag, value in {"processes": 1, "connections": 32, "seconds": 10, "rounds": 3}.items():
         parser.add_argument("--" + flag, type=int, default=value)
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()

@@ -60,7 +60,10 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or self.streamed.fullmatch(scope["path"]):
             return await self.app(scope, receive, send)
-        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        lengths = [value for name, value in scope["headers"] if name in (b"content-length", b"transfer-encoding")]
+        if not lengths:  # no body
+            return await self.app(scope, receive, send)
+        declared = lengths[0]
         refused = self._refused(int(declared)) if declared.isdigit() else None
         messages: list[Message] = []
         size = 0
