@@ -60,7 +60,7 @@ def wholly(session: Session, rows: Sequence[Job]) -> list[responses.Job]:
     ]
     for job in found:  # where nothing runs: what its first shard last reported
         if not job.parts and not job.progress.curve:
-            job.progress.curve = [(step, distance) for step, distance in of_rows.first[job.id].get("curve", [])]
+            job.progress.curve = [(step, distance) for step, distance in of_rows.first.get(job.id, {}).get("curve", [])]
     return found
 
 
