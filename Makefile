@@ -4,10 +4,10 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install servers demo up test chaos quick lint bench gallery fuzz reference
+.PHONY: help install servers demo up test chaos quick lint bench bench-api gallery fuzz reference
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/installed ## the pinned dependencies and this project, in .venv
 
@@ -57,3 +57,6 @@ bench: install ## image-steps, the service, training and evaluation, each agains
 	@$(BIN)/python -m bench.worker --out runs/bench-worker.json
 	@$(BIN)/python -m bench.training
 	@$(BIN)/python -m bench.evaluation
+
+bench-api: install servers ## submissions and polls a second beside FastAPI's hello-world, while a worker computes
+	@$(BIN)/python -m bench.api --out runs/bench-api.json

@@ -6,20 +6,23 @@ for each priority, and workers take nothing from one while a more urgent one has
 
 import queue
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import structlog
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
+from service.batches import gather
 from service.settings import Settings
 
 TASK = "robustreps.run_shard"
 NORMAL = 1
 QUEUES = {2: "shards-high", NORMAL: "shards", 0: "shards-low"}
 """By priority, the most urgent first. Workers of the version before this one know the one in the middle only."""
+AT_ONCE = 256
+"""Messages that are sent together, if so many wait."""
 MOST_WAITING = 10_000
 """Messages that a process holds while the broker is away; the reconciler sends for the others when it is back."""
 log = structlog.get_logger()
@@ -64,9 +67,17 @@ class Broker:
                 self._overflowed = True
                 log.warning("too many messages wait to be sent; the reconciler will send the others")
 
-    def send(self, shard_id: str, priority: int = NORMAL) -> None:
-        """Send now. Raises kombu.exceptions.OperationalError when the broker cannot be reached."""
-        self.app.send_task(TASK, args=[shard_id], queue=QUEUES[priority], retry=False)
+    def send(self, *waiting: tuple[str, int]) -> None:
+        """Send now, for shards and the priorities of their jobs, in one exchange with the broker.
+
+        Raises kombu.exceptions.OperationalError when it cannot be reached.
+        """
+        try:
+            with self.app.producer_or_acquire() as producer, producer.batch(AT_ONCE):
+                for shard_id, priority in waiting:
+                    self.app.send_task(TASK, args=[shard_id], queue=QUEUES[priority], retry=False, producer=producer)
+        except KombuError as e:
+            raise OperationalError(str(e)) from e
 
     def depth(self, priority: int = NORMAL) -> int:
         """Messages of this priority that no worker has taken. Raises kombu.exceptions.OperationalError."""
@@ -86,12 +97,17 @@ class Broker:
         self._closed = True
 
     def _run(self) -> None:
-        while (waiting := self._ids.get()) is not None and not self._closed:
-            shard_id, priority = waiting
+        while (waiting := gather(self._ids, AT_ONCE)) and not self._closed:
             try:
-                self.send(shard_id, priority)
+                self._send_again(waiting)
             except OperationalError as e:
-                log.warning("message not sent; the reconciler will", shard=shard_id, reason=str(e))
+                log.warning("messages not sent; the reconciler will", shards=len(waiting), reason=str(e))
             except Exception:  # the reconciler sends through this thread too, so nothing may end it
-                log.exception("message not sent; the reconciler will", shard=shard_id)
+                log.exception("messages not sent; the reconciler will", shards=len(waiting))
             self._overflowed = self._overflowed and not self._ids.empty()
+
+    def _send_again(self, waiting: Sequence[tuple[str, int]]) -> None:
+        try:
+            self.send(*waiting)
+        except OperationalError:  # the connection may have died since it was used last; what comes twice does no harm
+            self.send(*waiting)

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.cards import Architecture, DatasetCard, ModelCard
+from service.db import Database
 from service.models import RegisteredDataset, RegisteredModel
 
 
@@ -91,13 +93,24 @@ class Catalog:
         self.stored: Mapping[str, str] = {}
         """The keys of registered models' weights, by digest."""
         self._seen: Any = None
-        self._lock = threading.Lock()
+        self._lock, self._asking, self._asked = threading.Lock(), threading.Lock(), 0.0
+
+    def latest(self, db: Database) -> "Catalog":
+        """Itself, refreshed since this call began; once for all who call at a time."""
+        asked = time.monotonic()
+        with self._asking:
+            if self._asked < asked:
+                self._asked = time.monotonic()
+                with db.reading() as session:
+                    self.refresh(session)
+        return self
 
     def refresh(self, session: Session) -> "Catalog":
         """Itself, with everything that is registered by now. A name means the same for ever, so none is forgotten:
         the session may see less than another thread's, which was here before."""
-        counts = (select(func.count(), func.max(table.created_at)) for table in (RegisteredModel, RegisteredDataset))
-        seen = tuple(tuple(session.execute(count).one()) for count in counts)
+        tables = (RegisteredModel, RegisteredDataset)
+        last = [select(of).scalar_subquery() for t in tables for of in (func.count(t.name), func.max(t.created_at))]
+        seen = tuple(session.execute(select(*last)).one())
         if seen == self._seen:
             return self
         models = session.scalars(select(RegisteredModel).order_by(RegisteredModel.name)).all()

@@ -9,13 +9,13 @@ from sqlalchemy.orm import Session
 
 from service import jobs, requests
 from service.bulk_models import Label
+from service.drafts import OF_PARTS, searched
 from service.errors import Conflict, FieldError, InvalidInput
 from service.jobs import UNSYNCHRONIZED
 from service.models import Job, Shard
 from service.requests import PRIORITIES, Description, LabelKey, Labels, LabelValue, Metadata, Priority, Retention, Time
 from service.schemas import Request
 from service.states import ShardState
-from service.submissions import OF_PARTS, searched
 
 
 class Patch(Request):

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from service import rendering
 from service.bulk_models import Label
 from service.changes import merge
+from service.drafts import RECIPE
 from service.errors import Conflict, InvalidInput, NotFound, field_errors
 from service.kinds import registration
 from service.kinds.dispatch import JobRequest
@@ -19,7 +20,6 @@ from service.models import Job
 from service.recipes import RECIPES
 from service.registration import DatasetRegistration, ModelRegistration
 from service.requests import Submission
-from service.submissions import RECIPE
 
 REGISTRATIONS = {registration.MODEL: ModelRegistration, registration.DATASET: DatasetRegistration}
 

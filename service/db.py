@@ -1,7 +1,8 @@
 """The database: engine, transactions, and its clock. Postgres in production, SQLite (WAL) in the embedded mode."""
 
+import json
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,16 +10,31 @@ from typing import Any, TypeVar
 
 import alembic.command
 from alembic.config import Config
-from sqlalchemy import Double, Engine, create_engine, event, make_url
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    Dialect,
+    Double,
+    Engine,
+    String,
+    TypeDecorator,
+    bindparam,
+    create_engine,
+    event,
+    make_url,
+)
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
 
 import migrations
 
 T = TypeVar("T")
 KEPT = "kept"
-MOST_KEPT = 10_000
+READER: dict[str, dict[str, Any]] = {"sqlite": {"read_only": True}, "postgresql": {"isolation_level": "AUTOCOMMIT"}}
+"""Options of reading connections; on Postgres, they need no BEGIN and no ROLLBACK."""
+MOST_KEPT, MOST_SHARE = 10_000, 0.05
 
 
 class now(FunctionElement[float]):  # noqa: N801 - reads as SQL
@@ -43,6 +59,41 @@ def iso(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
+class Strings(TypeDecorator[list[str]]):
+    """A list of strings as one parameter: an array for Postgres, JSON for SQLite."""
+
+    impl, cache_ok = String, True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(ARRAY(String) if dialect.name == "postgresql" else String())
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return list(value) if dialect.name == "postgresql" else json.dumps(list(value))
+
+
+class among(FunctionElement[bool]):  # noqa: N801 - reads as SQL
+    """Whether a column is one of some strings. It is prepared once for lists of any length; IN is another for each."""
+
+    type, inherit_cache = Boolean(), True
+
+    def __init__(self, column: Any, values: Collection[str] | str) -> None:
+        """`values` are the strings, or the name of a parameter that will have them."""
+        named = bindparam(values, type_=Strings()) if isinstance(values, str) else bindparam(None, values, Strings())
+        super().__init__(column, named)
+
+
+@compiles(among, "postgresql")
+def _among_postgresql(element: Any, compiler: Any, **options: Any) -> str:
+    column, values = (compiler.process(each, **options) for each in element.clauses)
+    return f"{column} = ANY({values})"
+
+
+@compiles(among, "sqlite")
+def _among_sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    column, values = (compiler.process(each, **options) for each in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({values}))"
+
+
 class Database:
     """Short transactions over one engine. Raises sqlalchemy.exc.OperationalError when the server cannot be reached."""
 
@@ -50,6 +101,7 @@ class Database:
         self.url = make_url(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = _sqlite(url) if self.sqlite else _postgres(url)
+        self._reader = self.engine.execution_options(**READER[self.url.get_backend_name()])
         self._info: dict[Any, Any] = {KEPT: {}}
 
     @contextmanager
@@ -60,9 +112,8 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """One consistent view, with no writer's lock taken."""
-        engine = self.engine.execution_options(read_only=True)
-        with Session(engine, expire_on_commit=False, info=self._info) as session, session.begin():
+        """No writer's lock is taken. Postgres would show each statement what is there by then in a transaction too."""
+        with Session(self._reader, expire_on_commit=False, info=self._info) as session, session.begin():
             yield session
 
     def close(self) -> None:
@@ -72,13 +123,16 @@ class Database:
 def kept(session: Session, key: Hashable, read: Callable[[], T], seconds: Callable[[T], float]) -> T:
     """What `read` answers, or answered so many seconds ago at most, which depend on the answer.
 
-    For numbers that are dear to count and may be a little old; each process keeps its own.
+    For numbers that are dear to count and may be a little old; each process keeps its own. One that takes long to count
+    is kept for longer, so that no more than a part of a process's time goes there.
     """
     known: dict[Hashable, tuple[float, T]] = session.info.get(KEPT, {})
     until, value = known.get(key, (0.0, None))
     if value is None or until < time.monotonic():
+        began = time.monotonic()
         value = read()
         if (lasts := seconds(value)) > 0:
+            lasts = max(lasts, (time.monotonic() - began) / MOST_SHARE)
             if len(known) >= MOST_KEPT:
                 known.clear()
             known[key] = (time.monotonic() + lasts, value)
@@ -89,6 +143,7 @@ def _postgres(url: str) -> Engine:
     return create_engine(
         url,
         pool_pre_ping=True,
+        pool_use_lifo=True,  # the one that was used last has the statements prepared
         pool_size=10,
         max_overflow=20,
         # A host that vanishes sends no reset: the kernel would wait for two hours.

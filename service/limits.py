@@ -15,29 +15,43 @@ SHORTEST, LONGEST, UNKNOWN = 5, 300, 30
 """Seconds after which to try again: at least, at most, and where nothing tells."""
 FEW, OLD = 500, 1.0
 """Beyond so many jobs that are not over, they are counted once in so many seconds."""
+Queued = dict[str | None, tuple[int, int]]
+"""Items and jobs that are not over, by client."""
 
 
-def check(session: Session, settings: Settings, client: str | None, items: int) -> None:
-    """Raises TooManyQueued if `items` more are beyond a limit, InvalidInput if they always will be.
-
-    A job that is not over counts with all its items, so that only jobs are read, never their items. Submissions of the
-    same moment do not see each other, so together they may go beyond a limit; so may those of the last second, once
-    there are so many jobs that counting them would hold every submission up.
-    """
+def queued(session: Session) -> Queued:
+    """What counts now or, of many jobs, counted a moment ago, with what this process has `add`ed since."""
     of_clients = select(Job.client, func.sum(Job.items), func.count()).where(Job.state.in_(GOING)).group_by(Job.client)
 
-    def read() -> dict[str | None, tuple[int, int]]:
-        return {of: (int(queued), jobs) for of, queued, jobs in session.execute(of_clients)}
+    def read() -> Queued:
+        return {of: (int(items), jobs) for of, items, jobs in session.execute(of_clients)}
 
-    def seconds(found: dict[str | None, tuple[int, int]]) -> float:
+    def seconds(found: Queued) -> float:
         return OLD if sum(jobs for _, jobs in found.values()) > FEW else 0
 
-    queued = kept(session, "limits", read, seconds)
-    _check(session, "the service", settings.max_queued_items, sum(n for n, _ in queued.values()), items)
+    return kept(session, "limits", read, seconds)
+
+
+def check(
+    session: Session, settings: Settings, client: str | None, items: int, counted: Queued | None = None
+) -> None:  # fmt: skip
+    """Raises TooManyQueued if `items` more are beyond a limit, InvalidInput if they always will be.
+
+    A job that is not over counts with all its items, so that only jobs are read, never their items. Processes do not
+    see each other's submissions of the same moment, so together they may go beyond a limit; so may those of the last
+    second, once there are so many jobs that counting them would hold every submission up.
+    """
+    counted = queued(session) if counted is None else counted
+    _check(session, "the service", settings.max_queued_items, sum(n for n, _ in counted.values()), items)
     if client is not None:
-        _check(
-            session, "one client", settings.max_queued_items_per_client, queued.get(client, (0, 0))[0], items, client
-        )
+        own = counted.get(client, (0, 0))[0]
+        _check(session, "one client", settings.max_queued_items_per_client, own, items, client)
+
+
+def add(counted: Queued, client: str | None, items: int) -> None:
+    """Count a job that has just been taken."""
+    queued, jobs = counted.get(client, (0, 0))
+    counted[client] = (queued + items, jobs + 1)
 
 
 def _check(session: Session, whose: str, most: int, queued: int, items: int, client: str | None = None) -> None:

@@ -76,8 +76,8 @@ class Job(Base):
     client: Mapped[str | None] = mapped_column(String(64))  # whose queued items count together
     priority: Mapped[int] = mapped_column(default=1, server_default="1")  # 0 low, 1 normal, 2 high
     description: Mapped[str | None] = mapped_column(Text)
-    meta: Mapped[dict[str, Any] | None] = mapped_column("metadata")
-    request: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)  # as it was sent, to be sent again
+    meta: Mapped[dict[str, Any] | None] = mapped_column("metadata", JSON(none_as_null=True))
+    request: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), deferred=True)  # as it was sent
     text: Mapped[str | None] = mapped_column(Text, deferred=True)  # lower case: what a search by text looks at
     retention_seconds: Mapped[float | None]
     deleted_at: Mapped[float | None]  # gone for clients; its objects and rows go later

@@ -1,7 +1,7 @@
 """What clients read: rows turned into responses. Nothing here writes."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, select, tuple_
@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, defer
 from service import rendering, responses
 from service.bulk_models import Label
 from service.cursors import at, decode_cursor, encode_cursor, number, timestamp
+from service.db import among
 from service.errors import NotFound
 from service.models import Artifact, Epoch, Evaluation, Item, Job
 from service.states import JobState
@@ -55,10 +56,15 @@ class Filter(NamedTuple):
 
 def job(session: Session, job_id: str) -> responses.Job:
     """Raises NotFound."""
-    row = session.get(Job, job_id)
-    if row is None or row.deleted_at is not None:
+    if not (found := whole(session, [job_id])):
         raise NotFound(f"no job {job_id}")
-    return rendering.wholly(session, row)
+    return found[0]
+
+
+def whole(session: Session, ids: Collection[str]) -> list[responses.Job]:
+    """Those of these jobs that there are."""
+    rows = session.scalars(select(Job).where(among(Job.id, ids), Job.deleted_at.is_(None))).all()
+    return rendering.wholly(session, rows)
 
 
 def jobs(session: Session, only: Filter, limit: int, cursor: str | None = None) -> responses.JobList:

@@ -5,17 +5,17 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, defer
 
-from service import responses, summaries, waiting
-from service.bulk_models import Label, Planning
+from service import around, responses, summaries, waiting
+from service.bulk_models import Planning
 from service.cursors import at, timestamp
 from service.db import kept
-from service.models import Item, Job, Shard, Transition
+from service.drafts import RECIPE
+from service.models import Item, Job
 from service.requests import PRIORITIES
 from service.states import TERMINAL_ITEM, TERMINAL_JOB, ShardState
-from service.submissions import RECIPE
 
 LINKS = (
     "items", "artifacts", "events", "errors", "archive", "result_shards", "table", "cancel", "pause", "resume",
@@ -37,6 +37,9 @@ class Around(NamedTuple):
     labels: dict[str, dict[str, str]]
     plannings: dict[str, Planning]
     waiting: dict[str, responses.Waiting]
+    moves: dict[str, list[responses.Transition]]
+    first: dict[str, dict[str, Any]]
+    """What a job's first shard last reported."""
 
 
 def briefly(session: Session, rows: Sequence[Job]) -> list[responses.JobSummary]:
@@ -48,63 +51,59 @@ def briefly(session: Session, rows: Sequence[Job]) -> list[responses.JobSummary]
     return [responses.JobSummary(**each) for each in facts]
 
 
-def wholly(session: Session, row: Job) -> responses.Job:
-    transitions = session.scalars(select(Transition).where(Transition.job_id == row.id).order_by(Transition.id))
-    found = responses.Job(
-        **_facts(row, _around(session, [row])), parameters=row.parameters,
-        transitions=[responses.Transition(state=t.state, at=at(t.at)) for t in transitions],
-    )  # fmt: skip
-    if not found.parts and not found.progress.curve:  # nothing runs: what its first shard last reported
-        first = select(Shard.progress).where(Shard.job_id == row.id).order_by(Shard.first_item).limit(1)
-        found.progress.curve = [(step, distance) for step, distance in (session.scalar(first) or {}).get("curve", [])]
+def wholly(session: Session, rows: Sequence[Job]) -> list[responses.Job]:
+    """As each job's own address has it."""
+    of_rows = _around(session, rows, True)
+    found = [
+        responses.Job(**_facts(row, of_rows), parameters=row.parameters, transitions=of_rows.moves[row.id])
+        for row in rows
+    ]
+    for job in found:  # where nothing runs: what its first shard last reported
+        if not job.parts and not job.progress.curve:
+            job.progress.curve = [(step, distance) for step, distance in of_rows.first.get(job.id, {}).get("curve", [])]
     return found
 
 
-def _around(session: Session, rows: Sequence[Job]) -> Around:
+def _around(session: Session, rows: Sequence[Job], whole: bool = False) -> Around:
     parts: dict[str, list[Job]] = defaultdict(list)
     if recipes := [row.id for row in rows if row.kind == RECIPE]:
         of_recipes = select(Job).where(Job.parent_id.in_(recipes)).order_by(Job.part).options(defer(Job.parameters))
         for part in session.scalars(of_recipes):
             parts[str(part.parent_id)].append(part)
     every = [*rows, *(part for each in parts.values() for part in each)]
-    running = _running(session, [row.id for row in every if row.state not in TERMINAL_JOB])
-    labels: dict[str, dict[str, str]] = defaultdict(dict)
-    ids = [row.id for row in rows]
-    for label in session.scalars(select(Label).where(Label.job_id.in_(ids)).order_by(Label.key)):
-        labels[label.job_id][label.key] = label.value
-    plannings = {p.job_id: p for p in session.scalars(select(Planning).where(Planning.job_id.in_(ids)))}
-    return Around(
-        parts, _counts(session, every), running, labels, plannings, _waiting(session, rows, every, parts, running)
-    )
-
-
-def _running(session: Session, ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """What each job's shards last reported, of those that a worker holds or that are gone on with later."""
-    running: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    stands = (Shard.state == ShardState.QUEUED) & Shard.checkpoint.is_not(None)  # a later claim goes on from there
-    moving = or_(Shard.state == ShardState.RUNNING, stands)
-    for job_id, state, progress in session.execute(
-        select(Shard.job_id, Shard.state, Shard.progress).where(Shard.job_id.in_(ids), moving)
-    ):
-        running[job_id].append(progress | ({} if state == ShardState.RUNNING else {"rate": 0, "held": False}))
-    return running
-
-
-def _counts(session: Session, rows: Sequence[Job]) -> dict[str, Counts]:
-    """The items of each job by state."""
-    final = {row.id: row.counts for row in rows if row.counts and row.state in TERMINAL_JOB}
-    going = [row for row in rows if row.id not in final]
-    counts = final | _grouped(session, [row.id for row in going if row.items <= MANY])
-    for row in going:
-        if row.items > MANY:
+    going = [row for row in every if row.state not in TERMINAL_JOB]
+    counts = {row.id: row.counts for row in every if row.counts and row.state in TERMINAL_JOB}
+    few = [row.id for row in every if row.id not in counts and row.items <= MANY]
+    found = around.read(session, [row.id for row in every], [row.id for row in going], few, whole)
+    for job_id in few:
+        counts[job_id] = {row.name: int(row.number) for row in found[around.COUNT][job_id]}
+    for row in every:
+        if row.id not in counts:
             counts |= kept(session, ("items of", row.id), partial(_grouped, session, [row.id]), lambda _: OLD)
-    return counts
+    planned = [row.id for row in rows if row.id in found[around.PLANNED]]
+    plannings = session.scalars(select(Planning).where(Planning.job_id.in_(planned))) if planned else ()
+    running: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for job_id, shards in found[around.SHARD].items():
+        stands = {"rate": 0, "held": False}
+        running[job_id] = [s.data | ({} if s.name == ShardState.RUNNING else stands) for s in shards]
+    soonest = {job_id: row.number for job_id, [row] in found[around.SOONEST].items()}
+    return Around(
+        parts, counts, running,
+        {row.id: {label.name: label.text for label in sorted(found[around.LABEL][row.id])} for row in rows},
+        {each.job_id: each for each in plannings}, _waiting(session, rows, every, parts, running, soonest),
+        {row.id: _moves(found[around.MOVED][row.id]) for row in rows},
+        {row.id: first.data for row in rows for first in found[around.FIRST][row.id]},
+    )  # fmt: skip
+
+
+def _moves(rows: Sequence[Any]) -> list[responses.Transition]:
+    return [responses.Transition(state=row.name, at=at(row.number)) for row in sorted(rows, key=lambda row: row.place)]
 
 
 def _grouped(session: Session, ids: Sequence[str]) -> dict[str, Counts]:
     counts: dict[str, Counts] = {job_id: {} for job_id in ids}
     grouped = select(Item.job_id, Item.state, func.count()).where(Item.job_id.in_(ids))
-    for job_id, state, n in session.execute(grouped.group_by(Item.job_id, Item.state)) if ids else ():
+    for job_id, state, n in session.execute(grouped.group_by(Item.job_id, Item.state)):
         counts[job_id][state] = n
     return counts
 
@@ -115,11 +114,12 @@ def _waiting(
     every: Sequence[Job],
     parts: dict[str, list[Job]],
     running: dict[str, list[dict[str, Any]]],
+    soonest: dict[str, float],
 ) -> dict[str, responses.Waiting]:
     """Why each job waits; a recipe none of whose parts is computed waits as the first of them does."""
     busy = {job_id for job_id, reports in running.items() if any(r.get("held", True) for r in reports)}
     busy |= {str(row.parent_id) for row in every if row.id in busy}
-    found = waiting.find(session, every, dict.fromkeys(busy))
+    found = waiting.find(session, every, busy, soonest)
     for row in rows:
         of_parts = [found[part.id] for part in parts[row.id] if part.id in found]
         if row.id in found and found[row.id].reason == "parts" and of_parts:

@@ -1,7 +1,6 @@
 """The service in this process: the API server with its reconciler and, in the embedded mode, its worker."""
 
 import fcntl
-import socket
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from service import db
 from service.app import create_app, open_context
 from service.bulk.planner import BulkPlanner
 from service.reconciler import Reconciler
+from service.server import Server, config
 from service.settings import Settings
 from service.webhooks.sender import Sender
 
@@ -45,14 +45,6 @@ def embedded_worker() -> Callable[..., Any]:
     return worker
 
 
-class Server(uvicorn.Server):
-    """Ends the event streams as it ends: it would wait for them for ever."""
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.config.app.state.feed.close()  # type: ignore[union-attr]
-        await super().shutdown(sockets)
-
-
 @contextmanager
 def serving(settings: Settings) -> Iterator[uvicorn.Server]:
     """An API server ready to run, with its reconciler, and in the embedded mode its worker and its schema."""
@@ -61,8 +53,7 @@ def serving(settings: Settings) -> Iterator[uvicorn.Server]:
             stack.enter_context(sole_process(settings.data_dir))
             db.migrate(settings.database)
         context = open_context(settings)
-        stack.callback(context.db.close)
-        stack.callback(context.broker.close)
+        stack.callback(context.close)
         reconciler = Reconciler(context.db, context.broker, settings, context.storage)
         reconciler.start()
         stack.callback(reconciler.close)
@@ -76,10 +67,7 @@ def serving(settings: Settings) -> Iterator[uvicorn.Server]:
             worker = embedded_worker()(context)
             worker.start()
             stack.callback(worker.close)
-        config = uvicorn.Config(
-            create_app(settings, context), host=settings.host, port=settings.port, log_config=None, access_log=False
-        )
-        yield Server(config)
+        yield Server(config(settings, create_app(settings, context)))
 
 
 @contextmanager

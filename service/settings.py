@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that the API binds")
     port: int = Field(8000, ge=0, le=65535, description="Port that the API binds; 0: any free one")
     api: str = Field("", description="Where the command line finds the service; empty: at host and port")
+    api_processes: int = Field(1, ge=1, le=64, description="Processes that serve the API; more need a broker")
     log_format: Literal["console", "json"] = Field("console", description="Log lines for people or for machines")
 
     max_body_bytes: int = Field(20_000_000, gt=0, description="Largest request body")
@@ -121,6 +122,8 @@ class Settings(BaseSettings):
             raise ValueError("heartbeat_seconds must be at most half of lease_seconds")
         if self.embedded and not self.database.startswith("sqlite"):
             raise ValueError("broker_url memory:// serves one process: use redis:// beside a database server")
+        if self.embedded and self.api_processes > 1:
+            raise ValueError("broker_url memory:// serves one process: api_processes needs redis://")
         return self
 
     def environment(self, names: Collection[str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The queue as a whole, and why a job waits in it: what is ahead, and when its first shard may begin."""
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from service import fleet
-from service.db import kept, now
+from service.db import kept
 from service.models import Job, Shard
 from service.responses import Reason, Waiting
 from service.states import JobState, ShardState
@@ -95,29 +95,28 @@ def _read(session: Session) -> Queue:
     )
 
 
-def find(session: Session, rows: Sequence[Job], busy: Mapping[str, object]) -> dict[str, Waiting]:
-    """Why each of these jobs waits; not those that are over, being cancelled, or `busy`: computed by a worker."""
+def find(
+    session: Session, rows: Sequence[Job], busy: Collection[str], soonest: Mapping[str, float]
+) -> dict[str, Waiting]:
+    """Why each of these jobs waits; not those that are over, being cancelled, or `busy`: computed by a worker.
+
+    `soonest` has in how many seconds the first queued shard of a job may be claimed, 0 or less for now.
+    """
     found: dict[str, Waiting] = {}
     idle = [row for row in rows if row.state in GOING and row.id not in busy]
-    shards = _shards(session, [row.id for row in idle]) if idle else {}
     for row in rows:
         if row.state == JobState.VALIDATING:
             found[row.id] = _waiting("planning", "the entries of its source are being looked at")
         elif row.state == JobState.PAUSED:
             found[row.id] = _waiting("paused", "until it is resumed")
+    line: Queue | None = None
     for row in idle:
-        soonest = shards.get(row.id)
-        if soonest is None:
+        pause = soonest.get(row.id)
+        if pause is None:
             found[row.id] = _waiting("parts", "until what it is made of is over")
-        elif soonest > 0:
-            found[row.id] = _waiting("backing_off", "an attempt failed, and is made again after a pause", None, soonest)
+        elif pause > 0:
+            found[row.id] = _waiting("backing_off", "an attempt failed, and is made again after a pause", None, pause)
         else:
-            found[row.id] = queue(session).wait(place(row.priority, row.created_at, row.id))
+            line = line or queue(session)
+            found[row.id] = line.wait(place(row.priority, row.created_at, row.id))
     return found
-
-
-def _shards(session: Session, ids: Sequence[str]) -> dict[str, float]:
-    """In how many seconds the first queued shard of each job may be claimed: 0 or less for now."""
-    soonest = (func.min(func.coalesce(Shard.not_before, 0.0)) - now()).label("soonest")
-    queued = select(Shard.job_id, soonest).where(Shard.job_id.in_(ids), Shard.state == ShardState.QUEUED)
-    return {row.job_id: row.soonest for row in session.execute(queued.group_by(Shard.job_id))}

@@ -97,8 +97,7 @@ def workerless(settings: Settings) -> Iterator[TestClient]:
     context = open_context(settings)
     with TestClient(create_app(settings, context), raise_server_exceptions=False) as client:
         yield client
-    context.broker.close()
-    context.db.close()
+    context.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """/v1/models, /v1/datasets, /v1/architectures: what jobs can name, and how to register more."""
 
 import io
-from typing import Any
 
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
@@ -18,13 +17,8 @@ from service.registration import DatasetRegistration, ModelRegistration
 router = APIRouter(prefix="/v1", tags=["catalog"])
 
 
-def _refreshed(ctx: Context) -> Any:
-    with ctx.db.reading() as session:
-        return ctx.catalog.refresh(session)
-
-
 def _model(ctx: Context, name: str) -> cards.ModelCard:
-    models = _refreshed(ctx).models
+    models = ctx.catalog.latest(ctx.db).models
     if name not in models:
         raise NotFound(f"no model {name}")
     card: cards.ModelCard = models[name]
@@ -32,25 +26,23 @@ def _model(ctx: Context, name: str) -> cards.ModelCard:
 
 
 def _dataset(ctx: Context, name: str) -> Dataset:
-    datasets = _refreshed(ctx).datasets
+    datasets = ctx.catalog.latest(ctx.db).datasets
     if name not in datasets:
         raise NotFound(f"no data set {name}")
     dataset: Dataset = datasets[name]
     return dataset
 
 
-@router.post("/models", status_code=202)
-def register_model(
-    body: ModelRegistration, response: Response, ctx: Ctx, client: Client, idempotency_key: Key = None
-) -> responses.Job:
+@router.post("/models", status_code=202, response_model=responses.Job)
+def register_model(body: ModelRegistration, ctx: Ctx, client: Client, idempotency_key: Key = None) -> Response:
     """Register a network: a worker loads and checks it, and once the job has succeeded other jobs can name it."""
-    return submit(ctx, response, body, idempotency_key, client, registration.MODEL)
+    return submit(ctx, body, idempotency_key, client, registration.MODEL)
 
 
 @router.get("/models")
 def list_models(ctx: Ctx) -> list[cards.ModelCard]:
     """Those that jobs can name: shipped, and registered since."""
-    return list(_refreshed(ctx).models.values())
+    return list(ctx.catalog.latest(ctx.db).models.values())
 
 
 @router.get("/models/{name}")
@@ -80,18 +72,16 @@ def get_weights(name: Id, ctx: Ctx) -> Response:
     return StreamingResponse(pieces(path), media_type="application/octet-stream", headers=headers)
 
 
-@router.post("/datasets", status_code=202)
-def register_dataset(
-    body: DatasetRegistration, response: Response, ctx: Ctx, client: Client, idempotency_key: Key = None
-) -> responses.Job:
+@router.post("/datasets", status_code=202, response_model=responses.Job)
+def register_dataset(body: DatasetRegistration, ctx: Ctx, client: Client, idempotency_key: Key = None) -> Response:
     """Register a data set: a worker counts and checks it, and once the job has succeeded other jobs can name it."""
-    return submit(ctx, response, body, idempotency_key, client, registration.DATASET)
+    return submit(ctx, body, idempotency_key, client, registration.DATASET)
 
 
 @router.get("/datasets")
 def list_datasets(ctx: Ctx) -> list[cards.DatasetCard]:
     """Those that jobs can name: shipped, and registered since."""
-    return [dataset.card for dataset in _refreshed(ctx).datasets.values()]
+    return [dataset.card for dataset in ctx.catalog.latest(ctx.db).datasets.values()]
 
 
 @router.get("/datasets/{name}")

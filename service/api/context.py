@@ -8,14 +8,16 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service import estimates, limits, queries, responses, submissions
+from service import drafts, estimates, limits, responses, submissions
 from service.broker import Broker
 from service.bulk import accepting, selection
 from service.catalog import Catalog
 from service.db import Database
+from service.drafts import Draft
+from service.errors import Problem
+from service.intake import Intake
 from service.kinds import dispatch
 from service.kinds.planning import open_named
 from service.requests import PRIORITIES, Submission
@@ -31,11 +33,19 @@ class Context:
     storage: Storage
     broker: Broker
     catalog: Catalog
+    intake: Intake
     planning: threading.Event = field(default_factory=threading.Event)
     """Set when a job waits to be planned."""
 
+    def close(self) -> None:
+        """Answer who asks still, send what waits, and let go of the database."""
+        self.intake.close()
+        self.broker.close()
+        self.db.close()
 
-def _context(request: Request) -> Context:
+
+# Coroutines, since a plain function that a route depends on costs it a thread.
+async def _context(request: Request) -> Context:
     context: Context = request.app.state.context
     return context
 
@@ -51,7 +61,7 @@ def _reading(ctx: Ctx) -> Iterator[Session]:
 Reading = Annotated[Session, Depends(_reading, scope="function")]  # over before the answer is sent
 
 
-def _client(request: Request) -> str:
+async def _client(request: Request) -> str:
     if authorization := request.headers.get("authorization"):
         return hashlib.sha256(authorization.encode()).hexdigest()[:16]
     return request.client.host[:64] if request.client else "unknown"
@@ -70,21 +80,27 @@ Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_le
 Presign = Annotated[bool, Query(description="Give every artifact a link to the storage, for whoever has it")]
 RETRY_AFTER = "2"
 
-Submit = Callable[[Session], tuple[str, list[str]]]
-"""Inserts a job; answers its id and the shards to enqueue."""
 
+def accept(ctx: Context, draft: Callable[[Session], Draft], digest: str, key: str | None) -> Response:
+    """Draft a job and have it inserted, or find the one that `key` made; send for its shards after the commit.
 
-def accept(ctx: Context, response: Response, submit: Submit, digest: str, key: str | None) -> responses.Job:
-    """Insert a job, or find the one that `key` made, and send for its shards after the commit."""
+    Raises what drafting or limits raise; but a key is answered with its job even if the request would be refused now.
+    """
     try:
-        job_id, shard_ids = _insert(ctx, submit, digest, key)
-    except IntegrityError:  # another request with this key committed in between: now it is found
-        job_id, shard_ids = _insert(ctx, submit, digest, key)
-    response.headers.update({"Location": f"/v1/jobs/{job_id}", "Retry-After": RETRY_AFTER})
-    with ctx.db.reading() as session:
-        job = queries.job(session, job_id)
-    ctx.broker.enqueue(shard_ids, PRIORITIES[job.priority])
-    return job
+        with ctx.db.reading() as session:
+            drafted = draft(session)
+    except Problem:
+        with ctx.db.reading() as session:
+            before = submissions.by_keys(session, [key] if key else []).get(key)
+        if before is None:
+            raise
+        told = ctx.intake.tell(before.made_by(digest)).result()
+    else:
+        told = ctx.intake.take(drafted).result()
+        if told.job_id == drafted.job["id"]:
+            ctx.broker.enqueue(drafted.shard_ids, told.priority)
+    headers = {"Location": f"/v1/jobs/{told.job_id}", "Retry-After": RETRY_AFTER}
+    return Response(told.body, 202, headers, "application/json")
 
 
 def streamed(
@@ -98,42 +114,33 @@ def streamed(
 
 def opened(ctx: Context, body: Submission) -> Catalog:
     """Everything that is registered by now, and what planning the request reads of it: before the transaction."""
-    with ctx.db.reading() as session:
-        catalog = ctx.catalog.refresh(session)
+    catalog = ctx.catalog.latest(ctx.db)
     open_named(body, catalog)
     return catalog
 
 
-def admit(ctx: Context, session: Session, body: Submission, client: str, items: int) -> dict[str, Any]:
-    """What a job of so many items is inserted with. Raises InvalidInput for a late one, TooManyQueued."""
-    limits.check(session, ctx.settings, client, items)
-    return submissions.columns(session, body) | {"client": client}
-
-
 def submit(
-    ctx: Context, response: Response, body: Submission, key: str | None, client: str, kind: str = "",
-    beside: Mapping[str, Any] = submissions.NOTHING, digest: str = "",
-) -> responses.Job:  # fmt: skip
+    ctx: Context, body: Submission, key: str | None, client: str, kind: str = "",
+    beside: Mapping[str, Any] = drafts.NOTHING, digest: str = "",
+) -> Response:  # fmt: skip
     """Plan a request of any kind and insert its job, `beside` too. Raises InvalidInput, TooManyQueued."""
     digest, catalog = digest or submissions.request_digest(body, kind), opened(ctx, body)
     request = selection.explicit(body, catalog, ctx.settings.max_items, accepting.KEEP)
 
-    def later(session: Session) -> tuple[str, list[str]]:
-        assert isinstance(request, Inversion)
-        plan, total = accepting.outline(request, catalog, session, ctx.settings)
-        admitted = admit(ctx, session, body, client, total or 0) | dict(beside)
-        return accepting.accept(session, plan, total, digest, key, admitted), []
+    large = accepting.is_large(request, ctx.settings)
 
-    def at_once(session: Session) -> tuple[str, list[str]]:
+    def draft(session: Session) -> Draft:
+        about = submissions.columns(session, body) | {"client": client} | dict(beside)
+        if large:
+            assert isinstance(request, Inversion)
+            return accepting.draft(*accepting.outline(request, catalog, session, ctx.settings), digest, key, about)
         plan = dispatch.plan(request, catalog, session, ctx.settings)
-        admitted = admit(ctx, session, body, client, submissions.size(plan)) | dict(beside)
-        return submissions.submit(session, plan, digest, key, ctx.settings.shard_items, admitted)
+        return drafts.planned(plan, digest, key, ctx.settings.shard_items, about)
 
-    if accepting.is_large(request, ctx.settings):
-        job = accept(ctx, response, later, digest, key)
+    response = accept(ctx, draft, digest, key)
+    if large:
         ctx.planning.set()
-        return job
-    return accept(ctx, response, at_once, digest, key)
+    return response
 
 
 def preview(ctx: Context, body: Submission, client: str) -> responses.Preview:
@@ -147,12 +154,6 @@ def preview(ctx: Context, body: Submission, client: str) -> responses.Preview:
         else:
             plan = dispatch.plan(request, catalog, session, ctx.settings)
             total = len(plan.items)
-        admit(ctx, session, body, client, total or 0)
+        submissions.columns(session, body)
+        limits.check(session, ctx.settings, client, total or 0)
         return estimates.preview(session, plan, total, ctx.settings.shard_items, PRIORITIES[body.priority])
-
-
-def _insert(ctx: Context, submit: Submit, digest: str, key: str | None) -> tuple[str, list[str]]:
-    with ctx.db.transaction() as session:
-        if key is not None and (known := submissions.find_by_key(session, key, digest)):
-            return known, []
-        return submit(session)

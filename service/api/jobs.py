@@ -1,5 +1,6 @@
 """/v1/jobs: submit, list, read, change, cancel, pause, resume, retry, clone, delete; and what they have stored."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ from service.api.context import (
     preview,
     submit,
 )
-from service.api.tagged import Tagged
+from service.api.tagged import JSON, Tagged
 from service.errors import Conflict
 from service.kinds.dispatch import JobRequest
 from service.recipes import Networks
@@ -36,13 +37,13 @@ router = APIRouter(prefix="/v1", tags=["jobs"], route_class=Tagged)
 
 @router.post("/jobs", status_code=202, response_model=responses.Job, responses={200: {"model": responses.Preview}})
 def submit_job(
-    body: JobRequest, response: Response, ctx: Ctx, client: Client, idempotency_key: Key = None,
+    body: JobRequest, ctx: Ctx, client: Client, idempotency_key: Key = None,
     dry_run: Annotated[bool, Query(description="Only answer what the request would become (200)")] = False,
-) -> responses.Job | Response:  # fmt: skip
+) -> Response:  # fmt: skip
     """Accept a job. The same Idempotency-Key with the same body answers the job that the first call made."""
     if dry_run:
         return JSONResponse(preview(ctx, body, client).model_dump(mode="json"))
-    return submit(ctx, response, body, idempotency_key, client)
+    return submit(ctx, body, idempotency_key, client)
 
 
 @router.get("/jobs")
@@ -67,13 +68,12 @@ def list_jobs(
     return queries.jobs(session, only, limit, cursor)
 
 
-@router.get("/jobs/{job_id}")
-def get_job(job_id: Id, response: Response, session: Reading) -> responses.Job:
+@router.get("/jobs/{job_id}", response_model=responses.Job)
+async def get_job(job_id: Id, ctx: Ctx) -> Response:
     """Its state, progress, parameters and links. Ask again with If-None-Match: 304 costs little."""
-    job = queries.job(session, job_id)
-    if job.finished_at is None:
-        response.headers["Retry-After"] = RETRY_AFTER
-    return job
+    # A coroutine, since what is asked most waits for another thread.
+    told = await asyncio.wrap_future(ctx.intake.tell(job_id))
+    return Response(told.body, 200, {} if told.over else {"Retry-After": RETRY_AFTER}, JSON)
 
 
 @router.patch("/jobs/{job_id}")
@@ -91,18 +91,18 @@ def delete_job(
         deletion.remove(session, job_id, cancel)
 
 
-@router.post("/jobs/{job_id}/clone", status_code=202)
+@router.post("/jobs/{job_id}/clone", status_code=202, response_model=responses.Job)
 def clone_job(
-    job_id: Id, response: Response, ctx: Ctx, client: Client, idempotency_key: Key = None,
+    job_id: Id, ctx: Ctx, client: Client, idempotency_key: Key = None,
     overrides: Annotated[dict[str, Any] | None, Body(description="A merge patch on the job's request")] = None,
-) -> responses.Job:  # fmt: skip
+) -> Response:  # fmt: skip
     """Submit a job's request again, changed or not. All but its deadline is taken over."""
     with ctx.db.reading() as session:
         clone = cloning.clone(session, job_id, overrides or {})
     beside = {"cloned_from": job_id}
     if isinstance(clone.request, Networks):
-        return recipes.submit(clone.name, clone.request, response, ctx, idempotency_key, client, beside, clone.digest)
-    return submit(ctx, response, clone.request, idempotency_key, client, clone.name, beside, clone.digest)
+        return recipes.submit(clone.name, clone.request, ctx, idempotency_key, client, beside, clone.digest)
+    return submit(ctx, clone.request, idempotency_key, client, clone.name, beside, clone.digest)
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202)

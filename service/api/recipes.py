@@ -6,9 +6,10 @@ from typing import Any
 from fastapi import APIRouter, Response
 from sqlalchemy.orm import Session
 
-from service import cards, responses, submissions
-from service.api.context import Client, Context, Ctx, Key, accept, admit, opened
+from service import cards, drafts, responses, submissions
+from service.api.context import Client, Context, Ctx, Key, accept, opened
 from service.bulk import selection
+from service.drafts import Draft
 from service.errors import NotFound
 from service.expansion import expand, plan
 from service.recipes import RECIPES, Networks
@@ -25,20 +26,18 @@ def list_recipes() -> list[cards.RecipeCard]:
     ]
 
 
-def _route(name: str, request: type[Networks]) -> Callable[..., responses.Job]:
-    def submit_recipe(
-        body: Networks, response: Response, ctx: Ctx, client: Client, idempotency_key: Key = None
-    ) -> responses.Job:
-        return submit(name, body, response, ctx, idempotency_key, client)
+def _route(name: str, request: type[Networks]) -> Callable[..., Response]:
+    def submit_recipe(body: Networks, ctx: Ctx, client: Client, idempotency_key: Key = None) -> Response:
+        return submit(name, body, ctx, idempotency_key, client)
 
     submit_recipe.__annotations__["body"] = request
     return submit_recipe
 
 
 def submit(
-    name: str, body: Networks, response: Response, ctx: Context, key: str | None, client: str,
-    beside: Mapping[str, Any] = submissions.NOTHING, digest: str = "",
-) -> responses.Job:  # fmt: skip
+    name: str, body: Networks, ctx: Context, key: str | None, client: str,
+    beside: Mapping[str, Any] = drafts.NOTHING, digest: str = "",
+) -> Response:  # fmt: skip
     """Plan a recipe and insert its jobs, `beside` too. Raises InvalidInput, TooManyQueued."""
     catalog = opened(ctx, body)
     asked = selection.explicit(body, catalog, ctx.settings.max_items)
@@ -50,18 +49,18 @@ def submit(
         "request": body.model_dump(mode="json"),
     }  # fmt: skip
 
-    def insert(session: Session) -> tuple[str, list[str]]:
+    def draft(session: Session) -> Draft:
+        about = submissions.columns(session, body) | {"client": client} | dict(beside)
         plans = plan(parts, catalog, session, ctx.settings)
-        admitted = admit(ctx, session, body, client, 1 + submissions.size(*plans.values())) | dict(beside)
-        return submissions.submit_recipe(session, parameters, plans, digest, key, ctx.settings.shard_items, admitted)
+        return drafts.recipe(parameters, plans, digest, key, ctx.settings.shard_items, about)
 
-    return accept(ctx, response, insert, digest, key)
+    return accept(ctx, draft, digest, key)
 
 
 for _name, _recipe in RECIPES.items():
     router.post(
-        f"/{_name}", status_code=202, summary=_recipe.title, description=_recipe.request.__doc__,
-        name=f"submit_{_name.replace('-', '_')}",
+        f"/{_name}", status_code=202, response_model=responses.Job, summary=_recipe.title,
+        description=_recipe.request.__doc__, name=f"submit_{_name.replace('-', '_')}",
     )(_route(_name, _recipe.request))  # fmt: skip
 
 

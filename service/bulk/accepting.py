@@ -6,12 +6,13 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from service import submissions
+from service import drafts
 from service.bulk import selection
 from service.bulk.entries import manifest_key
 from service.bulk.selection import selected
 from service.bulk_models import Planning
 from service.catalog import Catalog
+from service.drafts import Draft
 from service.errors import FieldError, field_errors
 from service.kinds.planning import ItemPlan, Plan
 from service.kinds.study_planning import Planner
@@ -27,7 +28,8 @@ from service.schemas import (
     listed,
 )
 from service.settings import Settings
-from service.studies import Inversion, StudyParameters
+from service.states import JobState
+from service.studies import Inversion
 
 KEEP = ("targets",)
 """Fields whose sources may be large."""
@@ -91,14 +93,10 @@ def outline(request: Inversion, catalog: Catalog, session: Session, settings: Se
     return plan._replace(parameters=parameters, last=TABLE), total
 
 
-def accept(
-    session: Session, plan: Plan, total: int | None, digest: str, key: str | None, beside: Mapping[str, Any]
-) -> str:
-    """Insert the job as it stands before it is planned; answers its id."""
-    assert isinstance(plan.parameters, StudyParameters)
-    job_id = submissions.insert_job(
-        session, plan.parameters.kind, plan.parameters.model_dump(mode="json"), plan.warnings, (total or 0) + 1,
-        request_digest=digest, idempotency_key=key, **beside,
-    )  # fmt: skip
-    session.add(Planning(job_id=job_id, total=total))
-    return job_id
+def draft(plan: Plan, total: int | None, digest: str, key: str | None, beside: Mapping[str, Any]) -> Draft:
+    """The job as it stands before it is planned."""
+    parameters, items = plan.parameters.model_dump(mode="json"), (total or 0) + 1
+    states = (JobState.VALIDATING,)
+    drafted = drafts.job(plan.parameters.kind, parameters, plan.warnings, items, digest, key, beside, states)
+    drafted.rows[Planning].append({"job_id": drafted.job["id"], "total": total})
+    return drafted

@@ -77,8 +77,7 @@ def bulk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bulk]:
     context = open_context(settings)
     with TestClient(create_app(settings, context), raise_server_exceptions=False) as api:
         yield Bulk(api, context)
-    context.broker.close()
-    context.db.close()
+    context.close()
 
 
 def finish(bulk: Bulk, job_id: str, only: Callable[[int], bool] = lambda _: True) -> None:

@@ -1,10 +1,10 @@
 """Large jobs: taken at once, planned later in chunks, with what is wrong by entry; nothing half-created is left."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from service.api.context import Context
 from service.bulk import plan
 from service.bulk_models import Planning
 from service.models import Item, Job, Shard
@@ -203,9 +203,7 @@ def test_a_retried_request_finds_the_job_that_it_made(bulk: Bulk) -> None:
 
 def test_limits_hold_for_a_source_whose_size_was_not_known(bulk: Bulk) -> None:
     small = bulk.context.settings.model_copy(update={"max_bulk_items": 3})
-    bulk.context = Context(
-        small, bulk.context.db, bulk.context.storage, bulk.context.broker, bulk.context.catalog, bulk.context.planning
-    )
+    bulk.context = replace(bulk.context, settings=small)
     bulk.listed(*[{"dataset": "cifar10-sample", "index": i} for i in range(4)])
     job = bulk.planned(targets=MANIFEST)
     assert (job["state"], job["error"]["title"]) == ("failed", "Invalid inputs")

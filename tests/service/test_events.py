@@ -20,7 +20,8 @@ from service import jobs, leases
 from service.app import create_app, open_context
 from service.db import Database, now
 from service.models import Job
-from service.serving import Server, running
+from service.server import Server
+from service.serving import running
 from service.settings import Settings
 from tests.service.test_api import assert_problem
 from tests.service.test_jobs import cancel, claimed, do, fail_item, finish, heartbeat, save, state_of, submit

@@ -234,10 +234,11 @@ def test_claims_saves_and_cancels_of_one_job_do_not_deadlock(database: Database)
 def test_an_idempotency_key_finds_its_job_and_refuses_another_request(database: Database) -> None:
     job_id, _ = submit(database, key="k")
     with database.transaction() as session:
-        assert submissions.find_by_key(session, "k", "digest") == job_id
-        assert submissions.find_by_key(session, "other", "digest") is None
-        with pytest.raises(IdempotencyKeyReused):
-            submissions.find_by_key(session, "k", "another digest")
+        made = submissions.by_keys(session, ["k", "other"])
+    assert made.keys() == {"k"}
+    assert made["k"].made_by("digest") == job_id
+    with pytest.raises(IdempotencyKeyReused):
+        made["k"].made_by("another digest")
     with pytest.raises(IntegrityError):
         submit(database, key="k")
 

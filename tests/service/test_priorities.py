@@ -36,7 +36,7 @@ def test_workers_take_the_most_urgent_message_first(broker_settings: Settings) -
     broker, taken = Broker(celery_app(broker_settings)), []
     for n in range(20):
         for name, priority in (("low", LOW), ("normal", NORMAL), ("high", HIGH)):
-            broker.send(f"{name}.{n}", priority)
+            broker.send((f"{name}.{n}", priority))
     broker.app.amqp.queues.select(list(QUEUES.values()))  # as a worker with these in --queues does
     with broker.app.connection_for_read() as connection:
 
@@ -44,7 +44,7 @@ def test_workers_take_the_most_urgent_message_first(broker_settings: Settings) -
             taken.append(message.payload[0][0])
             message.ack()
             if taken[-1] == "normal.5":
-                broker.send("high.late", HIGH)
+                broker.send(("high.late", HIGH))
 
         with broker.app.amqp.TaskConsumer(connection.channel(), on_message=take) as consumer:
             consumer.qos(prefetch_count=1)

@@ -76,7 +76,7 @@ def test_lost_messages_are_sent_again(database: Database, reconciler: Reconciler
 def test_messages_that_wait_are_not_sent_twice(database: Database, reconciler: Reconciler, broker: Broker) -> None:
     _, shards = submit(database, items=3, shard_items=1)
     for shard in shards:
-        broker.send(shard)
+        broker.send((shard, NORMAL))
     overdue(database)
     reconciler.reconcile()
     assert sorted(messages(broker)) == sorted(shards)

@@ -1,0 +1,79 @@
+"""What other tables say of jobs, in one statement for a whole page: a statement costs more than the rows it finds."""
+
+from collections import defaultdict
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Double,
+    Row,
+    Select,
+    String,
+    cast,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    union_all,
+)
+from sqlalchemy.orm import Session
+
+from service.bulk_models import Label, Planning
+from service.db import among, now
+from service.models import Item, Shard, Transition
+from service.states import ShardState
+
+COLUMNS: dict[str, Any] = {"name": String, "text": String, "number": Double, "place": BigInteger, "data": JSON}
+LABEL, PLANNED, MOVED, FIRST, COUNT, SHARD, SOONEST = "label", "planned", "moved", "first", "count", "shard", "soonest"
+Found = dict[str, list[Row[Any]]]
+"""Rows by the id of their job, with the columns of `COLUMNS`."""
+
+
+def _branch(what: str, job_id: Any, **columns: Any) -> Select[Any]:
+    """One of the selects that are put together, which must all have the same columns."""
+    of_row = [columns.get(name, cast(null(), of)).label(name) for name, of in COLUMNS.items()]
+    return select(literal_column(f"'{what}'", String).label("what"), job_id.label("job_id"), *of_row)
+
+
+_stands = (Shard.state == ShardState.QUEUED) & Shard.checkpoint.is_not(None)  # a later claim goes on from there
+_pause = func.min(func.coalesce(Shard.not_before, 0.0)) - now()
+_BRIEF = (
+    _branch(LABEL, Label.job_id, name=Label.key, text=Label.value).where(among(Label.job_id, "ids")),
+    _branch(PLANNED, Planning.job_id).where(among(Planning.job_id, "ids")),
+    _branch(SHARD, Shard.job_id, name=Shard.state, data=Shard.progress)
+    .where(among(Shard.job_id, "going"), or_(Shard.state == ShardState.RUNNING, _stands)),
+    _branch(SOONEST, Shard.job_id, number=_pause)
+    .where(among(Shard.job_id, "going"), Shard.state == ShardState.QUEUED).group_by(Shard.job_id),
+    _branch(COUNT, Item.job_id, name=Item.state, number=func.count())
+    .where(among(Item.job_id, "counted")).group_by(Item.job_id, Item.state),
+)  # fmt: skip
+_WHOLE = (
+    _branch(MOVED, Transition.job_id, name=Transition.state, number=Transition.at, place=Transition.id)
+    .where(among(Transition.job_id, "ids")),
+    _branch(FIRST, Shard.job_id, data=Shard.progress).where(among(Shard.id, "first")),
+)  # fmt: skip
+BRIEF, WHOLE = union_all(*_BRIEF), union_all(*_BRIEF, *_WHOLE)
+
+
+def read(
+    session: Session, ids: Collection[str], going: Collection[str], counted: Collection[str], whole: bool
+) -> dict[str, Found]:
+    """By what they are, rows about the jobs with these `ids`; some of them are `going`, and some items are `counted`.
+
+    - LABEL: `name` and `text`. PLANNED: that it is, or was, planned later.
+    - COUNT: how many items (`number`) are in a state (`name`).
+    - SHARD: the last report (`data`) of one that a worker holds, or that is gone on with later, and its state.
+    - SOONEST: in how many seconds (`number`) a queued shard may be claimed first, 0 or less for now.
+    - If `whole`, MOVED: a state (`name`) and when (`number`) the job came to it, by `place`; FIRST: what its first
+      shard last reported (`data`).
+    """
+    lists: dict[str, Any] = {"ids": ids, "going": going, "counted": counted}
+    if whole:
+        lists["first"] = [f"{job_id}.0" for job_id in ids]
+    found: dict[str, Found] = defaultdict(lambda: defaultdict(list))
+    for row in session.execute(WHOLE if whole else BRIEF, lists):
+        found[row.what][row.job_id].append(row)
+    return found
