@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
@@ -29,6 +29,7 @@ from service.api import (
 )  # fmt: skip
 from service.api.context import Context
 from service.api.receiving import STREAMED
+from service.api.strict import known_query
 from service.broker import Broker, celery_app
 from service.cards import DatasetCard
 from service.catalog import Catalog, Dataset
@@ -82,7 +83,9 @@ def create_app(settings: Settings, context: Context | None = None) -> Api:
         if context is None:
             app.state.context.close()
 
-    app = Api(version="1", lifespan=lifespan, docs_url=None, redoc_url=None, generate_unique_id_function=operation_id)
+    app = Api(version="1", lifespan=lifespan, docs_url=None, redoc_url=None, generate_unique_id_function=operation_id,
+        dependencies=[Depends(known_query)],
+    )  # fmt: skip
     of_jobs, registries = (jobs, items, artifacts, archive, events, bulk), (catalog, images, uploads, checkpoints)
     for module in (*of_jobs, recipes, *registries, workers, webhooks, health):
         app.include_router(module.router)

@@ -44,7 +44,7 @@ class PlanError(Base):
     __tablename__ = "plan_errors"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
-    entry: Mapped[int] = mapped_column(primary_key=True)  # counted from 1
+    entry: Mapped[int] = mapped_column(primary_key=True)  # counted from 1; of a manifest, its line
     field: Mapped[str] = mapped_column(Text, primary_key=True)
     message: Mapped[str] = mapped_column(Text)
 

@@ -15,7 +15,7 @@ from service.db import kept
 from service.drafts import RECIPE
 from service.models import Item, Job
 from service.requests import PRIORITIES
-from service.states import TERMINAL_ITEM, TERMINAL_JOB, ShardState
+from service.states import TERMINAL_JOB, ItemState, ShardState
 
 LINKS = (
     "items", "artifacts", "events", "errors", "archive", "result_shards", "table", "cancel", "pause", "resume",
@@ -156,7 +156,7 @@ def _progress_of(row: Job, around: Around) -> responses.Progress:
 def _progress(row: Job, counts: Counts, running: Iterable[dict[str, Any]]) -> responses.Progress:
     named = summaries.of(row)
     total, reports = row.items * named["steps"], [r for r in running if "image_steps" in r]
-    over = sum(counts.get(state, 0) for state in TERMINAL_ITEM)
+    over = sum(counts.get(state, 0) for state in (ItemState.SUCCEEDED, ItemState.FAILED))
     done = min(named["steps"] * over + sum(r["image_steps"] for r in reports), total)
     rate = sum(r["rate"] for r in reports) or None
     return responses.Progress(

@@ -100,7 +100,8 @@ def table(db: Database, job_id: str, form: Format) -> Iterator[bytes]:
 def rows_of(job_id: str, after: int) -> Select[Item]:
     """A job's items after that index, in order, with no more of them than tables show."""
     shown = load_only(Item.target, Item.state, Item.error, Item.metrics)
-    return select(Item).options(shown).where(Item.job_id == job_id, Item.index > after).order_by(Item.index)
+    of_job = (Item.job_id == job_id) & (Item.index > after) & (Item.target["source"].as_string() != "table")
+    return select(Item).options(shown).where(of_job).order_by(Item.index)
 
 
 def _pages(db: Database, job_id: str) -> Iterator[list[Item]]:

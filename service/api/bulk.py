@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1", tags=["jobs"], route_class=Tagged)
 class EntryError(BaseModel):
     """What is wrong with an entry: a line of a manifest, an object, an image of a list."""
 
-    entry: int = Field(description="Counted from 1")
+    entry: int = Field(description="Counted from 1; of a manifest, its line")
     field: str
     message: str
 

@@ -18,10 +18,12 @@ TOO_LONG, TOO_LONG_SAYS = "\x01", f"is longer than {LONGEST_LINE:,} bytes"
 
 
 Reader: TypeAlias = "io.BufferedReader[Any]"
+Found: TypeAlias = tuple[int, dict[str, Any], str | None]
+"""The number of a line, what it names, and what is wrong with all of it."""
 
 
 class Line(NamedTuple):
-    """An entry of a manifest, counted from 1: what it names, or what is wrong with which field."""
+    """An entry of a manifest, by the number of its line: what it names, or what is wrong with which field."""
 
     entry: int
     named: dict[str, Any]
@@ -39,7 +41,7 @@ def lines(pieces: Iterator[bytes], most: int = 10**9) -> Iterator[Line]:
         file.read(3)
         first = file.peek(1)
     found = _of_json(file, 2 * most) if first[:1] in b"{[\n\r \t" else _of_csv(file, 2 * most)
-    for entry, (named, error) in enumerate(found, 1):
+    for entry, named, error in found:
         yield Line(entry, {}, (("line", error),)) if error else Line(entry, named, tuple(wrong(named)))
 
 
@@ -73,41 +75,47 @@ def _bad_key(key: Any) -> str | None:
     return None
 
 
-def _of_json(file: Reader, most: int) -> Iterator[tuple[dict[str, Any], str | None]]:
-    for line in _bounded(file, most):
+def _of_json(file: Reader, most: int) -> Iterator[Found]:
+    for number, line in enumerate(_bounded(file, most), 1):
         if line is None:
-            yield {}, TOO_LONG_SAYS
+            yield number, {}, TOO_LONG_SAYS
         elif line.strip():
             try:
                 named = json.loads(line)
             except (ValueError, RecursionError) as e:
-                yield {}, f"is no JSON ({e})"
+                yield number, {}, f"is no JSON ({e})"
             else:
-                yield (named, None) if isinstance(named, dict) else ({}, f"is no JSON object; {ALLOWED}")
+                yield (
+                    (number, named, None) if isinstance(named, dict) else (number, {}, f"is no JSON object; {ALLOWED}")
+                )
 
 
-def _of_csv(file: Reader, most: int) -> Iterator[tuple[dict[str, Any], str | None]]:
+def _of_csv(file: Reader, most: int) -> Iterator[Found]:
     reader = csv.reader(_text(file, most), strict=True)
     header: list[str] | None = None
     while True:
         try:
             row = next(reader, None)
         except csv.Error as e:
-            yield {}, f"is no CSV ({e})"
+            yield reader.line_num, {}, f"is no CSV ({e})"
             if header is None:
                 return
             continue
         if row is None:
             return
         if row == [TOO_LONG]:
-            yield {}, TOO_LONG_SAYS
+            yield reader.line_num, {}, TOO_LONG_SAYS
         elif header is None:
             header = [name.strip() for name in row]
             if unknown := [name for name in header if name not in NAMES] or len(set(header)) < len(header):
-                yield {}, f"is the header, and names {unknown if unknown is not True else 'a column twice'}; {ALLOWED}"
+                yield (
+                    reader.line_num,
+                    {},
+                    f"is the header, and names {unknown if unknown is not True else 'a column twice'}; {ALLOWED}",
+                )
                 return
         elif row:
-            yield _cells(header, row)
+            yield reader.line_num, *_cells(header, row)
 
 
 def _cells(header: list[str], row: list[str]) -> tuple[dict[str, Any], str | None]:

@@ -71,4 +71,4 @@ export const exactTime = (iso) => `${new Date(iso).toISOString().slice(0, 19).re
 export const clockTime = (iso) => new Date(iso).toISOString().slice(11, 19);
 
 /** Items that will not change any more. */
-export const itemsDone = (items) => items.succeeded + items.failed + items.cancelled;
+export const itemsDone = (items) => items.succeeded + items.failed;

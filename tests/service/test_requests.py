@@ -272,3 +272,14 @@ def test_what_is_registered_is_not_forgotten_for_an_older_view_of_the_database(s
 def test_a_card_that_nobody_could_read_is_not_registered() -> None:
     with pytest.raises(ValueError, match="title"):
         registry.add_dataset("job", {"name": "x"}, {})
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs?stat=queued", "/v1/workers?foo=1&foo=2", "/v1/models?limit=3"])
+def test_a_query_parameter_that_nobody_knows_is_refused_by_name(api: TestClient, path: str) -> None:
+    assert_problem(api.get(path), 422, path.partition("?")[2].partition("=")[0])
+
+
+def test_a_misspelt_dry_run_makes_no_job(api: TestClient) -> None:
+    problem = assert_problem(api.post("/v1/jobs?dryrun=true", json=inversion()), 422, "dryrun")
+    assert "dry_run" in problem["errors"][0]["message"]
+    assert api.get("/v1/jobs").json()["jobs"] == []
