@@ -46,7 +46,7 @@ class ResultShardList(BaseModel):
 def shard_name(key: str) -> str:
     """What clients call a tar: its shard, claim and number."""
     *_, shard, epoch, name = key.split("/")
-    return f"{shard}-{epoch}-{name.removeprefix('results-')}"
+    return f"{shard}-{epoch}-{name}"
 
 
 def result_shards(session: Session, job_id: str, limit: int, cursor: str | None) -> ResultShardList:
