@@ -156,7 +156,8 @@ def test_a_collector_from_before_there_were_tars_leaves_them_alone(place: Place)
     assert not any(OLD_KEY.fullmatch(key) for key in place.storage.keys(""))
 
 
-def test_a_tar_is_kept_for_a_job_that_took_its_items_over(place: Place) -> None:
+def taken_over(place: Place) -> tuple[str, str]:
+    """A finished job, and one that took its items over."""
     source, [shard] = submit(place.db)
     place.save(lease := claimed(place.db, shard).lease)
     finish(place.db, lease)
@@ -164,6 +165,11 @@ def test_a_tar_is_kept_for_a_job_that_took_its_items_over(place: Place) -> None:
     with place.db.transaction() as session:
         items = session.scalars(select(Item).where(Item.job_id == source)).all()
         reuse.take_over(session, taker, [(item.index, item) for item in items])
+    return source, taker
+
+
+def test_a_tar_is_kept_for_a_job_that_took_its_items_over(place: Place) -> None:
+    source, taker = taken_over(place)
     do(place.db, deletion.remove, source)
     deletion.sweep(place.db, place.storage)
     assert collect(place.db, place.storage).orphans == 0
@@ -202,3 +208,15 @@ def test_the_items_of_a_tar_that_was_lost_are_computed_again(place: Place, how: 
     place.save(lease := claimed(place.db, shards[0]).lease, {0: BOTH[0]})
     finish(place.db, lease)
     assert place.files() == {(i, name): data for i, files in BOTH.items() for name, data in files.items()}
+
+
+def test_where_a_tar_is_lost_a_deleted_job_stays_as_it_is_and_who_took_its_items_over_computes_them(
+    place: Place,
+) -> None:
+    source, taker = taken_over(place)
+    do(place.db, deletion.remove, source)
+    place.storage.delete(place.tars()[0][0])
+    report = reconcile(place.db, place.storage)
+    assert (report.artifacts, report.lost, report.reopened) == (6, 3, 2)
+    assert (state_of(place.db, source), item_states(place.db, taker)) == ("succeeded", ["queued"] * 2)
+    assert reconcile(place.db, place.storage).lost == 0
