@@ -8,7 +8,8 @@ from fastapi.responses import FileResponse
 from PIL import Image
 
 from service import cards, queries, responses
-from service.api.context import Client, Context, Ctx, Index, Key, streamed, submit
+from service.api.artifacts import Part, sent
+from service.api.context import Client, Context, Ctx, Index, Key, submit
 from service.catalog import Dataset
 from service.errors import NotFound
 from service.kinds import registration
@@ -65,12 +66,12 @@ def list_evaluations(name: str, ctx: Ctx) -> responses.EvaluationList:
 
 
 @router.get("/models/{name}/weights", response_class=Response)
-def get_weights(name: str, ctx: Ctx) -> Response:
+def get_weights(name: str, ctx: Ctx, byte_range: Part = None) -> Response:
     """The weights as safetensors."""
     card = _model(ctx, name)
     headers = {"Content-Disposition": f'attachment; filename="{name}.safetensors"'}
     if key := ctx.catalog.stored.get(card.digest):
-        return streamed(ctx, key, headers)
+        return sent(ctx, key, None, ctx.storage.stat(key), "application/octet-stream", headers, byte_range)
     return FileResponse(ctx.catalog.weights(name), media_type="application/octet-stream", headers=headers)
 
 

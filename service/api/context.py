@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Path, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -85,15 +84,6 @@ def accept(ctx: Context, response: Response, submit: Submit, digest: str, key: s
         job = queries.job(session, job_id)
     ctx.broker.enqueue(shard_ids, PRIORITIES[job.priority])
     return job
-
-
-def streamed(
-    ctx: Context, key: str, headers: dict[str, str], media_type: str = "application/octet-stream"
-) -> StreamingResponse:
-    """A stored object of any size, a piece at a time. Raises ObjectNotFound or StorageError before it begins."""
-    size = ctx.storage.stat(key)
-    headers = headers | {"Content-Length": str(size)}
-    return StreamingResponse(ctx.storage.stream(key), media_type=media_type, headers=headers)
 
 
 def opened(ctx: Context, body: Submission) -> Catalog:
