@@ -126,8 +126,8 @@ class Reconciler:
         """Send for what waits without a message.
 
         Workers of the version before this one neither say that they live nor know any queue but their own. While no
-        other is alive they are sent what they can do: not what reads other items' files, which may lie in tars, nor what
-        was planned later, nor parts of a recipe, the last of which would send for its drawing.
+        other is alive they are sent what they can do: not what reads other items' files, which may lie in tars, nor
+        what was planned later, nor parts of a recipe, the last of which would send for its drawing.
         """
         for priority in QUEUES.keys() - {BEFORE}:
             self._resend(priority, Job.priority == priority)
