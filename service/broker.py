@@ -19,8 +19,9 @@ from service.settings import Settings
 
 TASK = "robustreps.run_shard"
 NORMAL = 1
-QUEUES = {2: "shards-high", NORMAL: "shards", 0: "shards-low"}
-"""By priority, the most urgent first. Workers of the version before this one know the one in the middle only."""
+BEFORE = -1
+QUEUES = {2: "shards-high", NORMAL: "shards-normal", 0: "shards-low", BEFORE: "shards"}
+"""By priority, the most urgent first; the last is the only one that workers of the version before this one know."""
 AT_ONCE = 256
 """Messages that are sent together, if so many wait."""
 MOST_WAITING = 10_000

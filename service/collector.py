@@ -17,7 +17,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.bulk_models import Manifest, PendingUpload, ResultShard, Reuse
+from service.bulk_models import Manifest, PendingUpload, ResultShard
 from service.db import Database, now
 from service.models import Artifact, Image, Item, RegisteredDataset, RegisteredModel, Shard, Upload
 from service.objects import Entry, Storage
@@ -28,7 +28,7 @@ GRACE = 86_400.0
 """Seconds that a put may take, and the commit of its row after it, where no epoch tells that it is over."""
 WRITTEN = ("jobs/", "models/", "datasets/")
 KEY = re.compile(
-    r"(?:jobs/(?P<job>[^/]+)/(?P<kind>items|shards)/(?P<number>\d+)|(?:models|datasets)/(?P<other>[^/]+))"
+    r"(?:jobs/(?P<job>[^/]+)/(?P<kind>items|shards|results)/(?P<number>\d+)|(?:models|datasets)/(?P<other>[^/]+))"
     r"/(?P<epoch>\d+)/.+"
 )
 PENDING = "uploads/"
@@ -51,7 +51,7 @@ class Collected(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A key that a worker wrote, taken apart: of an item, a shard, or, with no kind, of a whole job."""
+    """A key that a worker wrote, taken apart: of an item, a shard, a shard's results, or, with no kind, of a job."""
 
     entry: Entry
     job_id: str
@@ -140,7 +140,8 @@ def _over(session: Session, job_id: str, written: list[Written], strangers: bool
     if len(numbers) < len(written):
         shards = select(Shard.id, Shard.epoch, Shard.state).where(Shard.job_id == job_id)
         for shard_id, epoch, state in session.execute(shards):
-            states["shards", int(shard_id.rpartition(".")[2])] = [(epoch, state)]
+            number = int(shard_id.rpartition(".")[2])
+            states["shards", number] = states["results", number] = [(epoch, state)]
             states.setdefault(("", 0), []).append((epoch, state))
 
     def over(w: Written) -> bool:
@@ -160,13 +161,9 @@ def _pointed(session: Session, job_id: str, written: list[Written]) -> set[str]:
     found = set(session.scalars(artifacts.where(Artifact.item_index.in_(numbers))))
     checkpoints = select(Item.checkpoint).where(Item.job_id == job_id, Item.index.in_(numbers))
     pointers = list(session.scalars(checkpoints))
+    if tars := [w.entry.key for w in written if w.kind == "results"]:
+        found |= set(session.scalars(select(ResultShard.key).where(ResultShard.key.in_(tars))))
     if any(w.kind == "shards" for w in written):  # the shards that one was split into share its checkpoint
-        found |= set(session.scalars(select(ResultShard.key).where(ResultShard.key.in_(keys))))
-        if tars := [key for key in keys if key.endswith(".tar") and key not in found]:
-            # Their rows are of one transaction with the artifacts', here or of a job that took items over.
-            users = select(Reuse.job_id).where(Reuse.source_id == job_id)
-            of_any = (Artifact.job_id == job_id) | Artifact.job_id.in_(users)
-            found |= set(session.scalars(select(Artifact.key).where(of_any, Artifact.key.in_(tars))))
         pointers += session.scalars(select(Shard.checkpoint).where(Shard.job_id == job_id))
     if not all(w.kind for w in written):
         found |= set(session.scalars(artifacts.where(Artifact.key.in_(keys))))

@@ -35,5 +35,8 @@ def checkpoint_key(job_id: str, index: int, epoch: int, step: int) -> str:
 
 
 def result_shard_key(job_id: str, shard_id: str, epoch: int, number: int) -> str:
-    """A tar of items' files: one of those that a claim of the shard stores, counted from 0."""
-    return f"jobs/{job_id}/shards/{shard_id.rpartition('.')[2]}/{epoch}/results-{number}.tar"
+    """A tar of items' files: one of those that a claim of the shard stores, counted from 0.
+
+    Not under `shards/`, where collectors from before there were tars look, and find nothing that points to them.
+    """
+    return f"jobs/{job_id}/results/{shard_id.rpartition('.')[2]}/{epoch}/{number}.tar"

@@ -3,16 +3,19 @@
 Keys are relative paths of plain characters. A put is atomic: a reader sees the whole object or none.
 """
 
+import errno
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 PIECE = 8 << 20
 """Bytes that a stream holds in memory at once."""
+TRIES = 100
+"""Times that a folder is made for a file, where others remove it as empty."""
 
 
 class Stored(NamedTuple):
@@ -127,6 +130,28 @@ class Storage(Source, Protocol):
         """
 
 
+def new(path: Path) -> BinaryIO:
+    """A file to write. Raises OSError."""
+    return path.open("wb")
+
+
+def new_in_folder(path: Path) -> BinaryIO:
+    """The same in a folder that is made, and made again should somebody remove it as empty before the file is in it."""
+    for _ in range(TRIES):
+        with suppress(FileNotFoundError):
+            make_folder(path.parent)
+            return new(path)
+    raise FileNotFoundError(errno.ENOENT, "its folder is removed again and again", str(path))
+
+
+def remove_empty(folder: Path, root: Path) -> None:
+    """Remove a folder under the root, and those above it, as far as they are empty."""
+    with suppress(OSError):  # it is not empty, or somebody else was first
+        while folder != root:
+            folder.rmdir()
+            folder = folder.parent
+
+
 def pieces(path: Path, size: int = PIECE) -> Iterator[bytes]:
     """A file's bytes, `size` at a time. Raises OSError."""
     with path.open("rb") as f:
@@ -134,11 +159,11 @@ def pieces(path: Path, size: int = PIECE) -> Iterator[bytes]:
             yield piece
 
 
-def write(path: Path, data: Iterable[bytes]) -> tuple[int, str]:
+def write(path: Path, data: Iterable[bytes], opened: Callable[[Path], BinaryIO] = new) -> tuple[int, str]:
     """Replace a file by these pieces, whole or not at all; answers their size and SHA-256. Raises OSError."""
     digest, temporary = hashlib.sha256(), path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with temporary.open("wb") as f:
+        with opened(temporary) as f:
             for piece in data:
                 digest.update(piece)
                 f.write(piece)
@@ -166,7 +191,8 @@ def make_folder(folder: Path) -> None:
     """Make a folder and those above it, to stay after a loss of power. Raises OSError."""
     if not folder.is_dir():
         make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        with suppress(FileExistsError):  # somebody else made it; a file of that name is met by who writes below it
+            folder.mkdir()
         sync(folder.parent)
 
 

@@ -5,11 +5,12 @@ import time
 
 import structlog
 from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy import ColumnElement, func, or_, select, true, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.exc import OperationalError as DatabaseError
 
 from service import deletion, fleet, jobs, leases
-from service.broker import NORMAL, QUEUES, Broker
+from service.broker import BEFORE, QUEUES, Broker
+from service.bulk_models import Planning
 from service.collector import collect
 from service.db import Database, now
 from service.models import Job, Shard
@@ -122,15 +123,19 @@ class Reconciler:
                     settled = jobs.settle(session, job_id)
 
     def _resend_lost(self) -> None:
-        """Send for what waits without a message, the most urgent first.
+        """Send for what waits without a message.
 
-        Workers of the version before this one neither say that they live nor know any queue but the normal one: while
-        no other worker is alive, that one has to do for everything.
+        Workers of the version before this one neither say that they live nor know any queue but their own. While no
+        other is alive they are sent what they can do: not what reads other items' files, which may lie in tars, nor
+        what was planned later, nor parts of a recipe, the last of which would send for its drawing.
         """
+        for priority in QUEUES.keys() - {BEFORE}:
+            self._resend(priority, Job.priority == priority)
         with self.db.reading() as session:
             known = fleet.threads(session)[0]
-        for priority in QUEUES if known else (NORMAL,):
-            self._resend(priority, Job.priority == priority if known else true())
+        if not known:
+            planned = select(Planning.job_id).where(Planning.job_id == Job.id)
+            self._resend(BEFORE, ~Shard.last & Job.parent_id.is_(None) & ~planned.exists())
 
     def _resend(self, priority: int, of: ColumnElement[bool]) -> None:
         """If fewer messages wait in a queue than shards `of` it, the difference was lost: send for the oldest."""

@@ -49,7 +49,6 @@ def reconcile(db: Database, storage: Storage, verify: bool = False) -> Report:
     for job_id in _ids(db, select(Job.id), Job.id):
         with db.transaction() as session:
             _fence(session, job_id, base, report)
-    _check_tars(db, storage, verify, report)
     _check_artifacts(db, storage, verify, report)
     _check_checkpoints(db, storage, verify, report)
     _check_others(db, storage, report)
@@ -78,30 +77,24 @@ def _fence(session: Session, job_id: str, base: int, report: Report) -> None:
     report.shards += _execute(session, update(Shard).where(mine).values(fenced)).rowcount
 
 
-def _check_tars(db: Database, storage: Storage, verify: bool, report: Report) -> None:
-    """Of a tar that is not as its row says, every item is computed again, whatever job points to it."""
-    for page in _pages(db, select(ResultShard.key, ResultShard.size, ResultShard.sha256), ResultShard.key):
-        keys = [row.key for row in _lost(storage, page, verify)]
-        with db.reading() as session:
-            files = session.execute(select(Artifact.job_id, Artifact.item_index).where(Artifact.key.in_(keys))).all()
-        report.artifacts += len(files)
-        report.lost += len(files)
-        _reopen_all(db, files, report)
-        with db.transaction() as session:
-            _execute(session, delete(ResultShard).where(ResultShard.key.in_(keys)))
-
-
 def _check_artifacts(db: Database, storage: Storage, verify: bool, report: Report) -> None:
-    """Those that are objects; the others are as their tar is."""
+    """Of a tar that is not as its row says, every item is computed again, whatever job points to it; none of a job that
+    is deleted."""
+    pages = _pages(db, select(ResultShard.key, ResultShard.size, ResultShard.sha256), ResultShard.key)
+    tars = {row.key for page in pages for row in _lost(storage, page, verify)}
     columns = (Artifact.job_id, Artifact.item_index, Artifact.name)
     with db.reading() as session:
         report.artifacts += session.scalar(select(func.count()).select_from(Artifact)) or 0
     there = Artifact.job_id.not_in(select(Job.id).where(Job.deleted_at.is_not(None)))
-    objects = select(*columns, Artifact.key, Artifact.size, Artifact.sha256).where(Artifact.offset.is_(None), there)
-    for page in _pages(db, objects, *columns):
-        lost = _lost(storage, page, verify)
+    found = select(*columns, Artifact.key, Artifact.size, Artifact.sha256, Artifact.offset).where(there)
+    for page in _pages(db, found if tars else found.where(Artifact.offset.is_(None)), *columns):
+        lost = _lost(storage, [row for row in page if row.offset is None], verify)
+        lost += [row for row in page if row.key in tars]
         report.lost += len(lost)
         _reopen_all(db, lost, report)
+    for key in tars:
+        with db.transaction() as session:
+            _execute(session, delete(ResultShard).where(ResultShard.key == key))
 
 
 def _reopen_all(db: Database, files: Sequence[Any], report: Report) -> None:

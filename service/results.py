@@ -17,6 +17,7 @@ from service.db import Database
 from service.errors import NotFound
 from service.keys import result_shard_key
 from service.models import Item
+from service.objects import StorageError
 from service.queries import require
 
 PAGE = 1000
@@ -46,7 +47,7 @@ class ResultShardList(BaseModel):
 def shard_name(key: str) -> str:
     """What clients call a tar: its shard, claim and number."""
     *_, shard, epoch, name = key.split("/")
-    return f"{shard}-{epoch}-{name.removeprefix('results-')}"
+    return f"{shard}-{epoch}-{name}"
 
 
 def result_shards(session: Session, job_id: str, limit: int, cursor: str | None) -> ResultShardList:
@@ -105,10 +106,15 @@ def rows_of(job_id: str, after: int) -> Select[Item]:
 
 
 def _pages(db: Database, job_id: str) -> Iterator[list[Item]]:
+    """Raises StorageError if the job is deleted meanwhile."""
     after = -1
     while True:
         with db.reading() as session:
             page = list(session.scalars(rows_of(job_id, after).limit(PAGE)))
+            try:  # after the page: rows go only once this would tell
+                require(session, job_id)
+            except NotFound as e:
+                raise StorageError(f"job {job_id} was deleted while its table was being sent") from e
         if not page:
             return
         yield page

@@ -20,9 +20,10 @@ from service.objects import (
     StorageError,
     Stored,
     file_errors,
-    make_folder,
+    new_in_folder,
     pieces,
     read_file,
+    remove_empty,
     same,
     sync,
     whole,
@@ -146,9 +147,9 @@ class LocalStorage(LocalFolder):
     def _put(self, key: str, data: Iterable[bytes], media_type: str) -> Stored:  # noqa: ARG002 - the database keeps it
         path = self._path(key)
         with file_errors(key, "write"):
-            make_folder(path.parent)
-            stored = Stored(key, *write(path, data))
-            sync(path.parent)  # before a row points to it: after a loss of power there is none whose object is gone
+            stored = Stored(key, *write(path, data, new_in_folder))
+            with suppress(FileNotFoundError):  # it was deleted meanwhile, and its folder with it
+                sync(path.parent)  # before a row points to it: after a loss of power there is none whose object is gone
             return stored
 
     def copy(self, source: str, target: str, size: int, sha256: str) -> None:
@@ -162,7 +163,9 @@ class LocalStorage(LocalFolder):
 
     def delete(self, key: str) -> None:
         with file_errors(key, "delete"):
-            self._path(key).unlink(missing_ok=True)
+            path = self._path(key)
+            path.unlink(missing_ok=True)
+            remove_empty(path.parent, self.folder)
 
     def discard_unfinished(self, prefix: str, before: float, dry_run: bool = False) -> int:
         found = 0

@@ -7,7 +7,8 @@ from fastapi.responses import StreamingResponse
 from PIL import Image
 
 from service import cards, queries, responses
-from service.api.context import Client, Context, Ctx, Id, Index, Key, streamed, submit
+from service.api.artifacts import Part, sent
+from service.api.context import Client, Context, Ctx, Id, Index, Key, submit
 from service.catalog import Dataset
 from service.errors import NotFound
 from service.kinds import registration
@@ -60,12 +61,12 @@ def list_evaluations(name: Id, ctx: Ctx) -> responses.EvaluationList:
 
 
 @router.get("/models/{name}/weights", response_class=Response)
-def get_weights(name: Id, ctx: Ctx) -> Response:
+def get_weights(name: Id, ctx: Ctx, byte_range: Part = None) -> Response:
     """The weights as safetensors."""
     card = _model(ctx, name)
     headers = {"Content-Disposition": f'attachment; filename="{name}.safetensors"'}
     if key := ctx.catalog.stored.get(card.digest):
-        return streamed(ctx, key, headers)
+        return sent(ctx, key, None, ctx.storage.stat(key), "application/octet-stream", headers, byte_range)
     path = ctx.catalog.weights(name)
     headers["Content-Length"] = str(path.stat().st_size)
     # No FileResponse, which answers a malformed Range with 400.

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Path, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from service import drafts, estimates, limits, responses, submissions
@@ -101,15 +100,6 @@ def accept(ctx: Context, draft: Callable[[Session], Draft], digest: str, key: st
             ctx.broker.enqueue(drafted.shard_ids, told.priority)
     headers = {"Location": f"/v1/jobs/{told.job_id}", "Retry-After": RETRY_AFTER}
     return Response(told.body, 202, headers, "application/json")
-
-
-def streamed(
-    ctx: Context, key: str, headers: dict[str, str], media_type: str = "application/octet-stream"
-) -> StreamingResponse:
-    """A stored object of any size, a piece at a time. Raises ObjectNotFound or StorageError before it begins."""
-    size = ctx.storage.stat(key)
-    headers = headers | {"Content-Length": str(size)}
-    return StreamingResponse(ctx.storage.stream(key), media_type=media_type, headers=headers)
 
 
 def opened(ctx: Context, body: Submission) -> Catalog:

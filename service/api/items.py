@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Query, Request, Response
 
 from service import dead_letters, downloads, queries, responses
-from service.api.context import ID, TEXT, Ctx, Cursor, Id, Index, Limit, Presign, Reading, streamed
+from service.api.artifacts import Part, sent
+from service.api.context import ID, TEXT, Ctx, Cursor, Id, Index, Limit, Presign, Reading
 from service.api.tagged import Tagged
 from service.errors import NotFound
 from service.models import Item
@@ -44,8 +44,8 @@ def get_item(
     return item
 
 
-@router.get("/jobs/{job_id}/items/{index}/checkpoint", response_class=StreamingResponse)
-def get_item_checkpoint(job_id: Id, index: Index, ctx: Ctx) -> StreamingResponse:
+@router.get("/jobs/{job_id}/items/{index}/checkpoint", response_class=Response)
+def get_item_checkpoint(job_id: Id, index: Index, ctx: Ctx, byte_range: Part = None) -> Response:
     """The newest checkpoint of an item, such as that of a training run which diverged."""
     with ctx.db.reading() as session:
         queries.require(session, job_id)
@@ -53,7 +53,8 @@ def get_item_checkpoint(job_id: Id, index: Index, ctx: Ctx) -> StreamingResponse
     if row is None or row.checkpoint is None:
         raise NotFound(f"no checkpoint of item {index} in job {job_id}")
     headers = {"Content-Disposition": f'attachment; filename="{job_id}-{index}-{row.checkpoint["step"]}.pt"'}
-    return streamed(ctx, row.checkpoint["key"], headers)
+    kept = row.checkpoint
+    return sent(ctx, kept["key"], None, kept["size"], "application/octet-stream", headers, byte_range)
 
 
 @router.get("/jobs/{job_id}/epochs")

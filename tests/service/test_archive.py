@@ -54,7 +54,7 @@ def fill(db: Database, storage: Storage, items: int, tar: bool, size: int = 500,
         for (n, name), data in reversed(files.items()):
             key, offset = f"jobs/{job_id}/items/{n}/1/{name}", None
             if tar:
-                key, offset = f"jobs/{job_id}/shards/0/1/results-0.tar", len(whole) + 512
+                key, offset = f"jobs/{job_id}/results/0/1/0.tar", len(whole) + 512
                 whole += bytes(512) + data
             else:
                 storage.put(key, data, "image/png")
@@ -63,7 +63,7 @@ def fill(db: Database, storage: Storage, items: int, tar: bool, size: int = 500,
                          size=len(data), sha256=hashlib.sha256(data).hexdigest())
             )  # fmt: skip
         if tar:
-            storage.put(f"jobs/{job_id}/shards/0/1/results-0.tar", whole, "application/x-tar")
+            storage.put(f"jobs/{job_id}/results/0/1/0.tar", whole, "application/x-tar")
     return job_id, files
 
 

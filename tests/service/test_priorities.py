@@ -9,6 +9,7 @@ from sqlalchemy import update
 
 from service import fleet
 from service.broker import QUEUES, Broker, celery_app
+from service.bulk_models import Planning
 from service.db import Database, now
 from service.models import Job, Shard
 from service.reconciler import Reconciler
@@ -16,10 +17,11 @@ from service.settings import Settings
 from tests.fixtures import LiveService, inversion
 from tests.service.bodies import figure, post_recipe
 from tests.service.test_api import post
-from tests.service.test_jobs import do, submit
+from tests.service.test_jobs import do, submit, submit_with_summary
 from tests.service.test_lifecycle import until
+from tests.service.test_recipe_parts import begin, complete, shard_state, submit_recipe
 
-HIGH, NORMAL, LOW = QUEUES
+HIGH, NORMAL, LOW, BEFORE = QUEUES
 INFO = {"host": "h", "device": "cpu", "version": "1", "threads": 2, "image_steps_per_second": 1.0, "busy": 0.5,
         "batch_rows": 3}  # fmt: skip
 
@@ -59,7 +61,7 @@ def test_workers_take_the_most_urgent_message_first(broker_settings: Settings) -
 
 def depths(api: TestClient) -> tuple[int, ...]:
     context: Any = api.app.state.context  # type: ignore[attr-defined]
-    return tuple(context.broker.depth(priority) for priority in QUEUES)
+    return tuple(context.broker.depth(priority) for priority in (HIGH, NORMAL, LOW))
 
 
 def test_a_jobs_shards_are_sent_by_its_priority_and_again_when_that_changes(api: TestClient) -> None:
@@ -103,18 +105,38 @@ def test_a_message_of_a_job_that_became_less_urgent_is_sent_on(live_service: Liv
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("known", [True, False])
-def test_lost_messages_go_where_a_worker_takes_them_the_urgent_ones_first(
-    database: Database, redis_url: str, known: bool
-) -> None:
+def test_lost_messages_go_where_a_worker_takes_them(database: Database, redis_url: str, known: bool) -> None:
     jobs = {priority: submit(database)[0] for priority in (LOW, NORMAL, HIGH)}
     for priority, job_id in jobs.items():
         with database.transaction() as session:
             session.execute(update(Job).where(Job.id == job_id).values(priority=priority))
-            session.execute(update(Shard).values(sent_at=now() - 60))
     if known:
         do(database, fleet.announce, "h:1", INFO)
-    broker = Broker(celery_app(Settings(broker_url=redis_url)))
-    Reconciler(database, broker, Settings(reconcile_seconds=1)).reconcile()
-    broker.close()
-    # A worker from before there were priorities says nothing of itself, and knows the normal queue only.
-    assert tuple(map(broker.depth, QUEUES)) == ((1, 1, 1) if known else (0, 3, 0))
+    # A worker from before there were priorities says nothing of itself, and knows one queue only.
+    assert sent_again(database, redis_url) == ((1, 1, 1, 0) if known else (1, 1, 1, 3))
+
+
+def sent_again(database: Database, redis_url: str) -> tuple[int, ...]:
+    """How many messages each queue has when the reconciler has looked twice."""
+    for _ in range(2):
+        with database.transaction() as session:
+            session.execute(update(Shard).values(sent_at=now() - 60))
+        broker = Broker(celery_app(Settings(broker_url=redis_url)))
+        Reconciler(database, broker, Settings(reconcile_seconds=1)).reconcile()
+        broker.close()
+    return tuple(map(broker.depth, QUEUES))
+
+
+@pytest.mark.e2e
+def test_a_worker_of_the_version_before_is_sent_nothing_that_it_cannot_do(database: Database, redis_url: str) -> None:
+    _, of_all, _ = submit_with_summary(database)  # whose last shard waits; the others any worker can do
+    recipe = submit_recipe(database)
+    for part in recipe.parts.values():
+        complete(database, begin(database, part))
+    begun, _ = submit_recipe(database), submit(database)
+    planned, _ = submit(database)
+    with database.transaction() as session:
+        session.add(Planning(job_id=planned, total=2))
+    assert shard_state(database, recipe.drawing) == "queued"
+    queued = len(of_all) + 1 + len(begun.parts) + 1 + 1
+    assert sent_again(database, redis_url) == (0, queued, 0, len(of_all) + 1)

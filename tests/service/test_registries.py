@@ -97,14 +97,17 @@ def test_as_many_classes_of_other_names_are_taken_in_order(known: TestClient) ->
     assert "they are taken in order" in answer["warnings"][0]
 
 
-def test_weights_are_sent_whole_and_missing_ones_are_a_problem(api: TestClient) -> None:
-    ctx, data = context(api), noise(1, 3_000_000).tobytes()
+def test_weights_are_sent_whole_or_in_part_and_missing_ones_are_a_problem(api: TestClient) -> None:
+    ctx, data = context(api), noise(1, 5_000_000).tobytes()
     ctx.storage.put("weights", data, "application/octet-stream")
     mine = ctx.catalog.models[ROBUST].model_dump(mode="json") | {"name": "mine", "digest": "d"}
     with ctx.db.transaction() as session:
         session.add(RegisteredModel(name="mine", digest="d", key="weights", card=mine, created_at=1.0))
     response = api.get("/v1/models/mine/weights")
-    assert (response.content, response.headers["content-length"]) == (data, "3000000")
+    assert (response.content, response.headers["content-length"]) == (data, "5000000")
+    for part, found in (("bytes=7-9", data[7:10]), ("bytes=7-", data[7:])):
+        response = api.get("/v1/models/mine/weights", headers={"Range": part})
+        assert (response.status_code, response.content) == (206, found)
     ctx.storage.delete("weights")
     assert_problem(api.get("/v1/models/mine/weights"), 404)
 

@@ -160,3 +160,17 @@ def test_the_table_has_a_row_an_item(shown: Shown, monkeypatch: pytest.MonkeyPat
     lines = [json.loads(line) for line in shown.get("table?format=jsonl").text.splitlines()]
     assert [line["metrics"] for line in lines] == [{"n": 0}, {"n": 1}, {"n": 2.5, "later": {"a": 1}}, {}]
     assert shown.get("table?format=xml").status_code == 422
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_table_whose_job_is_deleted_meanwhile_does_not_look_whole(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch, form: results.Format
+) -> None:
+    monkeypatch.setattr(results, "PAGE", 2)
+    context: Any = shown.api.app.state.context  # type: ignore[attr-defined]
+    lines = results.table(context.db, shown.job, form)
+    next(lines)
+    with context.db.transaction() as session:
+        session.execute(update(Job).values(deleted_at=1.0))
+    with pytest.raises(objects.StorageError, match="was deleted"):
+        list(lines)

@@ -100,6 +100,32 @@ def test_a_local_put_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         storage.put("file/below", b"x", "text/plain")
 
 
+def test_local_folders_go_with_the_last_file_in_them(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    for key in ("jobs/a/items/0/1/x", "jobs/a/y"):
+        storage.put(key, b"x", "text/plain")
+    storage.delete("jobs/a/items/0/1/x")
+    assert [path.name for path in (tmp_path / "jobs/a").iterdir()] == ["y"]
+    storage.delete("jobs/a/y")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_local_put_is_not_lost_to_who_removes_its_folder_as_empty(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+
+    def put_and_delete(n: int) -> list[bytes]:
+        found = []
+        for _ in range(50):
+            storage.put(f"a/b/{n}", b"x", "text/plain")
+            found.append(storage.get(f"a/b/{n}"))
+            storage.delete(f"a/b/{n}")
+        return found
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(put_and_delete, range(6))) == [[b"x"] * 50] * 6
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_s3_with_a_wrong_secret_is_a_storage_error(s3_bucket: Bucket) -> None:
     storage = open_storage(Settings(**s3_settings(s3_bucket) | {"s3_secret_key": "wrong"}))
     with pytest.raises(StorageError, match="cannot write k"):

@@ -1,14 +1,15 @@
 """Items that are stored as one tar: saved together or not at all, kept while rows point to it, made again if lost."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import select
 
-from service import jobs, leases
-from service.bulk_models import ResultShard, Reuse
+from service import deletion, jobs, leases, reuse
+from service.bulk_models import ResultShard
 from service.collector import collect
 from service.db import Database
 from service.leases import Lease, LeaseLost
@@ -35,6 +36,9 @@ from tests.service.test_jobs import (
 )  # fmt: skip
 
 BOTH: Files = {0: {"a.png": b"zero", "b.json": b"{}"}, 1: {"a.png": b"one" * 400}}
+
+OLD_KEY = re.compile(r"(?:jobs/[^/]+/(?:items|shards)/\d+|(?:models|datasets)/[^/]+)/\d+/.+")
+"""What a collector of the version before looks at, and removes if nothing that it knows of points to it."""
 
 
 class Place(NamedTuple):
@@ -74,7 +78,7 @@ def test_items_of_a_tar_are_saved_with_where_their_files_lie(place: Place) -> No
     lease = claimed(place.db, shard).lease
     assert place.save(lease) == 2
     assert place.files() == {(i, name): data for i, files in BOTH.items() for name, data in files.items()}
-    assert place.tars() == [(f"jobs/{job_id}/shards/0/2/results-0.tar", 0, 2)]
+    assert place.tars() == [(f"jobs/{job_id}/results/0/2/0.tar", 0, 2)]
     assert item_states(place.db, job_id) == ["succeeded", "succeeded"]
     assert shard_of(place.db, shard).attempts == 0, "as after any progress"
     with place.db.reading() as session:
@@ -146,19 +150,34 @@ def test_a_tar_stays_while_a_row_points_to_it_and_goes_where_none_can(place: Pla
     assert len(place.files()) == 3
 
 
-def test_a_tar_is_kept_for_a_job_that_took_its_items_over(place: Place) -> None:
+def test_a_collector_from_before_there_were_tars_leaves_them_alone(place: Place) -> None:
+    _, [shard] = submit(place.db)
+    place.save(claimed(place.db, shard).lease)
+    assert not any(OLD_KEY.fullmatch(key) for key in place.storage.keys(""))
+
+
+def taken_over(place: Place) -> tuple[str, str]:
+    """A finished job, and one that took its items over."""
     source, [shard] = submit(place.db)
     place.save(lease := claimed(place.db, shard).lease)
     finish(place.db, lease)
     taker, _ = submit(place.db)
     with place.db.transaction() as session:
-        session.add(Reuse(job_id=taker, source_id=source))
-        session.execute(update(Artifact).values(job_id=taker))
-        session.execute(delete(ResultShard))
+        items = session.scalars(select(Item).where(Item.job_id == source)).all()
+        reuse.take_over(session, taker, [(item.index, item) for item in items])
+    return source, taker
+
+
+def test_a_tar_is_kept_for_a_job_that_took_its_items_over(place: Place) -> None:
+    source, taker = taken_over(place)
+    do(place.db, deletion.remove, source)
+    deletion.sweep(place.db, place.storage)
     assert collect(place.db, place.storage).orphans == 0
-    with place.db.transaction() as session:
-        session.execute(delete(Artifact))
-    assert collect(place.db, place.storage).orphans == 1
+    assert place.files() == {(i, name): data for i, files in BOTH.items() for name, data in files.items()}
+    do(place.db, deletion.remove, taker, True)
+    for _ in range(2):  # the taker, and then what it kept
+        deletion.sweep(place.db, place.storage)
+    assert set(place.storage.keys("")) == set()
 
 
 def lose(place: Place, key: str, how: str) -> None:
@@ -189,3 +208,15 @@ def test_the_items_of_a_tar_that_was_lost_are_computed_again(place: Place, how: 
     place.save(lease := claimed(place.db, shards[0]).lease, {0: BOTH[0]})
     finish(place.db, lease)
     assert place.files() == {(i, name): data for i, files in BOTH.items() for name, data in files.items()}
+
+
+def test_where_a_tar_is_lost_a_deleted_job_stays_as_it_is_and_who_took_its_items_over_computes_them(
+    place: Place,
+) -> None:
+    source, taker = taken_over(place)
+    do(place.db, deletion.remove, source)
+    place.storage.delete(place.tars()[0][0])
+    report = reconcile(place.db, place.storage)
+    assert (report.artifacts, report.lost, report.reopened) == (6, 3, 2)
+    assert (state_of(place.db, source), item_states(place.db, taker)) == ("succeeded", ["queued"] * 2)
+    assert reconcile(place.db, place.storage).lost == 0

@@ -15,7 +15,8 @@ from tests.service.test_images import encode, noise, npy
 
 LINES = [
     {"key": "imports/photos/a.png", "id": "a", "label": "cat"}, {"key": "imports/photos/broken.png"},
-    {"key": "imports/photos/none.png"}, {"key": "imports/photos/tensor.npy"}, {"dataset": "cifar10-sample", "index": 3},
+    {"key": "imports/photos/none.png"}, {"key": "imports/photos/tensor.npy"}, {"key": "imports/photos/large.png"},
+    {"dataset": "cifar10-sample", "index": 3},
 ]  # fmt: skip
 
 
@@ -26,6 +27,7 @@ def photos(settings: Settings) -> None:
     pixels = noise(size=(32, 32))
     files = {
         "photos/a.png": encode(pixels), "photos/broken.png": encode(pixels)[:300],
+        "photos/large.png": encode(pixels) + bytes(settings.max_body_bytes),
         "photos/tensor.npy": npy(np.zeros((3, 16, 16), np.float32)),
         "list.jsonl": "\n".join(map(json.dumps, LINES)).encode(),
     }  # fmt: skip
@@ -43,13 +45,14 @@ def test_what_a_manifest_names_is_inverted_and_what_cannot_be_read_fails_alone(l
     job = live_service.wait(job["id"])
     assert job["state"] == "partially_succeeded"
     items = list(live_service.client.items(job["id"]))
-    assert [item["state"] for item in items] == ["succeeded", "failed", "failed", "failed", "succeeded", "succeeded"]
-    assert [item["error"]["title"] for item in items[1:4]] == ["Input cannot be read"] * 3
+    assert [item["state"] for item in items] == ["succeeded", *["failed"] * 4, "succeeded", "succeeded"]
+    assert [item["error"]["title"] for item in items[1:5]] == ["Input cannot be read"] * 4
     assert "truncated" in items[1]["error"]["detail"]
     assert "no object imports/photos/none.png" in items[2]["error"]["detail"]
     assert "is a tensor of 16 x 16" in items[3]["error"]["detail"]
+    assert items[4]["error"]["detail"].endswith("bytes; allowed: 20,000,000")
     table = pq.read_table(io.BytesIO(live_service.client.artifact(items[-1], "items.parquet"))).to_pylist()
-    assert (table[0]["id"], table[0]["label"], table[0]["state"], len(table)) == ("a", "cat", "succeeded", 5)
+    assert (table[0]["id"], table[0]["label"], table[0]["state"], len(table)) == ("a", "cat", "succeeded", 6)
 
 
 @pytest.mark.usefixtures("photos")

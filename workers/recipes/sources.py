@@ -10,7 +10,7 @@ from torch import Tensor
 from service import images
 from service.errors import InvalidInput
 from service.models import Item
-from service.storage import image_key
+from service.storage import Storage, image_key
 from service.studies import StudyParameters
 from workers.engine import figures, patterns
 from workers.engine.seeding import generator
@@ -33,12 +33,22 @@ def read(runtime: Runtime, p: StudyParameters, source: dict[str, Any], restart: 
             return torch.lerp(second, first, float(source["lambda"]))
         case "dataset":
             return fitted(runtime.catalog.datasets[source["dataset"]].image(source["index"]), size, p)
-    data = runtime.storage.get(image_key(source["image"]) if "image" in source else source["key"])
     if source["source"] == "object":  # nobody has looked at it yet
+        data = bounded(runtime.storage, source["key"], runtime.settings.max_body_bytes)
         checked(data, size, runtime.settings.max_image_pixels, p)
+    else:
+        data = runtime.storage.get(image_key(source["image"]))
     if images.is_tensor(data):
         return torch.from_numpy(images.tensor(data).astype(np.float32))
     return figures.to_tensor(images.fit(images.decode(data), size, p.resize))
+
+
+def bounded(storage: Storage, key: str, most: int) -> bytes:
+    """An object of at most so many bytes. Raises ValueError before it is read if it is larger."""
+    size = storage.stat(key)
+    if size > most:
+        raise ValueError(f"{key} has {size:,} bytes; allowed: {most:,}")
+    return storage.get_range(key, 0, size)
 
 
 def checked(data: bytes, size: int, most_pixels: int, p: StudyParameters) -> None:
