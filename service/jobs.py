@@ -24,8 +24,8 @@ REOPENED: dict[str, Any] = {
     "state": ItemState.QUEUED, "metrics": null(), "provenance": null(), "error": null(), "epoch": None,
     "finished_at": None,
 }  # fmt: skip
-AT_ONCE = 256
-"""Shards of a job that are sent for at once."""
+AHEAD = 16
+"""Shards of a job that wait with a message. A job of thousands must not stand in the queue before one that is small."""
 MANY = 20_000
 """Items that one transaction cancels or reopens: more would take longer than a statement may."""
 AFRESH: dict[str, Any] = {"attempts": 0, "crashes": 0, "not_before": None, "sent_at": None}
@@ -207,14 +207,16 @@ def _release(session: Session, job_id: str) -> None:
 def to_send(session: Session, job_id: str) -> Sequence[str]:
     """Shards of the job, of its recipe or of its parts that may begin now; enqueue them after the commit.
 
-    Of very many the first: each worker that ends one asks again. They are answered once; should they be lost after
-    that, the reconciler sends them again.
+    Of many the first: a worker asks again as it claims one, and as it ends one. They are answered once; should they be
+    lost after that, the reconciler sends them again.
     """
     parent = select(Job.parent_id).where(Job.id == job_id).scalar_subquery()
     related = or_(Job.id.in_((job_id, parent)), Job.parent_id == job_id)
     going = select(Job.id).where(related, Job.state.in_(CLAIMABLE))
-    unsent = (Shard.state == ShardState.QUEUED) & Shard.sent_at.is_(None) & due()
-    first = select(Shard.id).where(Shard.job_id.in_(going), unsent).order_by(Shard.first_item).limit(AT_ONCE)
+    queued = Shard.job_id.in_(going) & (Shard.state == ShardState.QUEUED)
+    sent = session.scalar(select(func.count()).select_from(Shard).where(queued, Shard.sent_at.is_not(None))) or 0
+    unsent = Shard.sent_at.is_(None) & due()
+    first = select(Shard.id).where(queued, unsent).order_by(Shard.first_item).limit(max(AHEAD - sent, 0))
     return session.scalars(
         update(Shard).where(Shard.id.in_(first), unsent).values(sent_at=now()).returning(Shard.id),
         execution_options=UNSYNCHRONIZED,

@@ -5,7 +5,7 @@ import time
 
 import structlog
 from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.exc import OperationalError as DatabaseError
 
 from service import deletion, fleet, jobs, leases
@@ -129,6 +129,7 @@ class Reconciler:
         other is alive they are sent what they can do: not what reads other items' files, which may lie in tars, nor
         what was planned later, nor parts of a recipe, the last of which would send for its drawing.
         """
+        self._send_unsent()
         for priority in QUEUES.keys() - {BEFORE}:
             self._resend(priority, Job.priority == priority)
         with self.db.reading() as session:
@@ -137,12 +138,24 @@ class Reconciler:
             planned = select(Planning.job_id).where(Planning.job_id == Job.id)
             self._resend(BEFORE, ~Shard.last & Job.parent_id.is_(None) & ~planned.exists())
 
+    def _send_unsent(self) -> None:
+        """Jobs whose shards were released, say by a worker that died before it sent, are sent for as far as may be."""
+        unsent = (Shard.state == ShardState.QUEUED) & Shard.sent_at.is_(None) & jobs.due()
+        going = select(Job.id).where(Job.state.in_(jobs.CLAIMABLE))
+        with self.db.reading() as session:
+            of_jobs = select(Shard.job_id).where(unsent, Shard.job_id.in_(going)).distinct()
+            ids = session.scalars(of_jobs.limit(AT_ONCE)).all()
+        for job_id in ids:
+            with self.db.transaction() as session:
+                waiting, priority = jobs.to_send(session, job_id), jobs.priority(session, job_id)
+            self.broker.enqueue(waiting, priority)
+
     def _resend(self, priority: int, of: ColumnElement[bool]) -> None:
         """If fewer messages wait in a queue than shards `of` it, the difference was lost: send for the oldest."""
-        waiting = (Shard.state == ShardState.QUEUED) & Job.state.in_(jobs.CLAIMABLE) & jobs.due() & of
+        sent = (Shard.state == ShardState.QUEUED) & Shard.sent_at.is_not(None) & jobs.due()
+        waiting = sent & Job.state.in_(jobs.CLAIMABLE) & of
         # A message just sent may already be with a worker that has not claimed yet.
-        unsent = Shard.sent_at.is_(None)  # released by a worker that died before it sent
-        overdue = waiting & or_(unsent, Shard.sent_at < now() - self.settings.reconcile_seconds)
+        overdue = waiting & (Shard.sent_at < now() - self.settings.reconcile_seconds)
         with self.db.reading() as session:
             joined = select(func.count()).select_from(Shard).join(Job)
             queued, late = session.scalar(joined.where(waiting)) or 0, session.scalar(joined.where(overdue)) or 0
@@ -154,7 +167,7 @@ class Reconciler:
                 select(Shard.id)
                 .join(Job)
                 .where(overdue)
-                .order_by(Job.priority.desc(), Shard.sent_at.nulls_first())
+                .order_by(Job.priority.desc(), Shard.sent_at)
                 .limit(min(lost, late, AT_ONCE))
                 .with_for_update(skip_locked=True, of=Shard)
             ).all()

@@ -78,6 +78,7 @@ def _run(runtime: Runtime, shard_id: str) -> None:
     structlog.contextvars.bind_contextvars(job=work.lease.job_id, epoch=work.lease.epoch)
     log.info("claimed", items=len(work.items))
     runtime.held[shard_id] = work.lease
+    send(runtime, shard_id)
     try:
         log.info("released", state=compute(runtime, work))
     except LeaseLost as e:
@@ -88,7 +89,7 @@ def _run(runtime: Runtime, shard_id: str) -> None:
 
 
 def send(runtime: Runtime, shard_id: str) -> None:
-    """Messages for what the end of the shard lets begin."""
+    """Messages for what the claim or the end of a shard lets begin."""
     if runtime.alone:
         return
     job_id = shard_id.rpartition(".")[0]

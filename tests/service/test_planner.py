@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import select, update
 
-from service import jobs
+from service import jobs, leases
 from service.bulk import plan, planner
 from service.bulk_models import Planning
 from service.models import Item, Job, Shard
@@ -70,14 +70,18 @@ def test_the_thread_plans_when_it_is_woken(bulk: Bulk) -> None:
 
 
 def test_of_very_many_shards_the_first_are_sent_for(bulk: Bulk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "AT_ONCE", 3)
+    monkeypatch.setattr(jobs, "AHEAD", 3)
     job_id = bulk.planned(targets=SOME)["id"]
     with bulk.context.db.transaction() as session:
         sent = session.scalars(
             select(Shard.first_item).where(Shard.sent_at.is_not(None), ~Shard.last).order_by(Shard.first_item)
         )
         assert sent.all() == [0, 4, 8]
-        assert len(jobs.to_send(session, job_id)) == 2
+        assert jobs.to_send(session, job_id) == []
+    with bulk.context.db.transaction() as session:
+        assert leases.claim(session, f"{job_id}.0", "worker", 60) is not None
+    with bulk.context.db.transaction() as session:
+        assert jobs.to_send(session, job_id) == [f"{job_id}.3"]
 
 
 def test_two_planners_leave_each_other_their_jobs(bulk: Bulk, monkeypatch: pytest.MonkeyPatch) -> None:
