@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from service import estimates, fleet, jobs, leases, queries, submissions, waiting
 from service.bulk_models import WorkerProcess
 from service.db import Database, now
+from service.events import Feed
 from service.models import Job, Shard
 from service.responses import Waiting
 from service.states import JobState
@@ -143,6 +144,42 @@ def test_a_long_queue_is_read_once_in_a_while(database: Database, monkeypatch: p
     do(database, jobs.cancel, ids[0])
     late, _ = submit(database)
     assert [ahead(ids[1]), ahead(late)] == [1, 3], "as it was, and a new one behind it"
+
+
+def reads(db: Database) -> list[str]:
+    """The statements, from now on, that add up the queue."""
+    statements: list[str] = []
+
+    def note(*told: Any) -> None:
+        if "sum(shards.item_count)" in told[2]:
+            statements.append(told[2])
+
+    event.listen(db.engine, "before_cursor_execute", note)
+    return statements
+
+
+def listed(db: Database) -> list[int | None]:
+    with db.reading() as session:
+        return [job.waiting.ahead for job in queries.jobs(session, queries.Filter(), 50).jobs if job.waiting]
+
+
+def test_a_list_reads_the_queue_once_and_large_jobs_now_and_then(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        submit(database, items=4, shard_items=1)
+    statements = reads(database)
+    assert (listed(database), len(statements)) == ([8, 4, 0], 1)
+    monkeypatch.setattr(waiting, "MANY", 11)
+    assert listed(database) == listed(database) == listed(database) == [8, 4, 0]
+    assert len(statements) == 2
+
+
+def test_a_stream_of_events_asks_not_why_a_job_waits(database: Database) -> None:
+    job_id, _ = submit(database)
+    statements = reads(database)
+    assert Feed(database, 1).read([job_id])[job_id].report
+    assert statements == []
 
 
 def test_workers_are_listed_with_what_they_hold(database: Database) -> None:
