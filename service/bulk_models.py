@@ -121,6 +121,7 @@ class Delivery(Base):
     __table_args__ = (
         Index("ix_deliveries_due", "webhook_id", "next_at", postgresql_where=UNDELIVERED, sqlite_where=UNDELIVERED),
         Index(None, "webhook_id", "created_at"),
+        Index(None, "created_at"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)

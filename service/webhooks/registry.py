@@ -1,16 +1,17 @@
-"""Webhooks and their deliveries, as clients change and read them. Each function is one transaction's work."""
+"""Webhooks and their deliveries, as clients change and read them. Each function but one is one transaction's work."""
 
 import json
 import uuid
 from typing import Any
 
-from sqlalchemy import delete, func, null, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, func, null, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from service.bulk_models import Delivery, Webhook
 from service.cursors import decode_cursor, encode_cursor, number, timestamp
-from service.db import now
+from service.db import Database, now
 from service.errors import Conflict, FieldError, InvalidInput, NotFound
+from service.jobs import UNSYNCHRONIZED
 from service.settings import Settings
 from service.webhooks import outbox, schemas, targets
 from service.webhooks.signing import new_secret
@@ -20,7 +21,8 @@ MOST_SECRETS = 10  # that sign one delivery
 OVERLAP = 86_400.0
 """Seconds for which a secret still signs after it was replaced."""
 PENDING = Delivery.delivered_at.is_(None) & Delivery.failed_at.is_(None)
-UNSYNCHRONIZED = {"synchronize_session": False}
+CHUNK = 10_000
+"""Deliveries that one transaction removes or gives up."""
 
 
 def create(session: Session, request: schemas.WebhookRequest, client: str, settings: Settings) -> schemas.NewWebhook:
@@ -68,16 +70,34 @@ def disable(session: Session, webhook_id: str, reason: str) -> None:
 
 
 def give_up(session: Session, webhook_id: str) -> None:
-    """What waits for a disabled webhook is not sent."""
-    waits = (Delivery.webhook_id == webhook_id) & PENDING
+    """What waits for a disabled webhook is not sent. Of more than a chunk, the sender's claims give up the rest."""
+    waits = _some((Delivery.webhook_id == webhook_id) & PENDING, CHUNK)
     values = {"failed_at": now(), "error": "the webhook was disabled"}
     session.execute(update(Delivery).where(waits).values(values), execution_options=UNSYNCHRONIZED)
 
 
-def remove(session: Session, webhook_id: str) -> None:
-    """With its deliveries. Raises NotFound."""
-    _locked(session, webhook_id, gone=True)
-    session.execute(delete(Webhook).where(Webhook.id == webhook_id), execution_options=UNSYNCHRONIZED)
+def remove(db: Database, webhook_id: str) -> None:
+    """First what it was told, a chunk a transaction, so that no job's move waits for it. Raises NotFound."""
+    with db.transaction() as session:
+        _locked(session, webhook_id)
+        disable(session, webhook_id, "it is being removed")
+    removed = CHUNK
+    while removed == CHUNK:
+        with db.transaction() as session:
+            removed = clear(session, Delivery.webhook_id == webhook_id, CHUNK)
+    with db.transaction() as session:
+        session.execute(delete(Webhook).where(Webhook.id == webhook_id), execution_options=UNSYNCHRONIZED)
+
+
+def clear(session: Session, which: ColumnElement[bool], most: int) -> int:
+    """Remove so many of these deliveries at most; answers how many."""
+    gone = delete(Delivery).where(_some(which, most)).returning(Delivery.id)
+    return len(session.scalars(gone, execution_options=UNSYNCHRONIZED).all())
+
+
+def _some(which: ColumnElement[bool], most: int) -> ColumnElement[bool]:
+    """Those that nobody else is changing just now."""
+    return Delivery.id.in_(select(Delivery.id).where(which).limit(most).with_for_update(skip_locked=True))
 
 
 def rotate(session: Session, webhook_id: str) -> schemas.NewWebhook:
@@ -160,8 +180,8 @@ def _get(session: Session, webhook_id: str) -> Webhook:
     return row
 
 
-def _locked(session: Session, webhook_id: str, gone: bool = False) -> Webhook:
-    session.scalar(select(Webhook.id).where(Webhook.id == webhook_id).with_for_update(key_share=not gone))
+def _locked(session: Session, webhook_id: str) -> Webhook:
+    session.scalar(select(Webhook.id).where(Webhook.id == webhook_id).with_for_update(key_share=True))
     return _get(session, webhook_id)
 
 

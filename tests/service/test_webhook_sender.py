@@ -246,7 +246,7 @@ def test_a_webhook_that_is_removed_meanwhile_is_no_fault(database: Database) -> 
     webhook = hook(database)
     queued(database, webhook)
     taken = claimed(database, webhook)
-    do(database, registry.remove, webhook.id)
+    registry.remove(database, webhook.id)
     for answer in (FAILED, Answer(410, "answered 410"), Answer(200, None)):
         do(database, record, taken, answer)
     assert do(database, claim, webhook.id) is None
@@ -269,7 +269,7 @@ def test_old_deliveries_are_removed(database: Database) -> None:
     old, new = queued(database, webhook), queued(database, webhook)
     with database.transaction() as session:
         session.execute(update(Delivery).where(Delivery.id == old).values(created_at=now() - KEPT - 1))
-    assert do(database, purge) == 1
+    assert do(database, purge, 9) == 1
     with database.reading() as session:
         assert session.scalars(select(Delivery.id)).all() == [new]
 
