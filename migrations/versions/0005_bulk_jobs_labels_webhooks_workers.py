@@ -31,6 +31,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("counts", sa.JSON(), nullable=True))
         batch_op.add_column(sa.Column("purged_at", sa.Double(), nullable=True))
         batch_op.add_column(sa.Column("summary", sa.JSON(), nullable=True))
+        batch_op.create_index("ix_jobs_kind_created_at", ["kind", "created_at"])
         batch_op.create_index("ix_jobs_deleted", ["deleted_at"], postgresql_where=DELETED, sqlite_where=DELETED)
         batch_op.create_index("ix_jobs_retention", ["finished_at"], postgresql_where=KEPT_FOR, sqlite_where=KEPT_FOR)
     with op.batch_alter_table("items", schema=None) as batch_op:
@@ -214,6 +215,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_items_digest", postgresql_where=KNOWN, sqlite_where=KNOWN)
         batch_op.drop_column("digest")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.drop_index("ix_jobs_kind_created_at")
         batch_op.drop_index("ix_jobs_retention", postgresql_where=KEPT_FOR, sqlite_where=KEPT_FOR)
         batch_op.drop_index("ix_jobs_deleted", postgresql_where=DELETED, sqlite_where=DELETED)
         for column in (

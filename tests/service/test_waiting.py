@@ -236,7 +236,7 @@ def test_a_worker_process_ends_and_a_killed_one_falls_silent(stack: Stack) -> No
     assert states() == ["ended", "silent"]
 
 
-def test_an_estimate_is_by_earlier_shards_of_its_kind(database: Database) -> None:
+def test_an_estimate_is_by_earlier_shards_of_its_kind(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     like = PARAMETERS.model_dump(mode="json")
 
     def estimated(**changes: Any) -> tuple[float | None, float | None]:
@@ -253,6 +253,8 @@ def test_an_estimate_is_by_earlier_shards_of_its_kind(database: Database) -> Non
     alive(database, worker="a:1")
     alive(database, worker="b:2")
     assert estimated() == (25, 50)
+    monkeypatch.setattr(estimates, "SEEN", 1)  # only the last one
+    assert estimated() == (5, 10)
     assert estimated(model="other") == estimated(kind="evaluation") == estimated(precision="bf16") == (None, None)
 
 
