@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, insert, select
+from sqlalchemy import ColumnElement, func, insert, select
 from sqlalchemy.orm import Session
 
 from service.bulk_models import Delivery, Label, Webhook
@@ -59,7 +59,7 @@ def _summary(session: Session, job_id: str, state: str, labels: Mapping[str, str
     """What a list of jobs says of one, but nothing that must be counted or may be large."""
     columns = (Job.kind, Job.parent_id, Job.part, Job.description, Job.error, Job.items, Job.counts)
     times = (Job.created_at, Job.finished_at, Job.deadline)
-    names = [Job.parameters[name].as_string().label(name) for name in NAMED]
+    names = [func.coalesce(*(c[name].as_string() for c in (Job.summary, Job.parameters))).label(name) for name in NAMED]
     row = session.execute(select(*columns, *times, *names).where(Job.id == job_id)).one()._mapping
     url = f"/v1/jobs/{job_id}"
     return {
