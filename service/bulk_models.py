@@ -127,7 +127,7 @@ class Delivery(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
     event: Mapped[str] = mapped_column(String(40))
-    job_id: Mapped[str | None] = mapped_column(String(40))
+    job_id: Mapped[str | None] = mapped_column(String(40), index=True)
     body: Mapped[str] = mapped_column(Text)  # to the byte what is signed
     created_at: Mapped[float]
     attempts: Mapped[int] = mapped_column(Integer, default=0)

@@ -121,6 +121,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_deliveries_webhook_id_created_at", "deliveries", ["webhook_id", "created_at"])
     op.create_index("ix_deliveries_created_at", "deliveries", ["created_at"])
+    op.create_index("ix_deliveries_job_id", "deliveries", ["job_id"])
     op.create_table(
         "labels",
         sa.Column("job_id", sa.String(length=40), nullable=False),

@@ -12,6 +12,7 @@ from service.cursors import decode_cursor, encode_cursor, number, timestamp
 from service.db import Database, now
 from service.errors import Conflict, FieldError, InvalidInput, NotFound
 from service.jobs import UNSYNCHRONIZED
+from service.models import Job
 from service.settings import Settings
 from service.webhooks import outbox, schemas, targets
 from service.webhooks.signing import new_secret
@@ -21,6 +22,9 @@ MOST_SECRETS = 10  # that sign one delivery
 OVERLAP = 86_400.0
 """Seconds for which a secret still signs after it was replaced."""
 PENDING = Delivery.delivered_at.is_(None) & Delivery.failed_at.is_(None)
+JOB = select(Job.id).where(Job.id == Delivery.job_id, Job.deleted_at.is_(None))
+SHOWN = Delivery.job_id.is_(None) | JOB.exists()
+"""What was told of a deleted job is sent if it was not, but gone for whoever asks."""
 CHUNK = 10_000
 """Deliveries that one transaction removes or gives up."""
 
@@ -126,7 +130,7 @@ def test(session: Session, webhook_id: str) -> schemas.Delivery:
 
 def retry(session: Session, delivery_id: str) -> schemas.Delivery:
     """Send a delivery now, and again by the whole schedule. Raises NotFound, or Conflict for a disabled webhook."""
-    webhook_id = session.scalar(select(Delivery.webhook_id).where(Delivery.id == delivery_id))
+    webhook_id = session.scalar(select(Delivery.webhook_id).where(Delivery.id == delivery_id, SHOWN))
     if webhook_id is None:
         raise NotFound(f"no delivery {delivery_id}")
     _enabled(_locked(session, webhook_id))
@@ -151,7 +155,7 @@ def listed(session: Session, limit: int, cursor: str | None) -> schemas.WebhookL
 def deliveries(session: Session, webhook_id: str, limit: int, cursor: str | None) -> schemas.DeliveryList:
     """Newest first. Raises NotFound."""
     _get(session, webhook_id)
-    query = select(Delivery).where(Delivery.webhook_id == webhook_id)
+    query = select(Delivery).where(Delivery.webhook_id == webhook_id, SHOWN)
     query = query.order_by(Delivery.created_at.desc(), Delivery.id.desc()).limit(limit + 1)
     rows, following = _page(session, query, Delivery, limit, cursor)
     return schemas.DeliveryList(deliveries=[shown_delivery(row) for row in rows], next_cursor=following)

@@ -1,20 +1,26 @@
-"""What becomes of many deliveries: they are removed and given up in chunks, and no job waits for that."""
+"""What becomes of deliveries: of many in chunks, and no job waits for that; of those that tell of a deleted job."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import event, select, update
 
-from service import jobs
+from service import deletion, jobs
 from service.bulk_models import Delivery, Webhook
 from service.db import Database, now
+from service.models import Job
+from service.storage import LocalStorage
 from service.webhooks import registry, sender
+from tests.fixtures import inversion
+from tests.service.test_api import assert_problem, post
 from tests.service.test_jobs import do, submit
 from tests.service.test_webhook_sender import hook, queued, sending
-from tests.service.test_webhooks import types
+from tests.service.test_webhooks import made, types
 
 
 @pytest.fixture
@@ -106,3 +112,39 @@ def test_no_job_waits_for_a_webhook_that_is_not_told_of_it(postgres: Database) -
         submit(postgres)
         assert time.monotonic() - begun < 1
     assert types(postgres, told.id) == ["job.queued"]
+
+
+def test_what_was_told_of_a_deleted_job_is_gone_for_whoever_asks(api: TestClient) -> None:
+    url = f"/v1/webhooks/{made(api)['id']}"
+    test = api.post(f"{url}/test").json()
+    kept, gone = (post(api, inversion(description="secret")).json() for _ in range(2))
+    assert {told["body"]["data"].get("dataset") for told in api.get(f"{url}/deliveries").json()["deliveries"]} == {
+        "cifar10-sample", None
+    }  # fmt: skip
+    [first, *_] = [t for t in api.get(f"{url}/deliveries").json()["deliveries"] if t["job"] == gone["id"]]
+    assert api.delete(gone["links"]["self"], params={"cancel": True}).status_code == 204
+    listed = api.get(f"{url}/deliveries").json()["deliveries"]
+    assert [told["job"] for told in listed] == [kept["id"], test["job"]]
+    assert_problem(api.post(f"/v1/deliveries/{first['id']}/retry"), 404)
+
+
+def test_what_was_told_of_a_job_goes_with_its_rows_once_it_is_sent(database: Database, tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    hook(database)
+    (kept, _), (gone, _) = submit(database), submit(database)
+    for job_id in (kept, gone):
+        do(database, jobs.cancel, job_id)
+    do(database, deletion.remove, gone)
+    with database.transaction() as session:
+        sent = Delivery.event == "job.queued"
+        session.execute(update(Delivery).where(sent).values(delivered_at=1.0))
+    deletion.sweep(database, storage)
+    events = ["job.cancelled", "job.cancelling", "job.queued"]
+    assert sorted((row.job_id, row.event) for row in left(database)) == sorted(
+        [(kept, e) for e in events] + [(gone, e) for e in events[:2]]
+    )
+    with database.transaction() as session:
+        session.execute(update(Delivery).values(delivered_at=1.0))
+        session.execute(update(Job).values(purged_at=Job.purged_at - deletion.LATE - 1))
+    deletion.sweep(database, storage)
+    assert {row.job_id for row in left(database)} == {kept}
