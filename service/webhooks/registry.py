@@ -4,11 +4,11 @@ import json
 import uuid
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, null, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, func, null, select, update
 from sqlalchemy.orm import Session
 
 from service.bulk_models import Delivery, Webhook
-from service.cursors import decode_cursor, encode_cursor, number, timestamp
+from service.cursors import page, timestamp
 from service.db import Database, now
 from service.errors import Conflict, FieldError, InvalidInput, NotFound
 from service.jobs import UNSYNCHRONIZED
@@ -147,8 +147,7 @@ def find(session: Session, webhook_id: str) -> schemas.Webhook:
 
 def listed(session: Session, limit: int, cursor: str | None) -> schemas.WebhookList:
     """Newest first."""
-    query = select(Webhook).order_by(Webhook.created_at.desc(), Webhook.id.desc()).limit(limit + 1)
-    rows, following = _page(session, query, Webhook, limit, cursor)
+    rows, following = page(session, select(Webhook), limit, cursor, Webhook.created_at, Webhook.id, newest=True)
     return schemas.WebhookList(webhooks=[shown(row) for row in rows], next_cursor=following)
 
 
@@ -156,18 +155,8 @@ def deliveries(session: Session, webhook_id: str, limit: int, cursor: str | None
     """Newest first. Raises NotFound."""
     _get(session, webhook_id)
     query = select(Delivery).where(Delivery.webhook_id == webhook_id, SHOWN)
-    query = query.order_by(Delivery.created_at.desc(), Delivery.id.desc()).limit(limit + 1)
-    rows, following = _page(session, query, Delivery, limit, cursor)
+    rows, following = page(session, query, limit, cursor, Delivery.created_at, Delivery.id, newest=True)
     return schemas.DeliveryList(deliveries=[shown_delivery(row) for row in rows], next_cursor=following)
-
-
-def _page(session: Session, query: Any, table: Any, limit: int, cursor: str | None) -> tuple[list[Any], str | None]:
-    if cursor is not None:
-        created_at, row_id = decode_cursor(cursor, 2)
-        query = query.where(tuple_(table.created_at, table.id) < (number(created_at, float), row_id))
-    rows = session.scalars(query).all()
-    page = list(rows[:limit])
-    return page, encode_cursor(page[-1].created_at, page[-1].id) if len(rows) > limit else None
 
 
 def _check(url: str, settings: Settings) -> None:
