@@ -121,12 +121,13 @@ class Delivery(Base):
     __table_args__ = (
         Index("ix_deliveries_due", "webhook_id", "next_at", postgresql_where=UNDELIVERED, sqlite_where=UNDELIVERED),
         Index(None, "webhook_id", "created_at"),
+        Index(None, "created_at"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
     event: Mapped[str] = mapped_column(String(40))
-    job_id: Mapped[str | None] = mapped_column(String(40))
+    job_id: Mapped[str | None] = mapped_column(String(40), index=True)
     body: Mapped[str] = mapped_column(Text)  # to the byte what is signed
     created_at: Mapped[float]
     attempts: Mapped[int] = mapped_column(Integer, default=0)

@@ -4,14 +4,12 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, Field
-from sqlalchemy import literal_column, select, tuple_
+from sqlalchemy import literal_column, select
 from sqlalchemy.orm import Session
 
-from service.cursors import decode_cursor, encode_cursor, number, timestamp
+from service.cursors import page, timestamp
 from service.models import Item, Job
 from service.states import ItemState
-
-ORDER = (Item.finished_at, Item.job_id, Item.index)
 
 
 class DeadLetter(BaseModel):
@@ -36,17 +34,13 @@ def find(session: Session, job: str | None, title: str | None, limit: int, curso
     """Newest first; `title` is that of the error. Raises InvalidInput for a bad cursor."""
     # A literal, because a bound value would not tell the planner that the partial index has these rows.
     failed = Item.state == literal_column(f"'{ItemState.FAILED}'")
-    query = select(Item).where(failed).order_by(*(column.desc() for column in ORDER)).limit(limit + 1)
+    query = select(Item).where(failed)
     if job is not None:
         query = query.where(Item.job_id == job)
     if title is not None:
         query = query.where(Item.error["title"].as_string() == title)
-    if cursor is not None:
-        finished_at, job_id, index = decode_cursor(cursor, 3)
-        query = query.where(tuple_(*ORDER) < (number(finished_at, float), job_id, number(index, int)))
-    rows = session.scalars(query).all()
-    page = rows[:limit]
-    there = Job.id.in_({row.job_id for row in page}) & Job.deleted_at.is_(None)
+    rows, following = page(session, query, limit, cursor, Item.finished_at, Item.job_id, Item.index, newest=True)
+    there = Job.id.in_({row.job_id for row in rows}) & Job.deleted_at.is_(None)
     named = select(Job.id, Job.kind, Job.state).where(there)
     jobs = {job_id: (kind, state) for job_id, kind, state in session.execute(named)}
     letters = [
@@ -54,9 +48,7 @@ def find(session: Session, job: str | None, title: str | None, limit: int, curso
             job=row.job_id, kind=jobs[row.job_id][0], state=jobs[row.job_id][1], index=row.index, error=row.error,
             epoch=row.epoch, finished_at=timestamp(row.finished_at), url=f"/v1/jobs/{row.job_id}/items/{row.index}",
         )
-        for row in page
+        for row in rows
         if row.job_id in jobs
     ]  # fmt: skip
-    last = page[-1] if len(rows) > limit else None
-    following = encode_cursor(last.finished_at, last.job_id, last.index) if last else None
     return DeadLetterList(dead_letters=letters, next_cursor=following)

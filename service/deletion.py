@@ -16,13 +16,14 @@ from sqlalchemy import ColumnElement, delete, null, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from service import jobs
-from service.bulk_models import Label, PlanError, Planning, ResultShard, Reuse
+from service.bulk_models import Delivery, Label, PlanError, Planning, ResultShard, Reuse
 from service.db import Database, now
 from service.errors import Conflict, NotFound
 from service.jobs import UNSYNCHRONIZED
 from service.models import Artifact, Epoch, Evaluation, Item, Job, Shard, Transition
 from service.objects import Storage
 from service.states import TERMINAL_JOB
+from service.webhooks.registry import PENDING
 
 log = structlog.get_logger()
 ROWS, AT_ONCE, DELETERS = 5000, 1000, 8
@@ -81,6 +82,7 @@ def sweep(db: Database, storage: Storage, going: Callable[[], bool] = lambda: Tr
     for job_id in _found(db, (Job.purged_at < now() - LATE) & ~parts.exists()):
         if going() and _objects(storage, job_id, going):
             with db.transaction() as session:
+                _forget_told(session, job_id)
                 session.execute(delete(Job).where(Job.id == job_id), execution_options=UNSYNCHRONIZED)
 
 
@@ -102,12 +104,19 @@ def _empty(db: Database, storage: Storage, job_id: str, going: Callable[[], bool
                 return False
     rows = (ResultShard, Transition, Epoch, Evaluation, Label, Planning, Reuse)
     with db.transaction() as session:
+        _forget_told(session, job_id)
         for table in rows:
             session.execute(delete(table).where(table.job_id == job_id), execution_options=UNSYNCHRONIZED)
         nothing = dict.fromkeys(("request", "meta", "description", "text"), null())
         bare = {"purged_at": now(), "parameters": {}} | nothing
         session.execute(update(Job).where(Job.id == job_id).values(bare), execution_options=UNSYNCHRONIZED)
     return True
+
+
+def _forget_told(session: Session, job_id: str) -> None:
+    """What webhooks were told of a job; what waits to be sent is sent first."""
+    told = delete(Delivery).where(Delivery.job_id == job_id, ~PENDING)
+    session.execute(told, execution_options=UNSYNCHRONIZED)
 
 
 def _objects(storage: Storage, job_id: str, going: Callable[[], bool]) -> bool:

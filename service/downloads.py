@@ -34,6 +34,8 @@ def add(
     rows = {(row.item_index, row.name): row for row in session.scalars(select(Artifact).where(wanted))}
     for index, artifacts in items.items():
         for artifact in artifacts:
-            found = link(storage, rows[index, artifact.name], seconds)
+            if (row := rows.get((index, artifact.name))) is None:
+                continue  # a retry has removed it meanwhile
+            found = link(storage, row, seconds)
             url, headers = found or Link(own.rstrip("/") + artifact.url, {})
             artifact.download = responses.Download(url=url, headers=headers, expires_at=until if found else None)

@@ -11,8 +11,8 @@ from service.kinds.planning import Plan
 from service.models import Job, Shard
 from service.responses import Estimate, Preview
 
-JOBS, SHARDS = 100, 1000
-"""The most recent ones of a kind whose speed is looked at."""
+SEEN, JOBS, SHARDS = 2000, 100, 1000
+"""Of so many jobs of a kind, the most recent ones, the speed of so many that are like it is looked at."""
 USUAL = 0.9
 """Shards share a device, each at a part of its speed: the quantile of their rates that stands for all of it."""
 
@@ -51,11 +51,11 @@ def estimate(
 
 
 def _rates(session: Session, kind: str, model: str | None, precision: str | None) -> list[float]:
-    like = (
-        (Job.kind == kind)
-        & Job.summary["model"].as_string().is_not_distinct_from(model)
-        & Job.summary["precision"].as_string().is_not_distinct_from(precision)
-    )
-    recent = select(Job.id).where(like).order_by(Job.created_at.desc()).limit(JOBS)
+    of_kind = select(Job.id, Job.summary, Job.created_at).where(Job.kind == kind)
+    seen = of_kind.order_by(Job.created_at.desc()).limit(SEEN).subquery()
+    like = seen.c.summary["model"].as_string().is_not_distinct_from(model) & seen.c.summary[
+        "precision"
+    ].as_string().is_not_distinct_from(precision)
+    recent = select(seen.c.id).where(like).order_by(seen.c.created_at.desc()).limit(JOBS)
     rate = Shard.progress["rate"].as_float()
     return list(session.scalars(select(rate).where(Shard.job_id.in_(recent), rate > 0).limit(SHARDS)))

@@ -124,7 +124,7 @@ class Feed:
             ends = {job_id: state for job_id, state in states.items() if state in TERMINAL_JOB}
             told = {
                 job.id: json.dumps(job.model_dump(mode="json", include={"items", "progress"}))
-                for job in rendering.briefly(session, self._rows(session, states if reports else ends))
+                for job in rendering.briefly(session, self._rows(session, states if reports else ends), why=False)
             }
         return {job_id: Snapshot(entered[job_id], told.get(job_id), ends.get(job_id)) for job_id in states}
 

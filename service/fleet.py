@@ -10,6 +10,7 @@ from service import responses
 from service.bulk_models import WorkerProcess
 from service.cursors import at, timestamp
 from service.db import now
+from service.jobs import UNSYNCHRONIZED
 from service.models import Shard
 from service.states import ShardState
 
@@ -24,14 +25,14 @@ def announce(session: Session, worker: str, info: Mapping[str, Any]) -> None:
     """The process is alive: `info` has the fields of a response's Worker that only it knows."""
     seen = {"seen_at": now(), "ended_at": None, "info": dict(info)}
     known = update(WorkerProcess).where(WorkerProcess.id == worker).values(seen).returning(WorkerProcess.id)
-    if session.scalar(known, execution_options={"synchronize_session": False}) is None:
+    if session.scalar(known, execution_options=UNSYNCHRONIZED) is None:
         session.add(WorkerProcess(id=worker, started_at=now(), **seen))
 
 
 def end(session: Session, worker: str) -> None:
     """The process lets go of everything."""
     over = update(WorkerProcess).where(WorkerProcess.id == worker).values(ended_at=now())
-    session.execute(over, execution_options={"synchronize_session": False})
+    session.execute(over, execution_options=UNSYNCHRONIZED)
 
 
 def forget(session: Session) -> None:

@@ -55,6 +55,7 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         one_of("state", JobState), Index(None, "state"), Index(None, "created_at", "id"),
+        Index(None, "kind", "created_at"),
         Index("ix_jobs_deleted", "deleted_at", postgresql_where=DELETED, sqlite_where=DELETED),
         Index("ix_jobs_retention", "finished_at", postgresql_where=KEPT_FOR, sqlite_where=KEPT_FOR),
     )  # fmt: skip

@@ -4,12 +4,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, select, tuple_
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session, defer
 
 from service import rendering, responses
 from service.bulk_models import Label
-from service.cursors import at, decode_cursor, encode_cursor, number, timestamp
+from service.cursors import at, page, timestamp
 from service.db import among
 from service.errors import NotFound
 from service.models import Artifact, Epoch, Evaluation, Item, Job
@@ -69,26 +69,16 @@ def whole(session: Session, ids: Collection[str]) -> list[responses.Job]:
 
 def jobs(session: Session, only: Filter, limit: int, cursor: str | None = None) -> responses.JobList:
     """Newest first. Raises InvalidInput for a cursor that is none."""
-    query = select(Job).where(*only.conditions()).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
-    if cursor is not None:
-        created_at, job_id = decode_cursor(cursor, 2)
-        query = query.where(tuple_(Job.created_at, Job.id) < (number(created_at, float), job_id))
-    rows = session.scalars(query.options(defer(Job.parameters))).all()
-    page = rows[:limit]
-    following = encode_cursor(page[-1].created_at, page[-1].id) if len(rows) > limit else None
-    return responses.JobList(jobs=rendering.briefly(session, page), next_cursor=following)
+    query = select(Job).where(*only.conditions()).options(defer(Job.parameters))
+    rows, following = page(session, query, limit, cursor, Job.created_at, Job.id, newest=True)
+    return responses.JobList(jobs=rendering.briefly(session, rows), next_cursor=following)
 
 
 def items(session: Session, job_id: str, limit: int, cursor: str | None) -> responses.ItemList:
     """In order of index. Raises NotFound."""
     require(session, job_id)
-    query = select(Item).where(Item.job_id == job_id).order_by(Item.index).limit(limit + 1)
-    if cursor is not None:
-        query = query.where(Item.index > number(decode_cursor(cursor, 1)[0], int))
-    rows = session.scalars(query).all()
-    page = rows[:limit]
-    following = encode_cursor(page[-1].index) if len(rows) > limit else None
-    return responses.ItemList(items=_items(session, job_id, page), next_cursor=following)
+    rows, following = page(session, select(Item).where(Item.job_id == job_id), limit, cursor, Item.index)
+    return responses.ItemList(items=_items(session, job_id, rows), next_cursor=following)
 
 
 def item(session: Session, job_id: str, index: int) -> responses.Item:
@@ -103,15 +93,9 @@ def item(session: Session, job_id: str, index: int) -> responses.Item:
 def artifacts(session: Session, job_id: str, limit: int, cursor: str | None) -> responses.ArtifactList:
     """Everything that a job has stored so far, in order of item and name. Raises NotFound."""
     require(session, job_id)
-    order = (Artifact.item_index, Artifact.name)
-    query = select(Artifact).where(Artifact.job_id == job_id).order_by(*order).limit(limit + 1)
-    if cursor is not None:
-        index, name = decode_cursor(cursor, 2)
-        query = query.where(tuple_(*order) > (number(index, int), name))
-    rows = session.scalars(query).all()
-    page = rows[:limit]
-    following = encode_cursor(page[-1].item_index, page[-1].name) if len(rows) > limit else None
-    listed = [responses.JobArtifact(item=row.item_index, **_artifact(row).model_dump()) for row in page]
+    query = select(Artifact).where(Artifact.job_id == job_id)
+    rows, following = page(session, query, limit, cursor, Artifact.item_index, Artifact.name)
+    listed = [responses.JobArtifact(item=row.item_index, **_artifact(row).model_dump()) for row in rows]
     return responses.ArtifactList(artifacts=listed, next_cursor=following)
 
 

@@ -42,9 +42,9 @@ class Around(NamedTuple):
     """What a job's first shard last reported."""
 
 
-def briefly(session: Session, rows: Sequence[Job]) -> list[responses.JobSummary]:
-    """As lists have them; needs no row's parameters."""
-    around = _around(session, rows)
+def briefly(session: Session, rows: Sequence[Job], why: bool = True) -> list[responses.JobSummary]:
+    """As lists have them, with `why` they wait; needs no row's parameters."""
+    around = _around(session, rows, why=why)
     facts = [_facts(row, around) for row in rows]
     for each in facts:
         each["progress"] = responses.ProgressSummary(**each["progress"].model_dump(exclude={"curve"}))
@@ -64,7 +64,7 @@ def wholly(session: Session, rows: Sequence[Job]) -> list[responses.Job]:
     return found
 
 
-def _around(session: Session, rows: Sequence[Job], whole: bool = False) -> Around:
+def _around(session: Session, rows: Sequence[Job], whole: bool = False, why: bool = True) -> Around:
     parts: dict[str, list[Job]] = defaultdict(list)
     if recipes := [row.id for row in rows if row.kind == RECIPE]:
         of_recipes = select(Job).where(Job.parent_id.in_(recipes)).order_by(Job.part).options(defer(Job.parameters))
@@ -90,7 +90,8 @@ def _around(session: Session, rows: Sequence[Job], whole: bool = False) -> Aroun
     return Around(
         parts, counts, running,
         {row.id: {label.name: label.text for label in sorted(found[around.LABEL][row.id])} for row in rows},
-        {each.job_id: each for each in plannings}, _waiting(session, rows, every, parts, running, soonest),
+        {each.job_id: each for each in plannings},
+        _waiting(session, rows, every, parts, running, soonest) if why else {},
         {row.id: _moves(found[around.MOVED][row.id]) for row in rows},
         {row.id: first.data for row in rows for first in found[around.FIRST][row.id]},
     )  # fmt: skip

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, load_only
 
+from service import cursors
 from service.bulk_models import ResultShard as Row
-from service.cursors import decode_cursor, encode_cursor, number
 from service.db import Database
 from service.errors import NotFound
 from service.keys import result_shard_key
@@ -53,15 +53,9 @@ def shard_name(key: str) -> str:
 def result_shards(session: Session, job_id: str, limit: int, cursor: str | None) -> ResultShardList:
     """In order of their first items. Raises NotFound, or InvalidInput for a bad cursor."""
     require(session, job_id)
-    order = (Row.first_item, Row.key)
-    query = select(Row).where(Row.job_id == job_id).order_by(*order).limit(limit + 1)
-    if cursor is not None:
-        first, key = decode_cursor(cursor, 2)
-        query = query.where(tuple_(*order) > (number(first, int), key))
-    rows = session.scalars(query).all()
-    page = rows[:limit]
-    following = encode_cursor(page[-1].first_item, page[-1].key) if len(rows) > limit else None
-    return ResultShardList(result_shards=[_shown(row) for row in page], next_cursor=following)
+    query = select(Row).where(Row.job_id == job_id)
+    rows, following = cursors.page(session, query, limit, cursor, Row.first_item, Row.key)
+    return ResultShardList(result_shards=[_shown(row) for row in rows], next_cursor=following)
 
 
 def result_shard(session: Session, job_id: str, name: str) -> Row:

@@ -14,8 +14,8 @@ from service.models import Job, Shard
 from service.responses import Reason, Waiting
 from service.states import JobState, ShardState
 
-FEW, OLD = 100, 1.0
-"""With more jobs in the queue than a few, what is said of it may be so many seconds old."""
+FEW, MANY, OLD = 100, 1000, 1.0
+"""With more than a few jobs or many shards in the queue, what is said of it may be so many seconds old."""
 GOING = (JobState.QUEUED, JobState.RUNNING)
 Place = tuple[int, float, str]
 """Where a job stands: by priority, highest first, then by when it was created."""
@@ -64,7 +64,11 @@ def _waiting(reason: Reason, detail: str, ahead: int | None = None, starts: floa
 
 def queue(session: Session) -> Queue:
     """As it is now, or, if it is long, as it was a moment ago."""
-    return kept(session, "queue", lambda: _read(session), lambda found: OLD if len(found.places) > FEW else 0)
+
+    def lasts(found: Queue) -> float:
+        return OLD if len(found.places) > FEW or found.shards[-1] > MANY else 0
+
+    return kept(session, "queue", lambda: _read(session), lasts)
 
 
 def _read(session: Session) -> Queue:

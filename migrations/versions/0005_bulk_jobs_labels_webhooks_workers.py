@@ -31,6 +31,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("counts", sa.JSON(), nullable=True))
         batch_op.add_column(sa.Column("purged_at", sa.Double(), nullable=True))
         batch_op.add_column(sa.Column("summary", sa.JSON(), nullable=True))
+        batch_op.create_index("ix_jobs_kind_created_at", ["kind", "created_at"])
         batch_op.create_index("ix_jobs_deleted", ["deleted_at"], postgresql_where=DELETED, sqlite_where=DELETED)
         batch_op.create_index("ix_jobs_retention", ["finished_at"], postgresql_where=KEPT_FOR, sqlite_where=KEPT_FOR)
     with op.batch_alter_table("items", schema=None) as batch_op:
@@ -119,6 +120,8 @@ def upgrade() -> None:
         sqlite_where=UNDELIVERED,
     )
     op.create_index("ix_deliveries_webhook_id_created_at", "deliveries", ["webhook_id", "created_at"])
+    op.create_index("ix_deliveries_created_at", "deliveries", ["created_at"])
+    op.create_index("ix_deliveries_job_id", "deliveries", ["job_id"])
     op.create_table(
         "labels",
         sa.Column("job_id", sa.String(length=40), nullable=False),
@@ -213,6 +216,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_items_digest", postgresql_where=KNOWN, sqlite_where=KNOWN)
         batch_op.drop_column("digest")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.drop_index("ix_jobs_kind_created_at")
         batch_op.drop_index("ix_jobs_retention", postgresql_where=KEPT_FOR, sqlite_where=KEPT_FOR)
         batch_op.drop_index("ix_jobs_deleted", postgresql_where=DELETED, sqlite_where=DELETED)
         for column in (

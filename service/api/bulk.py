@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
-from sqlalchemy import select, tuple_
+from sqlalchemy import select
 
 from service import cursors, queries
 from service.api.context import Cursor, Id, Limit, Reading
@@ -29,13 +29,7 @@ class EntryErrorList(BaseModel):
 def list_entry_errors(job_id: Id, session: Reading, limit: Limit = 100, cursor: Cursor = None) -> EntryErrorList:
     """In order; of very many the first 10,000."""
     queries.require(session, job_id)
-    order = (PlanError.entry, PlanError.field)
-    query = select(PlanError).where(PlanError.job_id == job_id).order_by(*order).limit(limit + 1)
-    if cursor is not None:
-        entry, field = cursors.decode_cursor(cursor, 2)
-        query = query.where(tuple_(*order) > (cursors.number(entry, int), field))
-    rows = session.scalars(query).all()
-    page = rows[:limit]
-    following = cursors.encode_cursor(page[-1].entry, page[-1].field) if len(rows) > limit else None
-    errors = [EntryError(entry=row.entry, field=row.field, message=row.message) for row in page]
+    query = select(PlanError).where(PlanError.job_id == job_id)
+    rows, following = cursors.page(session, query, limit, cursor, PlanError.entry, PlanError.field)
+    errors = [EntryError(entry=row.entry, field=row.field, message=row.message) for row in rows]
     return EntryErrorList(errors=errors, next_cursor=following)

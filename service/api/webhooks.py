@@ -39,8 +39,7 @@ def change_webhook(webhook_id: Id, body: schemas.WebhookChange, ctx: Ctx) -> sch
 @router.delete("/webhooks/{webhook_id}", status_code=204)
 def delete_webhook(webhook_id: Id, ctx: Ctx) -> None:
     """Remove it with its deliveries."""
-    with ctx.db.transaction() as session:
-        registry.remove(session, webhook_id)
+    registry.remove(ctx.db, webhook_id)
 
 
 @router.post("/webhooks/{webhook_id}/rotate")

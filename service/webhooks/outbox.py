@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, insert, select
+from sqlalchemy import ColumnElement, func, insert, select
 from sqlalchemy.orm import Session
 
 from service.bulk_models import Delivery, Label, Webhook
@@ -24,15 +24,17 @@ def asked() -> ColumnElement[bool]:
 def note(session: Session, job_id: str, state: str) -> None:
     """Have every webhook that wants to know told that a job has just entered `state`."""
     event = f"job.{state}"
-    # A webhook that is being removed would take its deliveries with it, and this transaction would fail for it.
-    enabled = select(Webhook.id, Webhook.events, Webhook.labels, now().label("at")).where(Webhook.disabled_at.is_(None))
-    kept = session.execute(enabled.with_for_update(read=True, key_share=True))
-    wanting = [hook for hook in kept if event in hook.events or EVERY in hook.events]
+    enabled = Webhook.disabled_at.is_(None)
+    hooks = session.execute(select(Webhook.id, Webhook.events, Webhook.labels).where(enabled))
+    wanting = [hook for hook in hooks if event in hook.events or EVERY in hook.events]
     if not wanting:
         return
     labels = _labels(session, job_id)
-    if told := [hook.id for hook in wanting if hook.labels.items() <= labels.items()]:
-        write(session, told, event, wanting[0].at, _summary(session, job_id, state, labels), job_id)
+    told = [hook.id for hook in wanting if hook.labels.items() <= labels.items()]
+    # One that is removed before this transaction ends would make it fail.
+    still = select(Webhook.id, now().label("at")).where(Webhook.id.in_(told), enabled).order_by(Webhook.id)
+    if kept := session.execute(still.with_for_update(read=True, key_share=True)).all():
+        write(session, [hook.id for hook in kept], event, kept[0].at, _summary(session, job_id, state, labels), job_id)
 
 
 def write(
@@ -57,7 +59,7 @@ def _summary(session: Session, job_id: str, state: str, labels: Mapping[str, str
     """What a list of jobs says of one, but nothing that must be counted or may be large."""
     columns = (Job.kind, Job.parent_id, Job.part, Job.description, Job.error, Job.items, Job.counts)
     times = (Job.created_at, Job.finished_at, Job.deadline)
-    names = [Job.parameters[name].as_string().label(name) for name in NAMED]
+    names = [func.coalesce(*(c[name].as_string() for c in (Job.summary, Job.parameters))).label(name) for name in NAMED]
     row = session.execute(select(*columns, *times, *names).where(Job.id == job_id)).one()._mapping
     url = f"/v1/jobs/{job_id}"
     return {

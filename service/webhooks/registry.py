@@ -1,16 +1,18 @@
-"""Webhooks and their deliveries, as clients change and read them. Each function is one transaction's work."""
+"""Webhooks and their deliveries, as clients change and read them. Each function but one is one transaction's work."""
 
 import json
 import uuid
 from typing import Any
 
-from sqlalchemy import delete, func, null, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, func, null, select, update
 from sqlalchemy.orm import Session
 
 from service.bulk_models import Delivery, Webhook
-from service.cursors import decode_cursor, encode_cursor, number, timestamp
-from service.db import now
+from service.cursors import page, timestamp
+from service.db import Database, now
 from service.errors import Conflict, FieldError, InvalidInput, NotFound
+from service.jobs import UNSYNCHRONIZED
+from service.models import Job
 from service.settings import Settings
 from service.webhooks import outbox, schemas, targets
 from service.webhooks.signing import new_secret
@@ -20,7 +22,11 @@ MOST_SECRETS = 10  # that sign one delivery
 OVERLAP = 86_400.0
 """Seconds for which a secret still signs after it was replaced."""
 PENDING = Delivery.delivered_at.is_(None) & Delivery.failed_at.is_(None)
-UNSYNCHRONIZED = {"synchronize_session": False}
+JOB = select(Job.id).where(Job.id == Delivery.job_id, Job.deleted_at.is_(None))
+SHOWN = Delivery.job_id.is_(None) | JOB.exists()
+"""What was told of a deleted job is sent if it was not, but gone for whoever asks."""
+CHUNK = 10_000
+"""Deliveries that one transaction removes or gives up."""
 
 
 def create(session: Session, request: schemas.WebhookRequest, client: str, settings: Settings) -> schemas.NewWebhook:
@@ -68,16 +74,34 @@ def disable(session: Session, webhook_id: str, reason: str) -> None:
 
 
 def give_up(session: Session, webhook_id: str) -> None:
-    """What waits for a disabled webhook is not sent."""
-    waits = (Delivery.webhook_id == webhook_id) & PENDING
+    """What waits for a disabled webhook is not sent. Of more than a chunk, the sender's claims give up the rest."""
+    waits = _some((Delivery.webhook_id == webhook_id) & PENDING, CHUNK)
     values = {"failed_at": now(), "error": "the webhook was disabled"}
     session.execute(update(Delivery).where(waits).values(values), execution_options=UNSYNCHRONIZED)
 
 
-def remove(session: Session, webhook_id: str) -> None:
-    """With its deliveries. Raises NotFound."""
-    _locked(session, webhook_id, gone=True)
-    session.execute(delete(Webhook).where(Webhook.id == webhook_id), execution_options=UNSYNCHRONIZED)
+def remove(db: Database, webhook_id: str) -> None:
+    """First what it was told, a chunk a transaction, so that no job's move waits for it. Raises NotFound."""
+    with db.transaction() as session:
+        _locked(session, webhook_id)
+        disable(session, webhook_id, "it is being removed")
+    removed = CHUNK
+    while removed == CHUNK:
+        with db.transaction() as session:
+            removed = clear(session, Delivery.webhook_id == webhook_id, CHUNK)
+    with db.transaction() as session:
+        session.execute(delete(Webhook).where(Webhook.id == webhook_id), execution_options=UNSYNCHRONIZED)
+
+
+def clear(session: Session, which: ColumnElement[bool], most: int) -> int:
+    """Remove so many of these deliveries at most; answers how many."""
+    gone = delete(Delivery).where(_some(which, most)).returning(Delivery.id)
+    return len(session.scalars(gone, execution_options=UNSYNCHRONIZED).all())
+
+
+def _some(which: ColumnElement[bool], most: int) -> ColumnElement[bool]:
+    """Those that nobody else is changing just now."""
+    return Delivery.id.in_(select(Delivery.id).where(which).limit(most).with_for_update(skip_locked=True))
 
 
 def rotate(session: Session, webhook_id: str) -> schemas.NewWebhook:
@@ -106,7 +130,7 @@ def test(session: Session, webhook_id: str) -> schemas.Delivery:
 
 def retry(session: Session, delivery_id: str) -> schemas.Delivery:
     """Send a delivery now, and again by the whole schedule. Raises NotFound, or Conflict for a disabled webhook."""
-    webhook_id = session.scalar(select(Delivery.webhook_id).where(Delivery.id == delivery_id))
+    webhook_id = session.scalar(select(Delivery.webhook_id).where(Delivery.id == delivery_id, SHOWN))
     if webhook_id is None:
         raise NotFound(f"no delivery {delivery_id}")
     _enabled(_locked(session, webhook_id))
@@ -123,27 +147,16 @@ def find(session: Session, webhook_id: str) -> schemas.Webhook:
 
 def listed(session: Session, limit: int, cursor: str | None) -> schemas.WebhookList:
     """Newest first."""
-    query = select(Webhook).order_by(Webhook.created_at.desc(), Webhook.id.desc()).limit(limit + 1)
-    rows, following = _page(session, query, Webhook, limit, cursor)
+    rows, following = page(session, select(Webhook), limit, cursor, Webhook.created_at, Webhook.id, newest=True)
     return schemas.WebhookList(webhooks=[shown(row) for row in rows], next_cursor=following)
 
 
 def deliveries(session: Session, webhook_id: str, limit: int, cursor: str | None) -> schemas.DeliveryList:
     """Newest first. Raises NotFound."""
     _get(session, webhook_id)
-    query = select(Delivery).where(Delivery.webhook_id == webhook_id)
-    query = query.order_by(Delivery.created_at.desc(), Delivery.id.desc()).limit(limit + 1)
-    rows, following = _page(session, query, Delivery, limit, cursor)
+    query = select(Delivery).where(Delivery.webhook_id == webhook_id, SHOWN)
+    rows, following = page(session, query, limit, cursor, Delivery.created_at, Delivery.id, newest=True)
     return schemas.DeliveryList(deliveries=[shown_delivery(row) for row in rows], next_cursor=following)
-
-
-def _page(session: Session, query: Any, table: Any, limit: int, cursor: str | None) -> tuple[list[Any], str | None]:
-    if cursor is not None:
-        created_at, row_id = decode_cursor(cursor, 2)
-        query = query.where(tuple_(table.created_at, table.id) < (number(created_at, float), row_id))
-    rows = session.scalars(query).all()
-    page = list(rows[:limit])
-    return page, encode_cursor(page[-1].created_at, page[-1].id) if len(rows) > limit else None
 
 
 def _check(url: str, settings: Settings) -> None:
@@ -160,8 +173,8 @@ def _get(session: Session, webhook_id: str) -> Webhook:
     return row
 
 
-def _locked(session: Session, webhook_id: str, gone: bool = False) -> Webhook:
-    session.scalar(select(Webhook.id).where(Webhook.id == webhook_id).with_for_update(key_share=not gone))
+def _locked(session: Session, webhook_id: str) -> Webhook:
+    session.scalar(select(Webhook.id).where(Webhook.id == webhook_id).with_for_update(key_share=True))
     return _get(session, webhook_id)
 
 

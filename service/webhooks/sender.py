@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import httpcore2
 import structlog
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -22,7 +22,7 @@ from service.db import Database, now
 from service.settings import Settings
 from service.webhooks import signing, targets
 from service.webhooks.posting import Answer, post
-from service.webhooks.registry import PENDING, disable, give_up, valid
+from service.webhooks.registry import CHUNK, PENDING, clear, disable, give_up, valid
 
 log = structlog.get_logger()
 SCHEDULE = (0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
@@ -90,11 +90,9 @@ def record(session: Session, claimed: Claimed, answer: Answer) -> None:
         row.next_at = at + SCHEDULE[row.attempts] * random.uniform(1, 1 + JITTER)
 
 
-def purge(session: Session, most: int = 10_000) -> int:
+def purge(session: Session, most: int) -> int:
     """Remove old deliveries; answers how many, at most `most`."""
-    old = select(Delivery.id).where(Delivery.created_at < session.scalars(select(now())).one() - KEPT)
-    some = old.limit(most).with_for_update(skip_locked=True)
-    return len(session.scalars(delete(Delivery).where(Delivery.id.in_(some)).returning(Delivery.id)).all())
+    return clear(session, Delivery.created_at < session.scalars(select(now())).one() - KEPT, most)
 
 
 class Sender:
@@ -123,9 +121,9 @@ class Sender:
             try:
                 self.begin()
                 if time.monotonic() - purged > PURGE:
-                    purged = time.monotonic()
                     with self.db.transaction() as session:
-                        purge(session)
+                        if purge(session, CHUNK) < CHUNK:  # otherwise at the next tick
+                            purged = time.monotonic()
             except OperationalError as e:
                 log.warning("webhooks wait for the database", reason=str(e))
             except Exception:  # nothing else sends what waits, so nothing may end this thread

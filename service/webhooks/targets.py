@@ -6,9 +6,11 @@ import socket
 from ipaddress import IPv4Address, IPv6Address
 
 import httpx2
+import structlog
 
 from service.settings import Settings
 
+log = structlog.get_logger()
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 SPECIAL = [ipaddress.ip_network(network) for network in ("192.0.0.0/24", "3fff::/20")]
@@ -54,7 +56,9 @@ def resolve(url: httpx2.URL, settings: Settings) -> list[str]:
 
 def _check(address: IPv4Address | IPv6Address, settings: Settings) -> None:
     if not settings.webhook_private and not public(address):
-        raise Refused(f"leads to {address}, which is not a public address")
+        log.warning("a webhook leads to an address that is not public", address=str(address))
+        # Not which: a client would learn what the names of the service's own network lead to.
+        raise Refused("leads to an address that is not public")
 
 
 def public(address: IPv4Address | IPv6Address) -> bool:

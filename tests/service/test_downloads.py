@@ -5,8 +5,9 @@ import time
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 
-from service import downloads
+from service import downloads, queries
 from service.models import Artifact
 from service.settings import Settings
 from service.storage import S3Storage
@@ -73,6 +74,17 @@ def test_links_name_the_endpoint_that_clients_reach(s3_bucket: Bucket) -> None:
     for link in (storage.download_link("k", "k", "a/b", 9), storage.upload_link("k", 1, "0" * 64, "a/b", 9)):
         assert link.url.startswith(f"https://files.example.org/{s3_bucket.name}/k?")
     storage.put("k", b"x", "text/plain")  # itself it uses the other
+
+
+def test_an_artifact_that_is_removed_meanwhile_has_no_link(served: Served) -> None:
+    job_id, _ = fill(served.db, served.storage, 2, tar=False)
+    with served.db.transaction() as session:
+        listed = queries.artifacts(session, job_id, 9, None).artifacts
+        session.execute(delete(Artifact).where(Artifact.item_index == 0))
+        items = {index: [a for a in listed if a.item == index] for index in (0, 1)}
+        downloads.add(session, served.storage, 9, "http://api", job_id, items)
+    assert {bool(a.download) for a in items[0]} == {False}
+    assert {bool(a.download) for a in items[1]} == {True}
 
 
 def test_an_empty_part_of_an_object_has_no_link(s3_bucket: Bucket) -> None:

@@ -12,6 +12,8 @@ from tests.service.bodies import figure, post_recipe
 from tests.service.test_api import assert_problem, post
 from tests.service.test_lifecycle import LATER, soon
 
+D = {"source": "dataset", "dataset": "cifar10-sample"}
+MIXED = {"source": "mixed", "parts": [D | {"indices": [-1]}], "dataset": None, "indices": None}
 SELF = "/v1/jobs/{}"
 FULL = {
     "description": "first", "labels": {"a": "1", "b": "2"}, "metadata": {"x": {"y": 1, "z": 2}, "n": 3},
@@ -111,7 +113,10 @@ def test_a_clone_that_is_asked_for_twice_is_made_once(api: TestClient) -> None:
 @pytest.mark.parametrize(
     ("overrides", "field"),
     [({"steps": 0}, "steps"), ({"model": "x"}, "model"), ({"kind": "x"}, "kind"), ({"y": 1}, "y"),
-     ({"model": None}, "model")],
+     ({"model": None}, "model"), ({"targets": D | {"indices": [-1]}}, "targets.indices.0"),
+     ({"targets": MIXED}, "targets.parts.0.indices.0"),
+     ({"start": {"source": "noise", "std": 9}}, "start.std"), ({"kind": None}, "kind"),
+     ({"labels": {"kind": 1}}, "labels.kind")],
 )  # fmt: skip
 def test_a_clone_that_cannot_be_is_refused_by_name(api: TestClient, overrides: Any, field: str) -> None:
     job = post(api, inversion()).json()

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from service import estimates, fleet, jobs, leases, queries, submissions, waiting
 from service.bulk_models import WorkerProcess
 from service.db import Database, now
+from service.events import Feed
 from service.models import Job, Shard
 from service.responses import Waiting
 from service.states import JobState
@@ -145,6 +146,42 @@ def test_a_long_queue_is_read_once_in_a_while(database: Database, monkeypatch: p
     assert [ahead(ids[1]), ahead(late)] == [1, 3], "as it was, and a new one behind it"
 
 
+def reads(db: Database) -> list[str]:
+    """The statements, from now on, that add up the queue."""
+    statements: list[str] = []
+
+    def note(*told: Any) -> None:
+        if "sum(shards.item_count)" in told[2]:
+            statements.append(told[2])
+
+    event.listen(db.engine, "before_cursor_execute", note)
+    return statements
+
+
+def listed(db: Database) -> list[int | None]:
+    with db.reading() as session:
+        return [job.waiting.ahead for job in queries.jobs(session, queries.Filter(), 50).jobs if job.waiting]
+
+
+def test_a_list_reads_the_queue_once_and_large_jobs_now_and_then(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        submit(database, items=4, shard_items=1)
+    statements = reads(database)
+    assert (listed(database), len(statements)) == ([8, 4, 0], 1)
+    monkeypatch.setattr(waiting, "MANY", 11)
+    assert listed(database) == listed(database) == listed(database) == [8, 4, 0]
+    assert len(statements) == 2
+
+
+def test_a_stream_of_events_asks_not_why_a_job_waits(database: Database) -> None:
+    job_id, _ = submit(database)
+    statements = reads(database)
+    assert Feed(database, 1).read([job_id])[job_id].report
+    assert statements == []
+
+
 def test_workers_are_listed_with_what_they_hold(database: Database) -> None:
     _, [shard, _] = submit(database, items=4)
     alive(database, worker="a:1")
@@ -199,7 +236,7 @@ def test_a_worker_process_ends_and_a_killed_one_falls_silent(stack: Stack) -> No
     assert states() == ["ended", "silent"]
 
 
-def test_an_estimate_is_by_earlier_shards_of_its_kind(database: Database) -> None:
+def test_an_estimate_is_by_earlier_shards_of_its_kind(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     like = PARAMETERS.model_dump(mode="json")
 
     def estimated(**changes: Any) -> tuple[float | None, float | None]:
@@ -216,6 +253,8 @@ def test_an_estimate_is_by_earlier_shards_of_its_kind(database: Database) -> Non
     alive(database, worker="a:1")
     alive(database, worker="b:2")
     assert estimated() == (25, 50)
+    monkeypatch.setattr(estimates, "SEEN", 1)  # only the last one
+    assert estimated() == (5, 10)
     assert estimated(model="other") == estimated(kind="evaluation") == estimated(precision="bf16") == (None, None)
 
 

@@ -123,11 +123,11 @@ def test_a_job_goes_on_while_its_webhooks_come_and_go(database: Database) -> Non
         job_id, _ = submit(database)
         errors = together(
             partial(cancel, database, job_id),
-            *(partial(do, database, registry.remove, each.id) for each in hooks[:3]),
+            *(partial(registry.remove, database, each.id) for each in hooks[:3]),
             partial(do, database, registry.disable, hooks[3].id, "so"),
         )
         assert errors == []
-        do(database, registry.remove, hooks[3].id)
+        registry.remove(database, hooks[3].id)
     with database.reading() as session:
         assert session.scalar(select(func.count()).select_from(Delivery)) == 0
 
