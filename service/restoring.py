@@ -5,6 +5,7 @@ to and has been deleted since then, or was lost, is dropped here, and computed a
 """
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from sqlalchemy import Row, case, delete, func, null, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from service import jobs
-from service.bulk_models import Manifest, ResultShard
+from service.bulk_models import Manifest, ResultShard, Reuse
 from service.db import Database, now
 from service.models import Artifact, Image, Item, Job, RegisteredDataset, RegisteredModel, Shard, Upload
 from service.objects import ObjectNotFound, Storage
@@ -46,9 +47,11 @@ def reconcile(db: Database, storage: Storage, verify: bool = False) -> Report:
     report = Report()
     with db.reading() as session:
         base = int(session.scalar(select(now())) or 0)
+        report.artifacts = session.scalar(select(func.count()).select_from(Artifact)) or 0
     for job_id in _ids(db, select(Job.id), Job.id):
         with db.transaction() as session:
             _fence(session, job_id, base, report)
+    _check_tars(db, storage, verify, report)
     _check_artifacts(db, storage, verify, report)
     _check_checkpoints(db, storage, verify, report)
     _check_others(db, storage, report)
@@ -77,24 +80,44 @@ def _fence(session: Session, job_id: str, base: int, report: Report) -> None:
     report.shards += _execute(session, update(Shard).where(mine).values(fenced)).rowcount
 
 
-def _check_artifacts(db: Database, storage: Storage, verify: bool, report: Report) -> None:
-    """Of a tar that is not as its row says, every item is computed again, whatever job points to it; none of a job that
-    is deleted."""
-    pages = _pages(db, select(ResultShard.key, ResultShard.size, ResultShard.sha256), ResultShard.key)
-    tars = {row.key for page in pages for row in _lost(storage, page, verify)}
-    columns = (Artifact.job_id, Artifact.item_index, Artifact.name)
+def _check_tars(db: Database, storage: Storage, verify: bool, report: Report) -> None:
+    """Of a tar that is not as its row says, every item is computed again, whatever job points to it."""
+    rows = select(ResultShard.key, ResultShard.size, ResultShard.sha256, ResultShard.job_id)
+    lost: dict[str, list[str]] = defaultdict(list)
+    for page in _pages(db, rows, ResultShard.key):
+        for row in _lost(storage, page, verify):
+            lost[row.job_id].append(row.key)
+    for job_id, of_job in lost.items():
+        for keys in (of_job[first : first + PAGE] for first in range(0, len(of_job), PAGE)):
+            for holder in _holders(db, job_id):
+                held = (Artifact.job_id == holder) & Artifact.key.in_(keys)
+                with db.reading() as session:
+                    files = session.execute(select(Artifact.job_id, Artifact.item_index).where(held)).all()
+                report.lost += len(files)
+                _reopen_all(db, files, report)
+            with db.transaction() as session:
+                _execute(session, delete(ResultShard).where(ResultShard.key.in_(keys)))
+
+
+def _holders(db: Database, job_id: str) -> Sequence[str]:
+    """The jobs, but for deleted ones, that may point to a job's objects: it, and who took its items over, or theirs."""
+    found, more = set[str](), {job_id}
     with db.reading() as session:
-        report.artifacts += session.scalar(select(func.count()).select_from(Artifact)) or 0
+        while more:
+            found |= more
+            more = set(session.scalars(select(Reuse.job_id).where(Reuse.source_id.in_(more)))) - found
+        return session.scalars(select(Job.id).where(Job.id.in_(found), Job.deleted_at.is_(None))).all()
+
+
+def _check_artifacts(db: Database, storage: Storage, verify: bool, report: Report) -> None:
+    """Those that are objects; the others are as their tar is."""
+    columns = (Artifact.job_id, Artifact.item_index, Artifact.name)
     there = Artifact.job_id.not_in(select(Job.id).where(Job.deleted_at.is_not(None)))
-    found = select(*columns, Artifact.key, Artifact.size, Artifact.sha256, Artifact.offset).where(there)
-    for page in _pages(db, found if tars else found.where(Artifact.offset.is_(None)), *columns):
-        lost = _lost(storage, [row for row in page if row.offset is None], verify)
-        lost += [row for row in page if row.key in tars]
+    objects = select(*columns, Artifact.key, Artifact.size, Artifact.sha256).where(Artifact.offset.is_(None), there)
+    for page in _pages(db, objects, *columns):
+        lost = _lost(storage, page, verify)
         report.lost += len(lost)
         _reopen_all(db, lost, report)
-    for key in tars:
-        with db.transaction() as session:
-            _execute(session, delete(ResultShard).where(ResultShard.key == key))
 
 
 def _reopen_all(db: Database, files: Sequence[Any], report: Report) -> None:
