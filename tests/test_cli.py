@@ -82,7 +82,7 @@ def test_a_recipe_that_cannot_be_asked_for_is_refused_in_one_line(tmp_path: Path
     ("arguments", "said"),
     [
         (["--model", "x", "--images", "cifar10-sample:0-3"], "model: is unknown; allowed: "),
-        (["--model", "cifar10-robust", "--images", "bad.png"], "Unprocessable Entity: bad.png: is not an image"),
+        (["--model", "cifar10-robust", "--images", "bad.png"], "Unprocessable Content: bad.png: is not an image"),
         (
             ["--model", "cifar10-robust", "--images", "cifar10-sample:0-3", "--set", "name=1"],
             "name: Extra inputs are not permitted",

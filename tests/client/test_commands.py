@@ -188,7 +188,7 @@ ASKED: dict[str, tuple[list[str], int, str]] = {
     "a file of something else": (["submit", "bad.json"], 2, "bad.json is neither JSON nor YAML"),
     "a setting without a value": (["submit", "--set", "steps"], 2, "steps is not NAME=VALUE"),
     "a kind of upload": (["upload", "--kind", "film", "bad.json"], 2, "film is no kind of upload; allowed: image"),
-    "a file that is no image": (["upload", "bad.json"], 3, "Unprocessable Entity: bad.json: is not an image"),
+    "a file that is no image": (["upload", "bad.json"], 3, "Unprocessable Content: bad.json: is not an image"),
     "a service that is not there": (["status", "--api", "http://127.0.0.1:1"], 4, "cannot be reached at http://127"),
 }  # fmt: skip
 
