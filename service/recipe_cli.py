@@ -81,7 +81,7 @@ def recipe(
     starts: Images = None,
     first: Images = None,
     second: Images = None,
-    preset: Annotated[str, typer.Option(help="paper, notebook, or cifar for 32 x 32 pixels")] = "paper",
+    preset: Annotated[str, typer.Option(help="paper, notebook, fast, or cifar for 32 x 32 pixels")] = "paper",
     settings: Set = None,
     api: Api = "",  # noqa: ARG001
     out: Annotated[Path, typer.Option(help="Folder for the figure and its numbers")] = Path(),
