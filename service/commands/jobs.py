@@ -10,7 +10,7 @@ import typer
 from service.client import TERMINAL, ApiError, Client, Job
 from service.commands.completion import jobs as complete_jobs
 from service.commands.terminal import FAILED, Terminal, coloured, escaped, spoken
-from service.remote.progress import shown
+from service.remote.progress import over, shown
 
 ids = typer.Argument(metavar="JOB", help="Ids of jobs", autocompletion=complete_jobs)
 JobIds = Annotated[list[str], ids]
@@ -181,10 +181,9 @@ def _waiting(job: Job) -> str:
 
 
 def done(job: Job) -> str:
-    """How many items are over, and failed."""
+    """How many items are done, and failed."""
     items = job["items"]
-    over = sum(items[state] for state in ("succeeded", "failed", "cancelled"))
-    return f"{over:,}/{items['total']:,}" + (f", {items['failed']:,} failed" if items["failed"] else "")
+    return f"{over(job):,}/{items['total']:,}" + (f", {items['failed']:,} failed" if items["failed"] else "")
 
 
 def labels(job: Job) -> str:
@@ -197,5 +196,5 @@ def model(job: Job) -> str:
 
 
 def when(time: str | None) -> str:
-    """A time of the API in the local zone."""
-    return f"{datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M:%S}" if time else ""
+    """A time of the API in the local zone, with its offset."""
+    return datetime.fromisoformat(time).astimezone().isoformat(" ", "seconds") if time else ""

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import yaml
 
 from service.client import Client
+from service.remote.progress import described
 from tests.client.conftest import ROBUSTREPS, Command
 from tests.fixtures import inversion
 from tests.service.test_images import noise
@@ -99,6 +101,18 @@ def test_status_of_a_job_says_how_it_stands(command: Command, done: Job) -> None
     shown = command("status", done["id"]).stdout
     assert all(said in shown for said in (done["id"], "succeeded", "3/3", "cifar10-robust"))
     assert document(command("status", done["id"], "--json")) == [done]
+
+
+def test_items_that_were_cancelled_do_not_count_as_done(client: Client, command: Command) -> None:
+    job = client.wait(client.cancel(client.submit(**inversion(steps=100_000))), interval=0.05)
+    assert "0/3" in command("status", job["id"]).stdout
+    assert described(job) == "inversion cancelled, 0 of 3 items"
+
+
+def test_times_have_their_zone(command: Command, done: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    shown = command("status", done["id"]).stdout
+    assert re.search(r"submitted +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+05:30\n", shown)
 
 
 def test_results_are_listed_with_their_metrics(client: Client, command: Command, done: Job) -> None:
