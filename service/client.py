@@ -55,7 +55,7 @@ class Client(Transport):
         exactly, uint8 becomes a PNG. Raises UsageError, a ValueError, for an array of another shape or type.
         """
         with _naming(image):
-            return str(self.request("POST", "/v1/images", twice=True, content=encoded(image)).json()["id"])
+            return str(self.json("POST", "/v1/images", twice=True, content=encoded(image))["id"])
 
     def upload_all(self, images: Sequence[Any]) -> list[str]:
         """The same for several at a time; answers their ids in order."""

@@ -197,7 +197,9 @@ ASKED: dict[str, tuple[list[str], int, str]] = {
         ["submit", *SHORT, "--targets", "cifar10-sample:0", "--set", "model=x"], 3,
         "model: is unknown; allowed: cifar10-judge, cifar10-robust, cifar10-standard",
     ),
-    "no such file": (["submit", "nothing.json"], 2, "nothing.json"),
+    "no such file": (["submit", "nothing.json"], 2, "there is no file nothing.json\n"),
+    "a folder for a file": (["submit", "."], 2, ".: is a directory\n"),
+    "no address": (["status", "--api", "127.0.0.1:80"], 2, "'127.0.0.1:80' is no address of a service; allowed:"),
     "no such images": (["submit", *SHORT, "--targets", "nothing.png"], 2, "targets: nothing.png is no file; allowed:"),
     "a file of something else": (["submit", "bad.json"], 2, "bad.json is neither JSON nor YAML"),
     "a setting without a value": (["submit", "--set", "steps"], 2, "steps is not NAME=VALUE"),
@@ -216,6 +218,12 @@ def test_what_cannot_be_done_is_said_in_one_line(command: Command, tmp_path: Pat
     assert said in shown.stderr
     as_json = command("--json", *arguments)
     assert (as_json.returncode, list(json.loads(as_json.stderr))) == (status, ["error"])
+
+
+def test_of_many_fields_at_fault_the_first_are_shown(command: Command) -> None:
+    shown = command("submit", *SHORT, "--targets", "cifar10-sample:390-420")
+    said = shown.stderr.splitlines()
+    assert (shown.returncode, len(said), said[-1]) == (3, 11, "and 11 more")
 
 
 def test_a_command_that_is_misspelt_is_guessed(command: Command) -> None:
