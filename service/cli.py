@@ -25,6 +25,8 @@ COMMANDS = {
     "status": Lazy("service.commands.jobs:status", "List jobs, or look at some", JOBS),
     "watch": Lazy("service.commands.jobs:watch", "Follow jobs until they are over", JOBS),
     "results": Lazy("service.commands.results:results", "List or download what a job found", JOBS),
+    "errors": Lazy("service.commands.errors:errors", "List what failed of a job, and why", JOBS),
+    "failed": Lazy("service.commands.errors:failed", "List the failed items of all jobs", JOBS),
     "cancel": Lazy("service.commands.jobs:cancel", "Stop jobs; what is finished stays", JOBS),
     "pause": Lazy("service.commands.jobs:pause", "Have workers let go of jobs for a while", JOBS),
     "resume": Lazy("service.commands.jobs:resume", "Go on with paused jobs", JOBS),

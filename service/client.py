@@ -165,13 +165,13 @@ class Client(Transport):
         found: Job = self.json("POST", f"/v1/jobs/{_id(job)}/{change}")
         return found
 
-    def dead_letters(self, **filters: str) -> Iterator[dict[str, Any]]:
+    def dead_letters(self, **filters: Any) -> Iterator[dict[str, Any]]:
         """Every failed item, newest first; `filters` are `job` and `title`."""
         return self.pages("/v1/dead-letters", "dead_letters", filters)
 
-    def errors(self, job: str | Job) -> Iterator[dict[str, Any]]:
+    def errors(self, job: str | Job, **filters: Any) -> Iterator[dict[str, Any]]:
         """What was wrong with entries of a data set, manifest or prefix that a job was asked to invert."""
-        return self.pages(f"/v1/jobs/{_id(job)}/errors", "errors", {})
+        return self.pages(f"/v1/jobs/{_id(job)}/errors", "errors", filters)
 
     def events(self, job: str | Job, last_id: str = "") -> Iterator[Event]:
         """What happens to a job, as it happens, to its end; a stream that breaks is taken up where it broke."""

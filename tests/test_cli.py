@@ -55,7 +55,9 @@ def test_a_worker_of_the_embedded_mode_says_that_serve_is_it(tmp_path: Path) -> 
 def test_help_of_a_recipe_says_how_images_are_named(tmp_path: Path) -> None:
     shown = run(tmp_path, "recipe", "--help")
     assert shown.returncode == 0
-    assert all(said in shown.stdout for said in ("--model", "--baseline", "--images", "--set", "DATASET:0-7,12", "fast"))
+    assert all(
+        said in shown.stdout for said in ("--model", "--baseline", "--images", "--set", "DATASET:0-7,12", "fast")
+    )
 
 
 ASKED: dict[str, tuple[list[str], int, str]] = {

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,7 @@ MOST_ERRORS = 10
 
 Api = Annotated[str, typer.Option("--api", metavar="URL", help="The service's address; left out: ROBUSTREPS_API")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: one document, or a line each where things happen")]
+All = Annotated[bool, typer.Option("--all", help="All of them")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=JSON", help="Any field; several times")]
 COLOURS = {
     "succeeded": "green", "partially_succeeded": "yellow", "failed": "red", "expired": "red", "cancelled": "magenta",
@@ -95,6 +97,11 @@ def escaped(value: object) -> str:
     from rich.markup import escape
 
     return escape(str(value))
+
+
+def when(time: str | None) -> str:
+    """A time of the API in the local zone, with its offset."""
+    return datetime.fromisoformat(time).astimezone().isoformat(" ", "seconds") if time else ""
 
 
 def given(ctx: Any, name: str) -> Any:
