@@ -72,12 +72,18 @@ def filters(text: str) -> dict[str, Any]:
     return found
 
 
-def indices(text: str) -> list[int]:
-    """`0-7,12` as numbers. Raises UsageError."""
-    ranges = [re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", each) for each in text.split(",")]
-    spans = [range(int(found[1]), int(found[2] or found[1]) + 1) for found in ranges if found]
-    if len(spans) < len(ranges) or not all(spans):
+def ranges(text: str) -> list[range]:
+    """`0-7,12` as ranges. Raises UsageError."""
+    parts = [re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", each) for each in text.split(",")]
+    spans = [range(int(found[1]), int(found[2] or found[1]) + 1) for found in parts if found]
+    if len(spans) < len(parts) or not all(spans):
         raise UsageError(f"{text} is no list of indices, such as 0-7,12")
+    return spans
+
+
+def indices(text: str) -> list[int]:
+    """The same as numbers, as many as the API takes. Raises UsageError."""
+    spans = ranges(text)
     if (asked := sum(map(len, spans))) > LONGEST_LIST:
         raise UsageError(f"{text} is {asked:,} indices; allowed: {LONGEST_LIST:,}")
     return [i for span in spans for i in span]

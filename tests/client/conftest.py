@@ -61,6 +61,15 @@ def torn(client: Client, installed: Settings) -> dict[str, Any]:
     return job
 
 
+@pytest.fixture(scope="module")
+def reused(client: Client, done: dict[str, Any]) -> dict[str, Any]:
+    """A bulk job of four items, three of which were taken over from `done`, and its table."""
+    targets = {"source": "dataset", "dataset": "cifar10-sample", "indices": [0, 1, 2, 3]}
+    job = client.wait(client.submit(inversion(), targets=targets, reuse=True), timeout=120, interval=0.05)
+    assert (job["state"], job["planning"]["reused"]) == ("succeeded", done["items"]["total"])
+    return job
+
+
 @pytest.fixture
 def command(client: Client, tmp_path: Path) -> Command:
     """`robustreps`, run on that service in a folder of the test's own."""
