@@ -70,8 +70,8 @@ def saved(terminal: Terminal, found: Results, out: Path, names: list[str], shard
     taken_over = (terminal.client.job(found.job_id)["planning"] or {}).get("reused", 0) if shards else 0
     if taken_over:
         typer.echo(
-            f"{taken_over:,} items were taken over from earlier jobs, in whose tars their files are: items.parquet says by"
-            " key in which; --archive, and --out without --shards, have them too",
+            f"{taken_over:,} items were taken over from earlier jobs, in whose tars their files are: items.parquet says"
+            " by key in which; --archive, and --out without --shards, have them too",
             err=True,
         )
     if not paths:
