@@ -22,7 +22,8 @@ from service.remote.pictures import UsageError, encoded
 from service.remote.progress import shown
 from service.remote.results import Item, Results, artifact
 from service.remote.sources import resolve
-from service.remote.transport import ApiError, Transport
+from service.remote.transport import ApiError
+from service.remote.webhooks import WebhookCalls
 
 __all__ = ["TERMINAL", "ApiError", "Client", "DigestError", "Event", "Job", "Results", "UsageError"]
 
@@ -31,7 +32,7 @@ Job = dict[str, Any]
 """A job as the API answers it."""
 
 
-class Client(Transport):
+class Client(WebhookCalls):
     """Submit, wait, download. Raises ApiError, or httpx2.TransportError when the API cannot be reached.
 
     Where the service is busy or away for a while (429, 503), a job is submitted again for `busy_seconds`. Every `job`

@@ -155,6 +155,7 @@ def describe(terminal: Terminal, job: Job) -> None:
         "model": model(job), "description": job.get("description"), "labels": labels(job), "items": done(job),
         "progress": _progress(job), "waiting": _waiting(job), "submitted": when(job["created_at"]),
         "finished": when(job["finished_at"]), "deadline": when(job["deadline"]), "expires": when(job.get("expires_at")),
+        "priority": "" if job["priority"] == "normal" else job["priority"],
         "parts": ", ".join(f"{label} {part}" for label, part in job["parts"].items()),
     }  # fmt: skip
     for name, value in lines.items():

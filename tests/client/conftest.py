@@ -32,7 +32,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     noise(size=(32, 32)).save(folder / "plain" / "a.png")
     return Settings(
         data_dir=tmp_path_factory.mktemp("service"), datasets_dir=folder, port=0, heartbeat_seconds=0.2,
-        lease_seconds=20, reconcile_seconds=0.5,
+        lease_seconds=20, reconcile_seconds=0.5, webhook_http=True, webhook_private=True,
     )  # fmt: skip
 
 
