@@ -269,6 +269,20 @@ def test_an_interrupted_watch_leaves_no_traceback(client: Client, tmp_path: Path
     client.cancel(job)
 
 
+def test_a_recipe_is_drawn_by_the_service_that_answers_at_the_settings_port(
+    client: Client, command: Command, tmp_path: Path
+) -> None:
+    port = client.url.rpartition(":")[2]
+    asked = ("recipe", "figure-3", "--preset", "cifar", "--images", "cifar10-sample:0-1", "--set", "steps=5")
+    shown = command(*asked, "--model", "cifar10-robust", api="", port=port)
+    assert shown.returncode == 0, shown.stderr
+    assert f" at {client.url}\n" in shown.stderr
+    assert next(client.jobs(kind="recipe"))["id"] in shown.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"figure-3.{kind}" for kind in ("csv", "json", "pdf", "png")
+    ]
+
+
 def test_help_loads_no_service() -> None:
     code = "import sys, service.cli\ntry: service.cli.app(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
     run = subprocess.run([ROBUSTREPS.with_name("python"), "-c", code], capture_output=True, text=True, check=True)
