@@ -44,7 +44,8 @@ def answering(url: str) -> bool:
     try:
         with Client(url, PROBED) as client:
             client.pauses = ()
-            return set(client.json("GET", "/readyz")) == {"database", "storage", "broker"}
+            found = client.json("GET", "/readyz")
+            return isinstance(found, dict) and set(found) == {"database", "storage", "broker"}
     except (ApiError, httpx2.TransportError, httpx2.InvalidURL):
         return False
 

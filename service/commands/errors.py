@@ -1,14 +1,14 @@
 """`robustreps errors`, `failed`, and in a few lines why a job did not succeed."""
 
 from collections.abc import Iterator
-from itertools import chain, islice
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from service.client import Client, Job
 from service.commands.completion import jobs as complete_jobs
-from service.commands.terminal import MOST_ERRORS, All, Terminal, escaped, spoken, when
+from service.commands.terminal import MOST_ERRORS, All, Terminal, escaped, some, spoken, when
 
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="So many")]
 
@@ -49,17 +49,11 @@ def errors(
 
     With --json a line for each: an entry's, or an item's as `failed` has it.
     """
-    page = {"limit": 500 if everything else min(limit, 500)}
-    every = chain(terminal.client.errors(job, **page), terminal.client.dead_letters(job=job, **page))
-    found = every if everything else islice(every, limit)
-    if terminal.as_json:
-        for each in found:
-            terminal.line(each)
-    else:
-        terminal.table(("of", "error"), [_row(each) for each in found])
+    entries, items = partial(terminal.client.errors, job), partial(terminal.client.dead_letters, job=job)
+    terminal.listing(("of", "error"), some(None if everything else limit, entries, items), _of_job)
 
 
-def _row(each: dict[str, Any]) -> tuple[str, str]:
+def _of_job(each: dict[str, Any]) -> tuple[str, str]:
     if "entry" in each:
         return f"entry {each['entry']}", escaped(f"{each['field']}: {each['message']}")
     return f"item {each['index']}", escaped(told(each["error"]))
@@ -76,12 +70,9 @@ def failed(
 
     With --json a line for each, as the API has it.
     """
-    asked = {"limit": 500 if everything else min(limit, 500)} | ({"title": title} if title else {})
-    every = terminal.client.dead_letters(**asked)
-    found = every if everything else islice(every, limit)
-    if terminal.as_json:
-        for each in found:
-            terminal.line(each)
-    else:
-        rows = [(e["job"], e["index"], e["kind"], when(e["finished_at"]), escaped(told(e["error"]))) for e in found]
-        terminal.table(("job", "item", "kind", "finished", "error"), rows)
+    listed = partial(terminal.client.dead_letters, **({"title": title} if title else {}))
+    terminal.listing(("job", "item", "kind", "finished", "error"), some(None if everything else limit, listed), _of_all)
+
+
+def _of_all(each: dict[str, Any]) -> tuple[Any, ...]:
+    return each["job"], each["index"], each["kind"], when(each["finished_at"]), escaped(told(each["error"]))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import httpx2
@@ -26,6 +27,9 @@ MOST_ERRORS = 10
 
 Api = Annotated[str, typer.Option("--api", metavar="URL", help="The service's address; left out: ROBUSTREPS_API")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: one document, or a line each where things happen")]
+LONGEST = 500
+"""Most entries that the API answers at once."""
+
 All = Annotated[bool, typer.Option("--all", help="All of them")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=JSON", help="Any field; several times")]
 COLOURS = {
@@ -76,6 +80,19 @@ class Terminal:
         long = self.console.is_terminal and shown.row_count + 3 > self.console.height
         with self.console.pager(styles=True) if long else nullcontext():
             self.console.print(shown)
+
+    def listing(self, columns: Sequence[str], found: Iterable[Any], row: Callable[[Any], Sequence[Any]]) -> None:
+        """A row for each; with --json a line for each."""
+        if not self.as_json:
+            return self.table(columns, map(row, found))
+        for each in found:
+            self.line(each)
+        return None
+
+
+def some(limit: int | None, *lists: Callable[..., Iterable[Any]]) -> Iterator[Any]:
+    """The first of the entries of lists, one after the other, in pages that are not much longer than need be."""
+    return islice(chain.from_iterable(listed(limit=min(limit or LONGEST, LONGEST)) for listed in lists), limit)
 
 
 def console(stderr: bool = False) -> "Console":

@@ -1,6 +1,6 @@
 """`robustreps webhooks`: addresses that the service tells of what becomes of jobs."""
 
-from itertools import islice
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +9,7 @@ from service.commands.catalog import show
 from service.commands.completion import webhooks as complete_webhooks
 from service.commands.errors import Limit
 from service.commands.submit import labelled
-from service.commands.terminal import All, Api, Json, Terminal, coloured, escaped, spoken, when
+from service.commands.terminal import All, Api, Json, Terminal, coloured, escaped, some, spoken, when
 
 webhooks = typer.Typer(help="List, add and look at webhooks.", invoke_without_command=True)
 Webhook = Annotated[str, typer.Argument(metavar="WEBHOOK", help="Its id", autocompletion=complete_webhooks)]
@@ -89,18 +89,10 @@ def deliveries(terminal: Terminal, webhook: Webhook, limit: Limit = 50, everythi
 
     With --json a line for each.
     """
-    listed = terminal.client.deliveries(webhook, limit=500 if everything else min(limit, 500))
-    found = listed if everything else islice(listed, limit)
-    if terminal.as_json:
-        for each in found:
-            terminal.line(each)
-    else:
-        rows = [
-            (d["id"], coloured(d["state"]), d["event"], d["job"], when(d["created_at"]), d["attempts"], _answer(d))
-            for d in found
-        ]
-        terminal.table(("id", "state", "event", "job", "made", "attempts", "answer"), rows)
+    found = some(None if everything else limit, partial(terminal.client.deliveries, webhook))
+    terminal.listing(("id", "state", "event", "job", "made", "attempts", "answer"), found, _delivery)
 
 
-def _answer(delivery: dict[str, Any]) -> str:
-    return escaped(delivery["error"] or delivery["status"] or "")
+def _delivery(d: dict[str, Any]) -> tuple[Any, ...]:
+    answer = escaped(d["error"] or d["status"] or "")
+    return d["id"], coloured(d["state"]), d["event"], d["job"], when(d["created_at"]), d["attempts"], answer
