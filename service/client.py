@@ -22,7 +22,8 @@ from service.remote.pictures import UsageError, encoded
 from service.remote.progress import shown
 from service.remote.results import Item, Results, artifact
 from service.remote.sources import resolve
-from service.remote.transport import ApiError, Transport
+from service.remote.transport import ApiError
+from service.remote.webhooks import WebhookCalls
 
 __all__ = ["TERMINAL", "ApiError", "Client", "DigestError", "Event", "Job", "Results", "UsageError"]
 
@@ -31,7 +32,7 @@ Job = dict[str, Any]
 """A job as the API answers it."""
 
 
-class Client(Transport):
+class Client(WebhookCalls):
     """Submit, wait, download. Raises ApiError, or httpx2.TransportError when the API cannot be reached.
 
     Where the service is busy or away for a while (429, 503), a job is submitted again for `busy_seconds`. Every `job`
@@ -55,7 +56,7 @@ class Client(Transport):
         exactly, uint8 becomes a PNG. Raises UsageError, a ValueError, for an array of another shape or type.
         """
         with _naming(image):
-            return str(self.request("POST", "/v1/images", twice=True, content=encoded(image)).json()["id"])
+            return str(self.json("POST", "/v1/images", twice=True, content=encoded(image))["id"])
 
     def upload_all(self, images: Sequence[Any]) -> list[str]:
         """The same for several at a time; answers their ids in order."""
@@ -165,13 +166,13 @@ class Client(Transport):
         found: Job = self.json("POST", f"/v1/jobs/{_id(job)}/{change}")
         return found
 
-    def dead_letters(self, **filters: str) -> Iterator[dict[str, Any]]:
+    def dead_letters(self, **filters: Any) -> Iterator[dict[str, Any]]:
         """Every failed item, newest first; `filters` are `job` and `title`."""
         return self.pages("/v1/dead-letters", "dead_letters", filters)
 
-    def errors(self, job: str | Job) -> Iterator[dict[str, Any]]:
+    def errors(self, job: str | Job, **filters: Any) -> Iterator[dict[str, Any]]:
         """What was wrong with entries of a data set, manifest or prefix that a job was asked to invert."""
-        return self.pages(f"/v1/jobs/{_id(job)}/errors", "errors", {})
+        return self.pages(f"/v1/jobs/{_id(job)}/errors", "errors", filters)
 
     def events(self, job: str | Job, last_id: str = "") -> Iterator[Event]:
         """What happens to a job, as it happens, to its end; a stream that breaks is taken up where it broke."""

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx2
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from service import logs
-from service.client import Client
+from service.client import ApiError, Client
 from service.commands.completion import models as complete_models
 from service.commands.submit import overrides
 from service.commands.terminal import Api, Json, Set, Terminal, ending, escaped, given
@@ -23,6 +24,8 @@ from service.serving import running, serving
 from service.settings import Settings, get_settings
 
 FILES = ("figure.png", "figure.pdf", "numbers.json", "numbers.csv")
+PROBED = 2.0
+"""Seconds in which a service that is there answers."""
 
 
 @contextmanager
@@ -34,6 +37,17 @@ def connected(api: str | None, settings: Settings) -> Iterator[Client]:
     else:
         with serving(settings) as server, running(server) as url, Client(url) as client:
             yield client
+
+
+def answering(url: str) -> bool:
+    """Whether a robustreps answers there."""
+    try:
+        with Client(url, PROBED) as client:
+            client.pauses = ()
+            found = client.json("GET", "/readyz")
+            return isinstance(found, dict) and set(found) == {"database", "storage", "broker"}
+    except (ApiError, httpx2.TransportError, httpx2.InvalidURL):
+        return False
 
 
 def follow(client: Client, job: dict[str, Any], console: Console) -> dict[str, Any]:
@@ -81,7 +95,7 @@ def recipe(
     starts: Images = None,
     first: Images = None,
     second: Images = None,
-    preset: Annotated[str, typer.Option(help="paper, notebook, or cifar for 32 x 32 pixels")] = "paper",
+    preset: Annotated[str, typer.Option(help="paper, notebook, fast, or cifar for 32 x 32 pixels")] = "paper",
     settings: Set = None,
     api: Api = "",  # noqa: ARG001
     out: Annotated[Path, typer.Option(help="Folder for the figure and its numbers")] = Path(),
@@ -89,17 +103,21 @@ def recipe(
 ) -> None:
     """Run one of the paper's figures from end to end, and keep the figure and its numbers.
 
-    Without --api, and where ROBUSTREPS_API is not set, it computes in this process.
+    Without --api, and where ROBUSTREPS_API is not set, it asks the service at the settings' host and port; where none
+    answers, it computes in this process.
     """
     logs.configure("console", level="WARNING")
     body = {"model": model, "preset": preset} | ({"baseline": baseline} if baseline else {})
     sources = {"images": images, "starts": starts, "first": first, "second": second}
-    as_json, url = bool(given(ctx, "as_json")), str(given(ctx, "api") or get_settings().api)
-    with ending(url, as_json):
+    as_json, own = bool(given(ctx, "as_json")), get_settings()
+    url = given(ctx, "api") or own.api
+    with ending(url or own.api_url, as_json):
         if name not in RECIPES:
             raise UsageError(f"no recipe {name}; allowed: {', '.join(RECIPES)}")
         body |= {field: spread(specs) for field, specs in sources.items() if specs} | overrides(settings or [])
-        with connected(url or None, get_settings().model_copy(update={"port": 0, "heartbeat_seconds": 1})) as client:
+        if not url and answering(own.api_url):
+            url = own.api_url
+        with connected(url or None, own.model_copy(update={"port": 0, "heartbeat_seconds": 1})) as client:
             draw(Terminal(client, as_json), name, body, out)
 
 
@@ -107,6 +125,7 @@ def draw(terminal: Terminal, name: str, body: dict[str, Any], out: Path) -> None
     """Submit a recipe, wait, keep its files, and print them below what it says of each claim."""
     client = terminal.client
     job = client.recipe(name, **body)
+    terminal.side.print(f"{job['id']} at {client.url}")
     for warning in job["warnings"]:
         terminal.side.print(f"[yellow]{escaped(warning)}[/]")
     item = follow(client, job, terminal.side)

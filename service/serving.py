@@ -30,8 +30,9 @@ def sole_process(data_dir: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             sys.exit(
-                f"another process serves {data_dir.absolute()} already; stop it, set another ROBUSTREPS_DATA_DIR,"
-                " or set ROBUSTREPS_BROKER_URL and ROBUSTREPS_DATABASE_URL to run several"
+                f"another process serves {data_dir.absolute()} already; use it, by --api URL or ROBUSTREPS_API, or"
+                " stop it, set another ROBUSTREPS_DATA_DIR, or set ROBUSTREPS_BROKER_URL and ROBUSTREPS_DATABASE_URL to"
+                " run several"
             )
         yield
 

@@ -55,7 +55,9 @@ def test_a_worker_of_the_embedded_mode_says_that_serve_is_it(tmp_path: Path) -> 
 def test_help_of_a_recipe_says_how_images_are_named(tmp_path: Path) -> None:
     shown = run(tmp_path, "recipe", "--help")
     assert shown.returncode == 0
-    assert all(said in shown.stdout for said in ("--model", "--baseline", "--images", "--set", "DATASET:0-7,12"))
+    assert all(
+        said in shown.stdout for said in ("--model", "--baseline", "--images", "--set", "DATASET:0-7,12", "fast")
+    )
 
 
 ASKED: dict[str, tuple[list[str], int, str]] = {
@@ -91,7 +93,7 @@ def test_a_recipe_that_cannot_be_asked_for_is_refused_in_one_line(tmp_path: Path
 )
 def test_a_recipe_that_the_service_refuses_ends_in_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    done = run(tmp_path, "recipe", "figure-3", *arguments)
+    done = run(tmp_path, "recipe", "figure-3", *arguments, port="0")  # where nobody answers
     assert done.returncode == 3
     assert done.stderr.count("\n") == 1
     assert said in done.stderr
@@ -107,6 +109,7 @@ def test_a_second_process_on_the_same_data_is_refused(tmp_path: Path) -> None:
         second = run(tmp_path, "serve", port="0")
         assert second.returncode == 1
         assert "another process serves" in second.stderr
+        assert "use it, by --api URL" in second.stderr
     finally:
         first.send_signal(signal.SIGTERM)  # a runner in the background may have SIGINT ignored for all below it
         _, said = first.communicate(timeout=120)

@@ -8,9 +8,8 @@ import typer
 
 from service.commands.completion import datasets as complete_datasets
 from service.commands.completion import models as complete_models
-from service.commands.jobs import when
 from service.commands.submit import Key, Watch, overrides, read, submitted
-from service.commands.terminal import Api, Json, Set, Terminal, coloured, escaped, spoken
+from service.commands.terminal import Api, Json, Set, Terminal, coloured, escaped, spoken, when
 from service.remote.pictures import UsageError
 from service.remote.sources import files
 

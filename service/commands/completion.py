@@ -30,6 +30,11 @@ def models(ctx: typer.Context, incomplete: str) -> list[str]:
     return _names(ctx, incomplete, lambda client: [card["name"] for card in client.models()])
 
 
+def webhooks(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Ids of webhooks."""
+    return _names(ctx, incomplete, lambda client: [webhook["id"] for webhook in client.webhooks()])
+
+
 def datasets(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of data sets."""
     return _names(ctx, incomplete, lambda client: [card["name"] for card in client.datasets()])

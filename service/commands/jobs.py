@@ -1,7 +1,6 @@
 """`robustreps status`, `watch`, `cancel`, `pause`, `resume`, `retry`, `delete`, `open`."""
 
 from collections.abc import Callable
-from datetime import datetime
 from itertools import islice
 from typing import Annotated, Any
 
@@ -9,8 +8,9 @@ import typer
 
 from service.client import TERMINAL, ApiError, Client, Job
 from service.commands.completion import jobs as complete_jobs
-from service.commands.terminal import FAILED, Terminal, coloured, escaped, spoken
-from service.remote.progress import shown
+from service.commands.errors import reasons
+from service.commands.terminal import FAILED, All, Terminal, coloured, escaped, spoken, when
+from service.remote.progress import over, shown
 
 ids = typer.Argument(metavar="JOB", help="Ids of jobs", autocompletion=complete_jobs)
 JobIds = Annotated[list[str], ids]
@@ -28,7 +28,7 @@ def status(
     before: Annotated[str, typer.Option(metavar="TIME", help="Only made before")] = "",
     parts: Annotated[bool, typer.Option("--parts", help="Also the parts of recipes")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="So many of the newest")] = 50,
-    everything: Annotated[bool, typer.Option("--all", help="All of them")] = False,
+    everything: All = False,
 ) -> None:
     """List jobs, newest first, or say how some stand.
 
@@ -68,22 +68,23 @@ def watch(terminal: Terminal, jobs: JobIds) -> None:
 
 
 def follow(terminal: Terminal, jobs: list[str]) -> None:
-    """Show how jobs come along until all are over; exits with 1 if one did not succeed."""
-    ended: dict[str, str] = {}
+    """Show how jobs come along until all are over, and why they failed; exits with 1 if one did not succeed."""
+    last: dict[str, Job] = {}
     if terminal.as_json:
-        last: dict[str, Job] = {}
         for job in terminal.client.follow(*jobs):
             if last.get(job["id"]) != job:
                 terminal.line(job)
-            last[job["id"]], ended[job["id"]] = job, job["state"]
+            last[job["id"]] = job
     else:
         with shown(terminal.side) as show:
             for job in terminal.client.follow(*jobs):
                 show(job)
-                ended[job["id"]] = job["state"]
-        for job_id, state in ended.items():
-            terminal.console.print(f"{job_id} {coloured(state)}")
-    if any(state != "succeeded" for state in ended.values()):
+                last[job["id"]] = job
+        for job in last.values():
+            terminal.console.print(f"{job['id']} {coloured(job['state'])}")
+            for reason in reasons(terminal.client, job):
+                terminal.side.print(f"  [red]{escaped(reason)}[/]")
+    if any(job["state"] != "succeeded" for job in last.values()):
         raise typer.Exit(FAILED)
 
 
@@ -154,14 +155,16 @@ def describe(terminal: Terminal, job: Job) -> None:
         "model": model(job), "description": job.get("description"), "labels": labels(job), "items": done(job),
         "progress": _progress(job), "waiting": _waiting(job), "submitted": when(job["created_at"]),
         "finished": when(job["finished_at"]), "deadline": when(job["deadline"]), "expires": when(job.get("expires_at")),
+        "priority": "" if job["priority"] == "normal" else job["priority"],
         "parts": ", ".join(f"{label} {part}" for label, part in job["parts"].items()),
-        "error": ": ".join(str((job["error"] or {}).get(name, "")) for name in ("title", "detail")).strip(": "),
     }  # fmt: skip
     for name, value in lines.items():
         if value:
             say(f"  {name:<12} {escaped(value)}")
     for warning in job["warnings"]:
         say(f"  [yellow]{escaped(warning)}[/]")
+    for reason in reasons(terminal.client, job):
+        say(f"  [red]{escaped(reason)}[/]")
 
 
 def _progress(job: Job) -> str:
@@ -181,10 +184,9 @@ def _waiting(job: Job) -> str:
 
 
 def done(job: Job) -> str:
-    """How many items are over, and failed."""
+    """How many items are done, and failed."""
     items = job["items"]
-    over = sum(items[state] for state in ("succeeded", "failed", "cancelled"))
-    return f"{over:,}/{items['total']:,}" + (f", {items['failed']:,} failed" if items["failed"] else "")
+    return f"{over(job):,}/{items['total']:,}" + (f", {items['failed']:,} failed" if items["failed"] else "")
 
 
 def labels(job: Job) -> str:
@@ -194,8 +196,3 @@ def labels(job: Job) -> str:
 def model(job: Job) -> str:
     """The network, as a summary or the parameters have it."""
     return str(job.get("model") or job.get("parameters", {}).get("model") or "")
-
-
-def when(time: str | None) -> str:
-    """A time of the API in the local zone."""
-    return f"{datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M:%S}" if time else ""

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import httpx2
@@ -20,8 +22,15 @@ if TYPE_CHECKING:
 FAILED, USAGE, REFUSED, UNREACHABLE = 1, 2, 3, 4
 """Statuses beside 0: a job did not succeed, what was asked cannot be, the API said no, the API is not there."""
 
+MOST_ERRORS = 10
+"""So many of one kind are shown, and the rest counted."""
+
 Api = Annotated[str, typer.Option("--api", metavar="URL", help="The service's address; left out: ROBUSTREPS_API")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: one document, or a line each where things happen")]
+LONGEST = 500
+"""Most entries that the API answers at once."""
+
+All = Annotated[bool, typer.Option("--all", help="All of them")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=JSON", help="Any field; several times")]
 COLOURS = {
     "succeeded": "green", "partially_succeeded": "yellow", "failed": "red", "expired": "red", "cancelled": "magenta",
@@ -72,6 +81,19 @@ class Terminal:
         with self.console.pager(styles=True) if long else nullcontext():
             self.console.print(shown)
 
+    def listing(self, columns: Sequence[str], found: Iterable[Any], row: Callable[[Any], Sequence[Any]]) -> None:
+        """A row for each; with --json a line for each."""
+        if not self.as_json:
+            return self.table(columns, map(row, found))
+        for each in found:
+            self.line(each)
+        return None
+
+
+def some(limit: int | None, *lists: Callable[..., Iterable[Any]]) -> Iterator[Any]:
+    """The first of the entries of lists, one after the other, in pages that are not much longer than need be."""
+    return islice(chain.from_iterable(listed(limit=min(limit or LONGEST, LONGEST)) for listed in lists), limit)
+
 
 def console(stderr: bool = False) -> "Console":
     """Text in which only what says so has a colour, and which is cut nowhere but in a terminal."""
@@ -94,6 +116,11 @@ def escaped(value: object) -> str:
     return escape(str(value))
 
 
+def when(time: str | None) -> str:
+    """A time of the API in the local zone, with its offset."""
+    return datetime.fromisoformat(time).astimezone().isoformat(" ", "seconds") if time else ""
+
+
 def given(ctx: Any, name: str) -> Any:
     """An option's value, from the command or from what stands before it: `robustreps --json models list`."""
     return ctx.params.get(name) or (given(ctx.parent, name) if ctx.parent else None)
@@ -112,7 +139,7 @@ def spoken(command: Callable[..., None]) -> Callable[..., None]:
     def run(ctx: typer.Context, **values: Any) -> None:
         url, as_json = address(ctx), bool(given(ctx, "as_json"))
         own = {name: value for name, value in values.items() if name not in ("api", "as_json")}
-        with Client(url) as client, ending(url, as_json):
+        with ending(url, as_json), Client(url) as client:
             command(Terminal(client, as_json), **own)
 
     def parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -145,21 +172,32 @@ def ending(url: str, as_json: bool) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except (UsageError, OSError) as e:
-        said(str(e), as_json)
+        said(sentence(e), as_json)
         raise typer.Exit(USAGE) from e
 
 
+def sentence(error: Exception) -> str:
+    """What is wrong with what was asked for, without the numbers of the operating system."""
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"there is no file {error.filename}"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}"
+    return str(error)
+
+
 def refused(error: ApiError, as_json: bool) -> None:
-    """What the API refused: a line for each field, and what is allowed there."""
+    """What the API refused: a line for each of the first fields, and what is allowed there."""
     if as_json:
         return typer.echo(json.dumps({"error": error.problem}), err=True)
     side = console(stderr=True)
     title = f"[bold red]{escaped(error.problem.get('title', 'Refused'))}[/]"
     if not error.errors:
         return side.print(f"{title}: {escaped(error.problem.get('detail', ''))}")
-    for field, message in error.errors:
+    for field, message in error.errors[:MOST_ERRORS]:
         what, allowed, which = message.partition("; allowed: ")
         side.print(f"{title}: [bold]{escaped(field)}[/]: {escaped(what)}{allowed}[green]{escaped(which)}[/]")
+    if (more := len(error.errors) - MOST_ERRORS) > 0:
+        side.print(f"and {more:,} more")
     return None
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import httpx2
 
-from service.remote.transport import ApiError, Transport
+from service.remote.transport import ApiError, Transport, document
 
 LONGEST_PAUSE = 5.0
 """Seconds between two polls, and before a broken stream is tried again, at most."""
@@ -74,7 +74,7 @@ class Poll:
         headers = {"If-None-Match": self._etag} if self._etag else {}
         response = self._transport.request("GET", self._path, headers=headers)
         if response.status_code != 304:
-            self._etag, self._last = response.headers.get("etag", ""), response.json()
+            self._etag, self._last = response.headers.get("etag", ""), document(response)
         return self._last
 
 

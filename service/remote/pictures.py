@@ -7,7 +7,7 @@ from typing import Any
 
 
 class UsageError(ValueError):
-    """What was given names no image, or is none that the API takes."""
+    """What was given is nothing that can be asked for: no image, no address, no such choice."""
 
 
 def is_picture(value: Any) -> bool:

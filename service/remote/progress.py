@@ -11,14 +11,18 @@ Show = Callable[[dict[str, Any]], None]
 """Takes a job as it is now."""
 
 
+def over(job: dict[str, Any]) -> int:
+    """How many items were computed, with or without success; cancelled ones were not."""
+    return int(job["items"]["succeeded"] + job["items"]["failed"])
+
+
 def described(job: dict[str, Any]) -> str:
-    """What a job is, and how many of its items are over."""
+    """What a job is, and how many of its items are done."""
     items, planning = job["items"], job.get("planning")
     if planning and job["state"] == "validating":
         of = "" if planning["total"] is None else f" of {planning['total']:,}"
         return f"{job['kind']} planned, {planning['entries']:,}{of} entries"
-    over = sum(items[state] for state in ("succeeded", "failed", "cancelled"))
-    return f"{job['kind']} {job['state'].replace('_', ' ')}, {over:,} of {items['total']:,} items"
+    return f"{job['kind']} {job['state'].replace('_', ' ')}, {over(job):,} of {items['total']:,} items"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from itertools import chain, groupby
 from pathlib import Path
@@ -19,6 +20,7 @@ MANIFESTS = {".jsonl", ".csv"}
 SPEC = "DATASET:0-7,12, patterns:stripes,text, a file or a folder"
 MORE = "DATASET:*, DATASET:0:1000:10, DATASET:class=cat;random=100;seed=1, prefix:imports/, manifest:imports/KEY"
 """What inversions take beside that."""
+KINDS = "a source (a dict), a string or path that names images, a PIL image, an array, a tensor, or a list of those"
 
 
 class Uploads(Protocol):
@@ -70,12 +72,18 @@ def filters(text: str) -> dict[str, Any]:
     return found
 
 
-def indices(text: str) -> list[int]:
-    """`0-7,12` as numbers. Raises UsageError."""
-    ranges = [re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", each) for each in text.split(",")]
-    spans = [range(int(found[1]), int(found[2] or found[1]) + 1) for found in ranges if found]
-    if len(spans) < len(ranges) or not all(spans):
+def ranges(text: str) -> list[range]:
+    """`0-7,12` as ranges. Raises UsageError."""
+    parts = [re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", each) for each in text.split(",")]
+    spans = [range(int(found[1]), int(found[2] or found[1]) + 1) for found in parts if found]
+    if len(spans) < len(parts) or not all(spans):
         raise UsageError(f"{text} is no list of indices, such as 0-7,12")
+    return spans
+
+
+def indices(text: str) -> list[int]:
+    """The same as numbers, as many as the API takes. Raises UsageError."""
+    spans = ranges(text)
     if (asked := sum(map(len, spans))) > LONGEST_LIST:
         raise UsageError(f"{text} is {asked:,} indices; allowed: {LONGEST_LIST:,}")
     return [i for span in spans for i in span]
@@ -107,19 +115,19 @@ def resolve(body: Mapping[str, Any], uploads: Uploads) -> dict[str, Any]:
 
 
 def _field(name: str, value: Any, uploads: Uploads) -> Any:
-    if name not in FIELDS:
+    if name not in FIELDS or value is None:
         return value
     try:
-        return joined(value if isinstance(value, list | tuple) else [value], uploads) or value
+        return joined(value if isinstance(value, list | tuple) else [value], uploads)
     except UsageError as e:
         raise UsageError(f"{name}: {e}") from e
 
 
-def joined(values: Sequence[Any], uploads: Uploads) -> dict[str, Any] | None:
-    """One source of what several name, one after the other. None if one of them names no images."""
+def joined(values: Sequence[Any], uploads: Uploads) -> dict[str, Any]:
+    """One source of what several name, one after the other. Raises UsageError if one of them names no images."""
+    if not values:
+        raise UsageError(f"[] names no image; allowed: {KINDS}")
     found = [_one(value, uploads) for value in values]
-    if not found or any(each is None for each in found):
-        return None
     parts: list[Any] = []
     for pictures, each in groupby(found, key=lambda one: isinstance(one, list)):
         run = list(each)
@@ -128,10 +136,11 @@ def joined(values: Sequence[Any], uploads: Uploads) -> dict[str, Any] | None:
 
 
 def _one(value: Any, uploads: Uploads) -> Any:
-    """A source, pictures that are yet to be uploaded, or None."""
+    """A source, or pictures that are yet to be uploaded. Raises UsageError for anything else."""
     if isinstance(value, Mapping):
         return _listed(value, uploads)
-    found = named(value)
+    if (found := named(value)) is None:
+        raise UsageError(f"{reprlib.repr(value)} names no image; allowed: {KINDS}")
     if isinstance(found, Path):
         return {"source": "manifest", "manifest": uploads.upload_file(found, "manifest")}
     return found

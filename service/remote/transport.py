@@ -1,11 +1,16 @@
 """HTTP to the API: errors, what is sent again, and lists by page."""
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import httpx2
+
+from service.remote.pictures import UsageError
+
+ADDRESS = re.compile(r"https?://[^/\s]+(/\S*)?", re.IGNORECASE)
 
 RETRY_AFTER = 5.0
 """Seconds after which to try again where the answer does not say."""
@@ -46,19 +51,41 @@ def checked(response: httpx2.Response) -> httpx2.Response:
     if response.status_code < 400:
         return response
     response.read()
-    is_problem = response.headers.get("content-type", "").startswith("application/problem+json")
-    fallback = {"title": response.reason_phrase, "detail": response.text, "status": response.status_code}
-    raise ApiError(response.json() if is_problem else fallback, _retry_after(response), response.status_code)
+    is_problem = _kind(response) == "application/problem+json"
+    problem = response.json() if is_problem else _foreign(response)
+    raise ApiError(problem, _retry_after(response), response.status_code)
+
+
+def _kind(response: httpx2.Response) -> str:
+    return str(response.headers.get("content-type", "")).partition(";")[0].strip()
+
+
+def document(response: httpx2.Response) -> Any:
+    """A response as JSON. Raises ApiError if it is none, such as another server's page."""
+    if _kind(response) != "application/json":
+        raise ApiError(_foreign(response) | {"title": "Not robustreps"})
+    return response.json()
+
+
+def _foreign(response: httpx2.Response) -> dict[str, Any]:
+    """What is said, in one line, of an answer that is none of robustreps: of another server, or of a proxy."""
+    text = "" if "html" in _kind(response) else " ".join(response.text[:300].split())
+    detail = f"{response.url} is not answered as robustreps would ({_kind(response) or 'no content'})"
+    title = response.reason_phrase or str(response.status_code)
+    return {"title": title, "detail": f"{detail}: {text}" if text else detail, "status": response.status_code}
 
 
 class Transport:
     """Calls of the API at `url`. May be used by several threads.
 
     A call that may be sent twice is sent again, after `pauses`, where the network loses it; one that never reached the
-    API is sent again in any case. Raises ApiError, or httpx2.TransportError when the API cannot be reached.
+    API is sent again in any case. Raises ApiError, or httpx2.TransportError when the API cannot be reached; and
+    UsageError, a ValueError, for a `url` that is none.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
+        if not ADDRESS.fullmatch(url):
+            raise UsageError(f"{url!r} is no address of a service; allowed: http://HOST:PORT or https://HOST")
         self.url = url.rstrip("/")
         self.pauses: Sequence[float] = PAUSES
         self._http = httpx2.Client(base_url=url, timeout=timeout)
@@ -85,7 +112,7 @@ class Transport:
 
     def json(self, method: str, path: str, **kwargs: Any) -> Any:
         """The same, as JSON."""
-        return self.request(method, path, **kwargs).json()
+        return document(self.request(method, path, **kwargs))
 
     @contextmanager
     def stream(self, method: str, path: str, **kwargs: Any) -> Iterator[httpx2.Response]:

@@ -25,15 +25,20 @@ class Command(Protocol):
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The service's settings."""
     folder = tmp_path_factory.mktemp("datasets")
     (folder / "plain").mkdir()
     noise(size=(32, 32)).save(folder / "plain" / "a.png")
-    settings = Settings(
+    return Settings(
         data_dir=tmp_path_factory.mktemp("service"), datasets_dir=folder, port=0, heartbeat_seconds=0.2,
-        lease_seconds=20, reconcile_seconds=0.5,
+        lease_seconds=20, reconcile_seconds=0.5, webhook_http=True, webhook_private=True,
     )  # fmt: skip
-    with connected(None, settings) as client:
+
+
+@pytest.fixture(scope="module")
+def client(installed: Settings) -> Iterator[Client]:
+    with connected(None, installed) as client:
         yield client
 
 
@@ -42,6 +47,26 @@ def done(client: Client) -> dict[str, Any]:
     """A job of three items that has succeeded."""
     job = client.wait(client.submit(**inversion()), timeout=120, interval=0.05)
     assert job["state"] == "succeeded"
+    return job
+
+
+@pytest.fixture(scope="module")
+def torn(client: Client, installed: Settings) -> dict[str, Any]:
+    """A job of three items the second of which has failed: its image was lost."""
+    image = client.upload(noise(size=(32, 32)))
+    (installed.data_dir / "objects" / "images" / image.removeprefix("sha256:")).unlink()
+    targets = ["cifar10-sample:0", {"source": "images", "images": [image]}, "cifar10-sample:2"]
+    job = client.wait(client.submit(inversion(), targets=targets), timeout=120, interval=0.05)
+    assert job["state"] == "partially_succeeded"
+    return job
+
+
+@pytest.fixture(scope="module")
+def reused(client: Client, done: dict[str, Any]) -> dict[str, Any]:
+    """A bulk job of four items, three of which were taken over from `done`, and its table."""
+    targets = {"source": "dataset", "dataset": "cifar10-sample", "indices": [0, 1, 2, 3]}
+    job = client.wait(client.submit(inversion(), targets=targets, reuse=True), timeout=120, interval=0.05)
+    assert (job["state"], job["planning"]["reused"]) == ("succeeded", done["items"]["total"])
     return job
 
 

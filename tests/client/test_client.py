@@ -125,6 +125,26 @@ def test_what_names_no_image_is_refused_by_field(client: Client) -> None:
         client.submit(SHORT, targets="nowhere.png")
 
 
+@pytest.mark.parametrize("given", [[], [5], 5, [["cat.png"]], {1}])
+def test_what_can_be_a_target_is_said_of_what_is_none(client: Client, given: Any) -> None:
+    with pytest.raises(UsageError, match=r"targets: .+ names no image; allowed: a source \(a dict\), a string or path"):
+        client.submit(SHORT, targets=given)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "", "ftp://host", "http://"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"is no address of a service; allowed: http://HOST:PORT"):
+        Client(url)
+
+
+@pytest.mark.parametrize("status", ["200 OK", "404 Not Found"])
+def test_another_server_than_robustreps_is_told_in_one_line(status: str) -> None:
+    page = answer(b"<html>\n<p>Hello</p>\n</html>", status).replace(b"application/json", b"text/html; charset=utf-8")
+    with server(page) as (url, _), Client(url) as client, pytest.raises(ApiError) as caught:
+        client.job("job_1")
+    assert str(caught.value).endswith(f": {url}/v1/jobs/job_1 is not answered as robustreps would (text/html)")
+
+
 def test_a_wait_shows_every_poll_and_ends_with_the_job(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[dict[str, Any]] = []
     job = client.wait(client.submit(**inversion(steps=30)), interval=0.05, on_poll=seen.append, progress=True)

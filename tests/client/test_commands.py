@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import yaml
 
 from service.client import Client
+from service.remote.progress import described
 from tests.client.conftest import ROBUSTREPS, Command
 from tests.fixtures import inversion
 from tests.service.test_images import noise
@@ -101,6 +103,18 @@ def test_status_of_a_job_says_how_it_stands(command: Command, done: Job) -> None
     assert document(command("status", done["id"], "--json")) == [done]
 
 
+def test_items_that_were_cancelled_do_not_count_as_done(client: Client, command: Command) -> None:
+    job = client.wait(client.cancel(client.submit(**inversion(steps=100_000))), interval=0.05)
+    assert "0/3" in command("status", job["id"]).stdout
+    assert described(job) == "inversion cancelled, 0 of 3 items"
+
+
+def test_times_have_their_zone(command: Command, done: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    shown = command("status", done["id"]).stdout
+    assert re.search(r"submitted +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+05:30\n", shown)
+
+
 def test_results_are_listed_with_their_metrics(client: Client, command: Command, done: Job) -> None:
     shown = command("results", done["id"]).stdout.splitlines()
     assert shown[0].split()[:4] == ["item", "state", "label", "relative_distance"]
@@ -183,7 +197,9 @@ ASKED: dict[str, tuple[list[str], int, str]] = {
         ["submit", *SHORT, "--targets", "cifar10-sample:0", "--set", "model=x"], 3,
         "model: is unknown; allowed: cifar10-judge, cifar10-robust, cifar10-standard",
     ),
-    "no such file": (["submit", "nothing.json"], 2, "nothing.json"),
+    "no such file": (["submit", "nothing.json"], 2, "there is no file nothing.json\n"),
+    "a folder for a file": (["submit", "."], 2, ".: is a directory\n"),
+    "no address": (["status", "--api", "127.0.0.1:80"], 2, "'127.0.0.1:80' is no address of a service; allowed:"),
     "no such images": (["submit", *SHORT, "--targets", "nothing.png"], 2, "targets: nothing.png is no file; allowed:"),
     "a file of something else": (["submit", "bad.json"], 2, "bad.json is neither JSON nor YAML"),
     "a setting without a value": (["submit", "--set", "steps"], 2, "steps is not NAME=VALUE"),
@@ -202,6 +218,12 @@ def test_what_cannot_be_done_is_said_in_one_line(command: Command, tmp_path: Pat
     assert said in shown.stderr
     as_json = command("--json", *arguments)
     assert (as_json.returncode, list(json.loads(as_json.stderr))) == (status, ["error"])
+
+
+def test_of_many_fields_at_fault_the_first_are_shown(command: Command) -> None:
+    shown = command("submit", *SHORT, "--targets", "cifar10-sample:390-420")
+    said = shown.stderr.splitlines()
+    assert (shown.returncode, len(said), said[-1]) == (3, 11, "and 11 more")
 
 
 def test_a_command_that_is_misspelt_is_guessed(command: Command) -> None:
@@ -245,6 +267,20 @@ def test_an_interrupted_watch_leaves_no_traceback(client: Client, tmp_path: Path
     assert watching.returncode == 130
     assert "Traceback" not in said
     client.cancel(job)
+
+
+def test_a_recipe_is_drawn_by_the_service_that_answers_at_the_settings_port(
+    client: Client, command: Command, tmp_path: Path
+) -> None:
+    port = client.url.rpartition(":")[2]
+    asked = ("recipe", "figure-3", "--preset", "cifar", "--images", "cifar10-sample:0-1", "--set", "steps=5")
+    shown = command(*asked, "--model", "cifar10-robust", api="", port=port)
+    assert shown.returncode == 0, shown.stderr
+    assert f" at {client.url}\n" in shown.stderr
+    assert next(client.jobs(kind="recipe"))["id"] in shown.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"figure-3.{kind}" for kind in ("csv", "json", "pdf", "png")
+    ]
 
 
 def test_help_loads_no_service() -> None:

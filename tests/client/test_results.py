@@ -55,6 +55,31 @@ def test_an_array_that_no_item_has_is_refused(client: Client, done: Job) -> None
         client.results(done).numpy("nothing")
 
 
+def test_rows_of_arrays_and_pictures_say_which_item_they_are_of(client: Client, torn: Job) -> None:
+    results = client.results(torn)
+    assert results.indices() == results.indices("result.png") == [0, 2]
+    for row, index in zip(results.numpy(), results.indices(), strict=True):
+        stored = load(client.artifact(results[index], "result.safetensors"))["image"]
+        assert np.array_equal(row, stored.transpose(1, 2, 0))
+
+
+def test_a_file_that_no_item_has_is_refused(client: Client, done: Job) -> None:
+    with pytest.raises(KeyError, match=r"no item of job_\w+ has a file nope\.png; allowed: result\.png, result\.safe"):
+        client.results(done).images("nope.png")
+
+
+def test_the_item_that_is_a_bulk_jobs_table_is_not_counted(client: Client, reused: Job) -> None:
+    results = client.results(reused)
+    assert (reused["items"]["total"], len(results), len(results.dataframe()), len(results.everything)) == (5, 4, 4, 5)
+    assert results.indices("items.parquet") == [4]
+
+
+def test_results_say_what_they_are_of(client: Client, torn: Job, reused: Job) -> None:
+    said = f"<Results of {torn['id']}, partially_succeeded: 3 items, 2 succeeded, 1 failed>"
+    assert repr(client.results(torn)) == said
+    assert repr(client.results(reused)) == f"<Results of {reused['id']}, succeeded: 4 items, 4 succeeded>"
+
+
 def test_a_table_has_a_row_an_item_and_a_column_a_metric(client: Client, done: Job) -> None:
     table = client.results(done).dataframe()
     assert list(table.index) == [0, 1, 2]
