@@ -6,7 +6,7 @@ from fastapi import Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from service.errors import FieldError, InvalidInput
+from service.errors import MOST_ERRORS, FieldError, InvalidInput
 
 
 def _taken(by: Dependant) -> Iterator[str]:
@@ -24,4 +24,7 @@ async def known_query(request: Request) -> None:
     listed = ", ".join(sorted(names)) or "none"
     unknown = [name for name in dict.fromkeys(request.query_params.keys()) if name not in names]
     if unknown:
-        raise InvalidInput(*(FieldError(name[:100], f"is unknown; allowed in the query: {listed}") for name in unknown))
+        raise InvalidInput(*(
+            FieldError(name[:100] or "query", f"is unknown; allowed in the query: {listed}")
+            for name in unknown[:MOST_ERRORS]
+        ))  # fmt: skip

@@ -295,6 +295,14 @@ def test_cursors_that_nobody_gave_are_refused_or_lead_somewhere(doors: Doors, pa
         check()
 
 
+@pytest.mark.parametrize(("query", "fields"), [("=x", ["query"]), ("&".join(f"a{n}=" for n in range(5000)), None)])
+def test_parameters_without_a_name_and_very_many_are_refused_briefly(
+    doors: Doors, query: str, fields: list[str] | None
+) -> None:
+    named = refused(doors.http.get(f"/v1/jobs?{query}"), 422)
+    assert named == fields or len(named) == 100
+
+
 ADDRESSES = ("/v1/jobs/%00", "/v1/jobs/%ff%fe", "/v1/jobs/..%2f..%2fetc%2fpasswd", "/v1/jobs/%2e%2e", "/v1/images/%00",
              "/v1/models/%00", "/v1/models/%ed%a0%80", "/v1/datasets/..%2f..", "/v1/jobs/{0}/items/" + "9" * 400,
              "/v1/jobs/{0}/items/0/artifacts/..%2f..%2fresult.png", "/v1/jobs/{0}/items/0/artifacts/%00",
