@@ -43,6 +43,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.config.app.state.feed.close()  # type: ignore[union-attr]
         await super().shutdown(sockets)
+        gc.unfreeze()  # libraries say of what is never collected that it leaked
 
 
 class Processes:
