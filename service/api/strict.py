@@ -18,7 +18,7 @@ def _taken(by: Dependant) -> Iterator[str]:
 async def known_query(request: Request) -> None:
     """Raises InvalidInput for each parameter that the route does not have."""
     route = request.scope.get("route")
-    if not request.query_params or not isinstance(route, APIRoute):
+    if not request.query_params or not isinstance(route, APIRoute) or not route.path.startswith("/v1/"):
         return
     names = set(_taken(route.dependant))
     listed = ", ".join(sorted(names)) or "none"
