@@ -115,7 +115,7 @@ def resolve(body: Mapping[str, Any], uploads: Uploads) -> dict[str, Any]:
 
 
 def _field(name: str, value: Any, uploads: Uploads) -> Any:
-    if name not in FIELDS or value is None:
+    if name not in FIELDS or value is None or isinstance(value, int):  # an evaluation's `images` is how many
         return value
     try:
         return joined(value if isinstance(value, list | tuple) else [value], uploads)
