@@ -36,6 +36,10 @@ def broker_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 @pytest.mark.e2e
 def test_workers_take_the_most_urgent_message_first(broker_settings: Settings) -> None:
     broker, taken = Broker(celery_app(broker_settings)), []
+    with broker.app.connection_for_write() as connection:  # in memory, other tests of this process have left theirs
+        for name in QUEUES.values():
+            with connection.SimpleQueue(name) as queue:
+                queue.clear()
     for n in range(20):
         for name, priority in (("low", LOW), ("normal", NORMAL), ("high", HIGH)):
             broker.send((f"{name}.{n}", priority))
