@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from service.remote.pictures import UsageError, is_picture
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".npy"}
-FIELDS = {"targets", "start", "starts", "first", "second", "images", "out_of_distribution", "other"}
+FIELDS = {"targets", "start", "starts", "first", "second", "images", "out_of_distribution"}
 """Fields of requests that are sources, where a string can be nothing else."""
 MADE = {"noise", "gray", "blend", "other_target"}
 """Starts that name no image."""
