@@ -2,17 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from service import drafts, requests
-from service.db import among, now
-from service.drafts import NOTHING, Draft
+from service.db import among
 from service.errors import IdempotencyKeyReused
-from service.kinds.planning import ItemPlan, Plan
+from service.kinds.planning import ItemPlan
 from service.models import Item, Job, Shard
 from service.requests import Submission
 from service.states import ShardState
@@ -50,26 +49,6 @@ def by_keys(session: Session, keys: Collection[str]) -> dict[str | None, Made]:
     return {key: Made(str(key), job_id, digest) for key, job_id, digest in found}
 
 
-def submit(
-    session: Session, plan: Plan, digest: str, key: str | None, shard_items: int, beside: Mapping[str, Any] = NOTHING
-) -> tuple[str, list[str]]:
-    """Insert a planned job alone; answers its id and those of the shards to enqueue after the commit."""
-    return _alone(session, drafts.planned(plan, digest, key, shard_items, beside))
-
-
-def submit_recipe(
-    session: Session, parameters: Mapping[str, Any], plans: Mapping[str, Plan], digest: str, key: str | None,
-    shard_items: int, beside: Mapping[str, Any] = NOTHING,
-) -> tuple[str, list[str]]:  # fmt: skip
-    """Insert a recipe and its studies; answers as `submit` does."""
-    return _alone(session, drafts.recipe(parameters, plans, digest, key, shard_items, beside))
-
-
-def _alone(session: Session, draft: Draft) -> tuple[str, list[str]]:
-    drafts.insert(session, [draft])
-    return draft.job["id"], draft.shard_ids
-
-
 def columns(session: Session, request: Submission) -> dict[str, Any]:
     """What a request has beside its parameters, as a job's columns and its `labels`.
 
@@ -85,14 +64,13 @@ def columns(session: Session, request: Submission) -> dict[str, Any]:
 
 def fill(
     session: Session, job_id: str, items: Sequence[ItemPlan], shard_items: int, state: ShardState = ShardState.QUEUED,
-    first: int = 0, shard: int = 0, sent: bool = True,
+    first: int = 0, shard: int = 0,
 ) -> list[str]:  # fmt: skip
     """Insert shards and items of a job, numbered from `shard` and `first`; answers the shards' ids.
 
-    Unless they are `sent` by the caller, `jobs.to_send` answers them.
+    None of them is sent for yet: `jobs.to_send` answers those that may be.
     """
-    at = session.scalar(select(now())) if sent else None
     shards, rows = drafts.filled(job_id, items, shard_items, state, first, shard)
-    session.execute(insert(Shard), [row | {"sent_at": at} for row in shards])
+    session.execute(insert(Shard), shards)
     session.execute(insert(Item), rows)
     return [row["id"] for row in shards]

@@ -83,6 +83,19 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return S3Storage(bucket.name, Settings(**s3_settings(bucket)))
 
 
+@pytest.fixture(params=["sqlite-local", "postgres-s3"])
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Database, Storage]]:
+    """An empty database and an empty storage, of the embedded kind and of servers in turn."""
+    kind, _, store = request.param.partition("-")
+    db = Database(request.getfixturevalue(f"{kind}_url"))
+    if store == "local":
+        yield db, LocalStorage(tmp_path / "objects")
+    else:
+        bucket = request.getfixturevalue("s3_bucket")
+        yield db, S3Storage(bucket.name, Settings(**s3_settings(bucket)))
+    db.close()
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """The embedded mode in a folder of its own, in a hurry."""

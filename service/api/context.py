@@ -18,11 +18,10 @@ from service.drafts import Draft
 from service.errors import Problem
 from service.intake import Intake
 from service.kinds import dispatch
-from service.kinds.planning import open_named
+from service.kinds.planning import Plan, open_named
 from service.requests import PRIORITIES, Submission
 from service.settings import Settings
 from service.storage import Storage
-from service.studies import Inversion
 
 
 @dataclass(frozen=True)
@@ -116,15 +115,13 @@ def submit(
     """Plan a request of any kind and insert its job, `beside` too. Raises InvalidInput, TooManyQueued."""
     digest, catalog = digest or submissions.request_digest(body, kind), opened(ctx, body)
     request = selection.explicit(body, catalog, ctx.settings.max_items, accepting.KEEP)
-
     large = accepting.is_large(request, ctx.settings)
 
     def draft(session: Session) -> Draft:
         about = submissions.columns(session, body) | {"client": client} | dict(beside)
+        plan, total = _plan(ctx, request, catalog, session)
         if large:
-            assert isinstance(request, Inversion)
-            return accepting.draft(*accepting.outline(request, catalog, session, ctx.settings), digest, key, about)
-        plan = dispatch.plan(request, catalog, session, ctx.settings)
+            return accepting.draft(plan, total, digest, key, about)
         return drafts.planned(plan, digest, key, ctx.settings.shard_items, about)
 
     response = accept(ctx, draft, digest, key)
@@ -133,17 +130,20 @@ def submit(
     return response
 
 
+def _plan(ctx: Context, request: Submission, catalog: Catalog, session: Session) -> tuple[Plan, int | None]:
+    """What a request would become, and how many items, if that is known: those of a large one are planned later."""
+    if accepting.is_large(request, ctx.settings):
+        return accepting.outline(request, catalog, session, ctx.settings)
+    plan = dispatch.plan(request, catalog, session, ctx.settings)
+    return plan, len(plan.items)
+
+
 def preview(ctx: Context, body: Submission, client: str) -> responses.Preview:
     """What a request would become. Raises what submitting it would."""
     catalog = opened(ctx, body)
     request = selection.explicit(body, catalog, ctx.settings.max_items, accepting.KEEP)
     with ctx.db.reading() as session:
-        if accepting.is_large(request, ctx.settings):
-            assert isinstance(request, Inversion)
-            plan, total = accepting.outline(request, catalog, session, ctx.settings)
-        else:
-            plan = dispatch.plan(request, catalog, session, ctx.settings)
-            total = len(plan.items)
+        plan, total = _plan(ctx, request, catalog, session)
         submissions.columns(session, body)
         limits.check(session, ctx.settings, client, total or 0)
         return estimates.preview(session, plan, total, ctx.settings.shard_items, PRIORITIES[body.priority])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Response
@@ -127,12 +128,14 @@ def resume_job(job_id: Id, ctx: Ctx) -> responses.Job:
 def retry_job(job_id: Id, ctx: Ctx) -> responses.Job:
     """Queue the failed items of a job, and of a recipe's parts, again. What was made of all items is made anew."""
     tried: list[int] = []
-    job = _change(ctx, job_id, lambda session, each: tried.append(jobs.retry(session, each)))
-    while tried[-1] >= jobs.MANY:
-        try:
-            job = _change(ctx, job_id, lambda session, each: tried.append(jobs.retry(session, each)))
-        except Conflict:  # those were the last
-            break
+
+    def retry(session: Session, job_id: str) -> None:
+        tried.append(jobs.retry(session, job_id))
+
+    job = _change(ctx, job_id, retry)
+    with suppress(Conflict):  # those before were the last
+        while tried[-1] >= jobs.MANY:
+            job = _change(ctx, job_id, retry)
     return job
 
 

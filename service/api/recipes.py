@@ -41,7 +41,6 @@ def submit(
     """Plan a recipe and insert its jobs, `beside` too. Raises InvalidInput, TooManyQueued."""
     catalog = opened(ctx, body)
     asked = selection.explicit(body, catalog, ctx.settings.max_items)
-    assert isinstance(asked, Networks)
     networks, parts = expand(name, asked, catalog)
     digest = digest or submissions.request_digest(body, name)
     parameters = {

@@ -1,19 +1,17 @@
 """A large job is taken at once and planned later: what is known of it by then, and what stands where its items will."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
-from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from service import drafts
-from service.bulk import selection
 from service.bulk.entries import manifest_key
 from service.bulk.selection import selected
 from service.bulk_models import Planning
 from service.catalog import Catalog
 from service.drafts import Draft
-from service.errors import FieldError, field_errors
+from service.errors import FieldError
 from service.kinds.planning import ItemPlan, Plan
 from service.kinds.study_planning import Planner
 from service.requests import Submission
@@ -36,27 +34,11 @@ KEEP = ("targets",)
 TABLE = ItemPlan({"source": "table", "label": "items.parquet"}, {"source": "table"})
 
 
-def explicit(request: Inversion, catalog: Catalog, settings: Settings) -> Inversion:
-    """The request with its small filters as indices. Raises InvalidInput."""
-    found = selection.explicit(request, catalog, settings.max_items, KEEP)
-    assert isinstance(found, Inversion)
-    return found
-
-
-def reasons(error: ValidationError) -> tuple[FieldError, ...]:
-    """What a request that was taken has that this version refuses."""
-    return field_errors(error)
-
-
 def too_many(asked: int, settings: Settings) -> FieldError:
     return FieldError("targets", f"asks for {asked:,} optimisations; allowed: {settings.max_bulk_items:,}")
 
 
-def alone() -> FieldError:
-    return FieldError("targets", "is one image, which cannot start from another target")
-
-
-def is_large(request: Submission, settings: Settings) -> bool:
+def is_large(request: Submission, settings: Settings) -> TypeGuard[Inversion]:
     """Whether a request, whose small filters are indices by now, is planned later."""
     if not isinstance(request, Inversion):
         return False

@@ -9,13 +9,13 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, undefer
 
 from service import jobs, limits
-from service.bulk import accepting
+from service.bulk import accepting, selection
 from service.bulk.entries import Around, Resolver, entries, manifest_key
 from service.bulk.manifests import Line
 from service.bulk.writing import Written, write
 from service.bulk_models import PlanError, Planning, Reuse
 from service.db import now
-from service.errors import InvalidInput, TooManyQueued
+from service.errors import FieldError, InvalidInput, TooManyQueued, field_errors
 from service.kinds.planning import ItemPlan, Plan, Source
 from service.kinds.study_planning import Planner
 from service.models import Job, Shard
@@ -75,8 +75,8 @@ class JobPlan:
             try:
                 sent = Inversion.model_validate({k: v for k, v in (job.request or {}).items() if k != "deadline"})
             except ValidationError as e:  # an older version took what this one refuses
-                raise InvalidInput(*accepting.reasons(e)) from e
-            request = accepting.explicit(sent, catalog, settings)
+                raise InvalidInput(*field_errors(e)) from e
+            request = selection.explicit(sent, catalog, settings.max_items, accepting.KEEP)
             plan, _ = accepting.outline(request, catalog, session, settings)
             self.planner = Planner(request, catalog, session, settings)
             lone = isinstance(request.start, NoiseStart | OtherTargetStart)
@@ -125,7 +125,7 @@ class JobPlan:
             yield target, following[1]
         if last and self._held:
             if self._first is None:
-                raise InvalidInput(accepting.alone())
+                raise InvalidInput(FieldError("targets", "is one image, which cannot start from another target"))
             yield self._held[1], self._first
             self._held = None
 
@@ -137,15 +137,15 @@ class JobPlan:
 
     def _ended(self, request: Inversion, plan: Plan) -> Iterator[None]:
         if self.invalid and request.on_invalid == "fail":
-            yield from self._cleared()
             listed = (
                 f"{self.invalid:,} of the first {self.seen:,} entries name no image that can be inverted; see `errors`"
             )
-            return self.fail("Invalid inputs", listed, entries=self.seen, invalid=self.invalid)
+            return (yield from self.failed("Invalid inputs", listed, entries=self.seen, invalid=self.invalid))
         if not self.items:
-            return self.fail("No inputs", f"the source has {self.seen:,} entries, and none names an image")
+            nothing = f"the source has {self.seen:,} entries, and none names an image"
+            return (yield from self.failed("No inputs", nothing))
         if crowded := self._crowded():
-            return self.fail("Too many items queued", crowded)
+            return (yield from self.failed("Too many items queued", crowded))
         assert plan.last is not None
         with self.db.transaction() as session:
             self._hold(session, finished_at=now(), lease_expires_at=None)
@@ -169,10 +169,9 @@ class JobPlan:
                 return str(e)
         return None
 
-    def fail(self, title: str, detail: str, **counts: int) -> None:
-        """End the job without an item. Raises Lost."""
-        for _ in self._cleared():
-            pass
+    def failed(self, title: str, detail: str, **counts: int) -> Iterator[None]:
+        """End the job without an item, in steps. Raises Lost."""
+        yield from self._cleared()
         with self.db.transaction() as session:
             self._hold(session, finished_at=now(), lease_expires_at=None, items=0, shards=0, reused=0, **counts)
             failed = {"error": {"title": title, "detail": detail}, "items": 0}

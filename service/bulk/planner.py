@@ -120,16 +120,16 @@ class BulkPlanner:
             log.warning("planning begins anew: a server is away", job=job_id, reason=str(e))
             self._let_go(job_id, AGAIN)
         except (InvalidInput, ObjectNotFound) as e:
-            self._fail(job_id, "Invalid inputs", str(e))
+            yield from self._failed(job_id, "Invalid inputs", str(e))
         except Exception as e:
             log.exception("planning failed", job=job_id)
-            self._fail(job_id, "Planning failed", f"{type(e).__name__}: {e}")
+            yield from self._failed(job_id, "Planning failed", f"{type(e).__name__}: {e}")
 
     def _let_go(self, job_id: str, pause: float) -> None:
         mine = (Planning.job_id == job_id) & (Planning.owner == self._owner)
         with suppress(OperationalError), self.db.transaction() as session:
             session.execute(update(Planning).where(mine).values(lease_expires_at=now() + pause))
 
-    def _fail(self, job_id: str, title: str, detail: str) -> None:
+    def _failed(self, job_id: str, title: str, detail: str) -> Iterator[None]:
         with suppress(Lost, OperationalError):
-            JobPlan(self, job_id, self._owner).fail(title, detail)
+            yield from JobPlan(self, job_id, self._owner).failed(title, detail)

@@ -1,6 +1,6 @@
 """Which images of a data set a request means: filters turned into indices."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from service.requests import Submission
 from service.schemas import DatasetImages, MixedImages, Request, listed
 
 Indices = NDArray[np.int64]
+R = TypeVar("R", bound=Submission)
 
 
 def selected(dataset: Dataset, source: DatasetImages, field: str) -> Indices:
@@ -53,7 +54,7 @@ def _places(dataset: Dataset, source: DatasetImages, field: str) -> list[int]:
     return [known[name] for name in source.classes or ()]
 
 
-def explicit(request: Submission, catalog: Catalog, most: int, keep: tuple[str, ...] = ()) -> Submission:
+def explicit(request: R, catalog: Catalog, most: int, keep: tuple[str, ...] = ()) -> R:
     """The request with the indices in the place of every filter, where that makes at most `most` images a source.
 
     Fields named in `keep` may have more, and are left as they are then. Unknown data sets are left to planning.

@@ -7,6 +7,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from service import reuse
+from service.jobs import UNSYNCHRONIZED
 from service.kinds.planning import ItemPlan
 from service.models import Item, Shard
 from service.states import ShardState
@@ -25,7 +26,7 @@ def write(
     session: Session, job_id: str, items: Sequence[ItemPlan], shard_items: int, before: Written, taking: bool
 ) -> Written:
     """Insert shards and items after those that there are; `taking` over what equal items of earlier jobs are."""
-    ids = fill(session, job_id, items, shard_items, first=before.items, shard=before.shards, sent=False)
+    ids = fill(session, job_id, items, shard_items, first=before.items, shard=before.shards)
     taken = _taken(session, job_id, items, before.items) if taking else []
     if taken:
         reuse.take_over(session, job_id, taken)
@@ -47,7 +48,5 @@ def _end_whole_shards(session: Session, ids: Sequence[str], taken: set[int], ite
         for n, shard_id in enumerate(ids)
         if taken.issuperset(range(n * shard_items, min((n + 1) * shard_items, items)))
     ]
-    done = {"state": ShardState.DONE}
-    session.execute(
-        update(Shard).where(Shard.id.in_(over)).values(done), execution_options={"synchronize_session": False}
-    )
+    done = update(Shard).where(Shard.id.in_(over)).values(state=ShardState.DONE)
+    session.execute(done, execution_options=UNSYNCHRONIZED)

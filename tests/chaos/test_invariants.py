@@ -11,7 +11,7 @@ from safetensors.numpy import save
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from service import jobs, leases, submissions
+from service import jobs, leases
 from service.bulk_models import ResultShard
 from service.db import Database
 from service.keys import result_shard_key
@@ -23,6 +23,7 @@ from tests.chaos import invariants
 from tests.chaos.load import UNREADABLE, Accepted, Ledger
 from tests.chaos.watch import Handover, Seen, Watch, handovers, too_long
 from tests.fixtures import migrated
+from tests.service import inserting
 from tests.service.tars import packed
 from tests.service.test_jobs import PARAMETERS, TARGET
 
@@ -54,7 +55,7 @@ def lived(
     """A job of one shard, claimed twice, with so many items that succeeded, failed, and were cancelled."""
     items = [ItemPlan(TARGET, {"source": "noise"}) for _ in range(saved + failed + left)]
     with db.transaction() as session:
-        job_id, [shard_id] = submissions.submit(session, Plan(PARAMETERS, items, []), "digest", key, 100)
+        job_id, [shard_id] = inserting.submit(session, Plan(PARAMETERS, items, []), "digest", key, 100)
         assert leases.claim(session, shard_id, "dead worker", 60) is not None
         session.execute(update(Shard).where(Shard.id == shard_id).values(state="queued"))
         work = leases.claim(session, shard_id, "worker", 60)

@@ -16,9 +16,7 @@ from service.keys import checkpoint_key, dataset_key, weights_key
 from service.leases import Lease
 from service.models import Artifact, Image, Item, Job, RegisteredDataset, RegisteredModel
 from service.objects import Entry, Storage, Stored
-from service.settings import Settings
 from service.storage import LocalStorage, S3Storage, artifact_key, image_key
-from tests.fixtures import s3_settings
 from tests.service.test_jobs import claimed, expire, finish, submit
 
 IMAGE, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -47,16 +45,9 @@ class Place(NamedTuple):
             return set(session.scalars(select(Artifact.key)))
 
 
-@pytest.fixture(params=["sqlite-local", "postgres-s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    kind, _, store = request.param.partition("-")
-    db = Database(request.getfixturevalue(f"{kind}_url"))
-    if store == "local":
-        yield Place(db, LocalStorage(tmp_path / "objects"))
-    else:
-        bucket = request.getfixturevalue("s3_bucket")
-        yield Place(db, S3Storage(bucket.name, Settings(**s3_settings(bucket))))
-    db.close()
+@pytest.fixture
+def place(stores: tuple[Database, Storage]) -> Place:
+    return Place(*stores)
 
 
 class Interrupted:

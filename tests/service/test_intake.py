@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from service import drafts, jobs, submissions
+from service import drafts, jobs
 from service.batches import Batches
 from service.bulk_models import Delivery, Webhook
 from service.db import Database, among
@@ -18,6 +18,7 @@ from service.errors import IdempotencyKeyReused, NotFound, TooManyQueued
 from service.intake import Intake, Told, admitted
 from service.models import Item, Job, Shard, Transition
 from service.settings import Settings
+from tests.service import inserting
 from tests.service.test_jobs import do, plan
 
 
@@ -181,7 +182,7 @@ def test_who_has_gone_is_not_answered() -> None:
 
 
 def test_a_list_is_one_parameter_whatever_is_in_it(database: Database) -> None:
-    job_id, _ = do(database, submissions.submit, plan(1), "d", None, 1)
+    job_id, _ = do(database, inserting.submit, plan(1), "d", None, 1)
     with database.reading() as session:
         for values, found in (([], []), ([job_id, job_id], [job_id]), (["'\\\"{}", "å,NULL", job_id], [job_id])):
             assert session.scalars(select(Job.id).where(among(Job.id, values))).all() == found

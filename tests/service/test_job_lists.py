@@ -6,12 +6,13 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import event, update
 
-from service import jobs, queries, rendering, submissions
+from service import jobs, queries, rendering
 from service.db import Database
 from service.models import Item, Job
 from service.queries import Filter
 from service.states import ItemState, JobState
 from tests.fixtures import inversion
+from tests.service import inserting
 from tests.service.bodies import figure, post_recipe
 from tests.service.test_api import assert_problem, post
 from tests.service.test_jobs import cancel, claimed, do, fail_item, finish, plan, save, submit
@@ -21,7 +22,7 @@ Labels = dict[str, str]
 
 def labelled(db: Database, labels: Labels, description: str | None = None) -> str:
     beside = {"labels": labels, "description": description}
-    return do(db, submissions.submit, plan(1), "digest", None, 1, beside)[0]
+    return do(db, inserting.submit, plan(1), "digest", None, 1, beside)[0]
 
 
 def listed(db: Database, **narrowed: Any) -> list[str]:

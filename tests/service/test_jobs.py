@@ -21,6 +21,7 @@ from service.queries import Filter
 from service.states import JobState, ShardState
 from service.storage import Stored
 from service.studies import StudyParameters
+from tests.service import inserting
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,12 +45,12 @@ def plan(items: int, last: ItemPlan | None = None) -> Plan:
 
 
 def submit(db: Database, items: int = 2, shard_items: int = 2, key: str | None = None) -> tuple[str, list[str]]:
-    return do(db, submissions.submit, plan(items), "digest", key, shard_items)
+    return do(db, inserting.submit, plan(items), "digest", key, shard_items)
 
 
 def submit_with_summary(db: Database, items: int = 2) -> tuple[str, list[str], str]:
     """A job of a shard an item and a last one, which waits for them: its id, theirs, and that of the last."""
-    job_id, shards = do(db, submissions.submit, plan(items, SUMMARY), "digest", None, 1)
+    job_id, shards = do(db, inserting.submit, plan(items, SUMMARY), "digest", None, 1)
     return job_id, shards, f"{job_id}.{items}"
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import select
 
-from service import jobs, leases, queries, submissions
+from service import jobs, leases, queries
 from service.db import Database
 from service.errors import Conflict
 from service.leases import Directive, Lease
@@ -14,6 +14,7 @@ from service.models import Job, Shard
 from service.queries import Filter
 from service.responses import Progress
 from service.states import JobState, ShardState
+from tests.service import inserting
 from tests.service.test_jobs import cancel, claim, claimed, do, finish, item_states, plan, save, state_of, together
 
 LABELS = ("baseline", "model")
@@ -32,7 +33,7 @@ class Recipe(NamedTuple):
 def submit_recipe(db: Database, items: int = 1, shard_items: int = 1, labels: tuple[str, ...] = LABELS) -> Recipe:
     parameters = {"recipe": "figure-3", "title": "Title"}
     plans = {label: plan(items) for label in labels}
-    job_id, sent = do(db, submissions.submit_recipe, parameters, plans, "digest", None, shard_items)
+    job_id, sent = do(db, inserting.submit_recipe, parameters, plans, "digest", None, shard_items)
     with db.reading() as session:
         parts = queries.job(session, job_id).parts
     return Recipe(job_id, f"{job_id}.0", parts, sent)

@@ -1,8 +1,6 @@
 """Items that are stored as one tar: saved together or not at all, kept while rows point to it, made again if lost."""
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -16,9 +14,6 @@ from service.leases import Lease, LeaseLost
 from service.models import Artifact, Item, Shard
 from service.objects import Storage, read_file
 from service.restoring import reconcile
-from service.settings import Settings
-from service.storage import LocalStorage, S3Storage
-from tests.fixtures import s3_settings
 from tests.service.tars import Files, packed
 from tests.service.test_jobs import (
     claimed,
@@ -60,16 +55,9 @@ class Place(NamedTuple):
             return [(t.key, t.first_item, t.items) for t in session.scalars(select(ResultShard))]
 
 
-@pytest.fixture(params=["sqlite-local", "postgres-s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    kind, _, store = request.param.partition("-")
-    db = Database(request.getfixturevalue(f"{kind}_url"))
-    if store == "local":
-        yield Place(db, LocalStorage(tmp_path / "objects"))
-    else:
-        bucket = request.getfixturevalue("s3_bucket")
-        yield Place(db, S3Storage(bucket.name, Settings(**s3_settings(bucket))))
-    db.close()
+@pytest.fixture
+def place(stores: tuple[Database, Storage]) -> Place:
+    return Place(*stores)
 
 
 def test_items_of_a_tar_are_saved_with_where_their_files_lie(place: Place) -> None:

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import event, update
 
-from service import estimates, fleet, jobs, leases, queries, submissions, waiting
+from service import estimates, fleet, jobs, leases, queries, waiting
 from service.bulk_models import WorkerProcess
 from service.db import Database, now
 from service.events import Feed
@@ -17,6 +17,7 @@ from service.models import Job, Shard
 from service.responses import Waiting
 from service.states import JobState
 from tests.fixtures import LiveService, inversion
+from tests.service import inserting
 from tests.service.bodies import study
 from tests.service.test_api import assert_problem, post
 from tests.service.test_jobs import PARAMETERS, claimed, do, finish, plan, save, submit
@@ -51,7 +52,7 @@ def reported(db: Database, shard_id: str, rate: float, image_steps: int = 0) -> 
 def test_what_is_ahead_is_more_urgent_or_as_urgent_and_older(database: Database) -> None:
     alive(database)
     older, own, younger = (submit(database, items=4, shard_items=1)[0] for _ in range(3))
-    high = do(database, submissions.submit, plan(2), "d", None, 1, {"priority": 2})[0]
+    high = do(database, inserting.submit, plan(2), "d", None, 1, {"priority": 2})[0]
     ahead = {job_id: found.ahead for job_id in (high, older, own, younger) if (found := waits(database, job_id))}
     assert ahead == {high: 0, older: 2, own: 6, younger: 10}
     do(database, jobs.pause, older)

@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
-from service import jobs, submissions
+from service import jobs
 from service.bulk_models import Delivery, Webhook
 from service.db import Database, now
 from service.errors import Conflict
@@ -21,6 +21,7 @@ from service.states import JobState
 from service.webhooks import outbox, registry, schemas
 from service.webhooks.sender import claim
 from tests.fixtures import inversion
+from tests.service import inserting
 from tests.service.test_api import assert_problem, post
 from tests.service.test_jobs import cancel, claimed, do, finish, plan, save, submit, together
 from tests.service.test_recipe_parts import submit_recipe
@@ -81,9 +82,9 @@ def test_a_webhook_is_told_only_of_what_it_asked_for(database: Database) -> None
     _, [shard] = submit(database)
     complete(database, shard)
     labelled = {"labels": {"team": "vision", "run": "7", "more": "x"}}
-    job_id, _ = do(database, submissions.submit, plan(1), "digest", None, 1, labelled)
+    job_id, _ = do(database, inserting.submit, plan(1), "digest", None, 1, labelled)
     other = {"labels": {"team": "vision", "run": "8"}}
-    do(database, submissions.submit, plan(1), "digest", None, 1, other)
+    do(database, inserting.submit, plan(1), "digest", None, 1, other)
     assert types(database, ends.id) == ["job.succeeded"]
     assert types(database, none.id) == ["job.queued", "job.queued"]
     [only] = told(database, both.id)
