@@ -9,8 +9,9 @@ import json
 import re
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import NamedTuple
 
 from sqlalchemy import select
@@ -77,7 +78,7 @@ def _span(text: str, count: int) -> range:
 
 def members(
     db: Database, storage: Storage, job: responses.Job, items: Sequence[range], names: Sequence[str], sized: bool
-) -> Iterator[Member]:
+) -> Generator[Member, None, None]:
     """The files of a job: job.json, then those of its items in order, then items.jsonl, a line an item.
 
     `names` keeps only artifacts with these names. `sized` members have their size from the beginning, which costs
@@ -87,8 +88,9 @@ def members(
     at = (job.finished_at or job.created_at).timestamp()
     yield Member("job.json", len(about), at, about)
     over = array("Q")
-    for file, data in _ahead(storage, _near(_files(db, job.id, items, names, over))):
-        yield Member(f"items/{file.item:07d}/{file.name}", file.size, file.modified, data)
+    with closing(_ahead(storage, _near(_files(db, job.id, items, names, over)))) as read:
+        for file, data in read:
+            yield Member(f"items/{file.item:07d}/{file.name}", file.size, file.modified, data)
     size = sum(map(len, _lines(db, job.id, over))) if sized else None
     yield Member("items.jsonl", size, at, _lines(db, job.id, over))
 
@@ -158,7 +160,7 @@ def _near(files: Iterable[File]) -> Iterator[list[File]]:
         yield run
 
 
-def _ahead(storage: Storage, runs: Iterable[list[File]]) -> Iterator[tuple[File, bytes | Iterator[bytes]]]:
+def _ahead(storage: Storage, runs: Iterable[list[File]]) -> Generator[tuple[File, bytes | Iterator[bytes]], None, None]:
     pool, waiting = ThreadPoolExecutor(THREADS, "archive"), deque[tuple[list[File], "Future[list[bytes]]"]]()
 
     def taken() -> Iterator[tuple[File, bytes | Iterator[bytes]]]:

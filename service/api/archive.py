@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from service import archive, queries
 from service.api.context import Ctx, Id
 from service.errors import TooManyArchives
-from service.packing import gathered, tarred, zipped
+from service.packing import Member, gathered, tarred, zipped
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 Items = Annotated[str | None, Query(max_length=10_000, description="Such as 0-99,200; all of them if not given")]
@@ -26,15 +26,17 @@ FREE = BoundedSemaphore(8)
 
 
 class _Archive(StreamingResponse):
-    def __init__(self, chunks: Generator[bytes, None, None], media_type: str, headers: dict[str, str]) -> None:
-        super().__init__(chunks, media_type=media_type, headers=headers)
-        self.chunks = chunks
+    def __init__(self, members: Generator[Member, None, None], packed: str, headers: dict[str, str]) -> None:
+        stream, media_type = (zipped, "application/zip") if packed == "zip" else (tarred, "application/x-tar")
+        self.chunks, self.members = gathered(stream(members)), members
+        super().__init__(self.chunks, media_type=media_type, headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
-        finally:  # also where the client has gone away: nobody else would end the reading
+        finally:  # also where the client has gone away, or an error holds them: nobody else would end the reading
             self.chunks.close()
+            self.members.close()
             FREE.release()
 
 
@@ -54,8 +56,7 @@ def get_archive(
         job = queries.job(session, job_id)
     chosen, kept = archive.spans(items, job.items.total), names.split(",") if names else []
     members = archive.members(ctx.db, ctx.storage, job, chosen, kept, sized=packed == "tar")
-    stream, media_type = (zipped, "application/zip") if packed == "zip" else (tarred, "application/x-tar")
     headers = {"Content-Disposition": f'attachment; filename="{job_id}.{packed}"', "Cache-Control": "private, no-cache"}
     if not FREE.acquire(blocking=False):
         raise TooManyArchives("as many archives as may be at once are being sent; try again")
-    return _Archive(gathered(stream(members)), media_type, headers)
+    return _Archive(members, packed, headers)

@@ -125,7 +125,7 @@ def test_what_names_no_image_is_refused_by_field(client: Client) -> None:
         client.submit(SHORT, targets="nowhere.png")
 
 
-@pytest.mark.parametrize("given", [[], [5], 5, [["cat.png"]], {1}])
+@pytest.mark.parametrize("given", [[], [5], 5.5, [["cat.png"]], {1}])
 def test_what_can_be_a_target_is_said_of_what_is_none(client: Client, given: Any) -> None:
     with pytest.raises(UsageError, match=r"targets: .+ names no image; allowed: a source \(a dict\), a string or path"):
         client.submit(SHORT, targets=given)

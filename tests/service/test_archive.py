@@ -183,6 +183,7 @@ def test_a_fault_of_the_storage_breaks_the_transfer(
     job_id, _ = fill(served.db, served.storage, 9, tar=False, large=LARGE)
     fault(served, job_id)
     assert broken(served, job_id, format=packed)
+    nothing_is_read()
 
 
 @pytest.mark.parametrize(
@@ -203,6 +204,13 @@ def test_a_change_meanwhile_ends_it(
         list(stream)
 
 
+def nothing_is_read() -> None:
+    deadline = time.monotonic() + 10
+    while any(t.name.startswith("archive") for t in threading.enumerate()):
+        assert time.monotonic() < deadline, "threads yet read for an archive that nobody takes"
+        time.sleep(0.05)
+
+
 def test_a_client_that_goes_away_ends_the_reading(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id, _ = fill(served.db, served.storage, 60, tar=False, size=200_000)
     read, get = [], served.storage.get
@@ -214,10 +222,7 @@ def test_a_client_that_goes_away_ends_the_reading(served: Served, monkeypatch: p
     monkeypatch.setattr(served.storage, "get", counted)
     with urlopen(f"{served.url}/v1/jobs/{job_id}/archive") as answer:
         answer.read(1000)
-    deadline = time.monotonic() + 10
-    while any(t.name.startswith("archive") for t in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    nothing_is_read()
     assert len(read) < 120
 
 

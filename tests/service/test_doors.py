@@ -190,8 +190,9 @@ def raw(doors: Doors, data: bytes, then: bytes | None = None) -> bytes:
             with suppress(OSError):  # it has hung up itself
                 connection.shutdown(socket.SHUT_WR)
         answer = b""
-        while piece := connection.recv(65_536):
-            answer += piece
+        with suppress(ConnectionResetError):  # it hung up before it had read everything
+            while piece := connection.recv(65_536):
+                answer += piece
     return answer
 
 

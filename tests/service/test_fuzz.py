@@ -107,7 +107,8 @@ def test_valid_requests_are_answered_as_described(doors: Doors, name: str) -> No
                 elif "{index}" in case.path and "jobs" in case.path:
                     real["name"] = "result.png"
                 case.path_parameters |= {key: real.get(key, value) for key, value in case.path_parameters.items()}
-                case.body = known(case.body, doors)
+                if isinstance(case.body, dict | list):
+                    case.body = known(case.body, doors)
             send(case, doors, session)
 
         answered()

@@ -262,7 +262,10 @@ def test_the_clock_is_the_databases_and_counts_seconds(database: Database) -> No
 
 
 def test_jobs_are_listed_newest_first_page_by_page(database: Database) -> None:
-    ids = [submit(database)[0] for _ in range(5)]
+    ids: list[str] = []
+    for _ in range(5):
+        ids.append(submit(database)[0])
+        time.sleep(0.002)  # SQLite's clock counts milliseconds
     cancel(database, ids[2])
     seen: list[str] = []
     cursor = None
