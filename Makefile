@@ -1,7 +1,9 @@
 # Everything runs in .venv, which the first target that needs it makes. PYTHON names another interpreter (3.11 to 3.13).
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest
+# Tests run in this many processes, each with servers of its own.
+PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install servers demo up test chaos quick lint bench bench-api gallery fuzz reference

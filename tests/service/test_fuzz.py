@@ -92,6 +92,8 @@ def send(case: Case[Any], doors: Doors, session: requests.Session) -> None:
 @pytest.mark.parametrize("name", CHOSEN)
 def test_valid_requests_are_answered_as_described(doors: Doors, name: str) -> None:
     jobs = [doors.cancelled] if name == "delete_job" else [doors.ended, doors.queued, doors.cancelled]
+    if name == "stream_events":  # whose answer is whole only with the job's end
+        jobs.remove(doors.queued)
     valid = OPERATIONS[name].as_strategy(generation_mode=GenerationMode.POSITIVE)
     with requests.Session() as session:
 
