@@ -210,9 +210,9 @@ class Client(WebhookCalls):
                     raise TimeoutError(f"job {_id(job)} is still {found['state']} after {timeout} s")
         return found
 
-    def items(self, job: str | Job) -> Iterator[Item]:
-        """Every item, in order."""
-        return self.pages(f"/v1/jobs/{_id(job)}/items", "items", {})
+    def items(self, job: str | Job, **filters: Any) -> Iterator[Item]:
+        """Items, in order of index or by `sort` and `order` of a metric; `state`, `error` narrow them."""
+        return self.pages(f"/v1/jobs/{_id(job)}/items", "items", filters)
 
     def results(self, job: str | Job) -> Results:
         """What the job has found so far."""

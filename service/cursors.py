@@ -1,6 +1,7 @@
 """Where a page ends, as clients pass it on, and times as they read them."""
 
 import base64
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ def page(
     Raises InvalidInput for anything but a cursor of these columns.
     """
     if cursor is not None:
-        ended, here = _decoded(cursor, [column.type.python_type for column in order]), tuple_(*order)
+        ended, here = decoded(cursor, [column.type.python_type for column in order]), tuple_(*order)
         rows = rows.where(here < ended if newest else here > ended)
     found = session.scalars(rows.order_by(*(c.desc() if newest else c for c in order)).limit(limit + 1)).all()
     last = found[limit - 1] if len(found) > limit else None
@@ -42,11 +43,13 @@ def encode_cursor(*parts: Any) -> str:
     return base64.urlsafe_b64encode("|".join(map(str, parts)).encode()).decode().rstrip("=")
 
 
-def _decoded(cursor: str, kinds: Sequence[type[Any]]) -> tuple[Any, ...]:
+def decoded(cursor: str, kinds: Sequence[type[Any]]) -> tuple[Any, ...]:
+    """What `encode_cursor` was given, each of its kind. Raises InvalidInput for anything else."""
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
         ended = tuple(kind(part) for kind, part in zip(kinds, text.split("|", len(kinds) - 1), strict=True))
-        if "\0" in text or not all(abs(part) < 2**62 for part in ended if not isinstance(part, str)):
+        bounds = {int: 2**62, float: math.inf}
+        if "\0" in text or not all(abs(part) < bounds[type(part)] for part in ended if not isinstance(part, str)):
             raise ValueError("out of range")
     except ValueError as e:  # also of what is no text
         raise InvalidInput(FieldError("cursor", "is not a cursor; allowed: next_cursor of the page before")) from e

@@ -134,7 +134,7 @@ class Item(Base):
     __tablename__ = "items"
     __table_args__ = (
         one_of("state", ItemState),
-        Index(None, "job_id", "state"),
+        Index(None, "job_id", "state", "index"),
         Index(None, "shard_id"),
         Index("ix_items_failed", "finished_at", "job_id", "index", postgresql_where=FAILED, sqlite_where=FAILED),
         Index("ix_items_digest", "digest", postgresql_where=KNOWN, sqlite_where=KNOWN),

@@ -7,11 +7,12 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session, defer
 
-from service import rendering, responses
+from service import item_lists, rendering, responses
 from service.bulk_models import Label
 from service.cursors import at, page, timestamp
 from service.db import among
 from service.errors import NotFound
+from service.item_lists import Wanted
 from service.models import Artifact, Epoch, Evaluation, Item, Job
 from service.states import JobState
 
@@ -74,11 +75,12 @@ def jobs(session: Session, only: Filter, limit: int, cursor: str | None = None) 
     return responses.JobList(jobs=rendering.briefly(session, rows), next_cursor=following)
 
 
-def items(session: Session, job_id: str, limit: int, cursor: str | None) -> responses.ItemList:
-    """In order of index. Raises NotFound."""
+def items(session: Session, job_id: str, limit: int, wanted: Wanted, counted: bool = False) -> responses.ItemList:
+    """Those that are wanted, and if `counted`, how many there are of them. Raises NotFound, or InvalidInput."""
     require(session, job_id)
-    rows, following = page(session, select(Item).where(Item.job_id == job_id), limit, cursor, Item.index)
-    return responses.ItemList(items=_items(session, job_id, rows), next_cursor=following)
+    rows, following = item_lists.find(session, job_id, wanted, limit)
+    total = item_lists.count(session, job_id, wanted) if counted else None
+    return responses.ItemList(items=_items(session, job_id, rows), next_cursor=following, total=total)
 
 
 def item(session: Session, job_id: str, index: int) -> responses.Item:
@@ -144,7 +146,7 @@ def require(session: Session, job_id: str) -> None:
 def _items(session: Session, job_id: str, rows: Sequence[Item]) -> list[responses.Item]:
     stored: dict[int, list[responses.Artifact]] = defaultdict(list)
     if rows:
-        wanted = (Artifact.job_id == job_id) & Artifact.item_index.between(rows[0].index, rows[-1].index)
+        wanted = (Artifact.job_id == job_id) & Artifact.item_index.in_([row.index for row in rows])
         for a in session.scalars(select(Artifact).where(wanted).order_by(Artifact.name)):
             stored[a.item_index].append(_artifact(a))
     return [

@@ -211,6 +211,7 @@ class Item(BaseModel):
 class ItemList(BaseModel):
     items: list[Item]
     next_cursor: str | None
+    total: int | None = Field(description="How many there are on all pages, if that was asked for by `counted`")
 
 
 class Epoch(BaseModel):

@@ -37,6 +37,8 @@ def upgrade() -> None:
     with op.batch_alter_table("items", schema=None) as batch_op:
         batch_op.add_column(sa.Column("digest", sa.String(length=32), nullable=True))
         batch_op.create_index("ix_items_digest", ["digest"], postgresql_where=KNOWN, sqlite_where=KNOWN)
+        batch_op.create_index("ix_items_job_id_state_index", ["job_id", "state", "index"])
+        batch_op.drop_index("ix_items_job_id_state")
     with op.batch_alter_table("artifacts", schema=None) as batch_op:
         batch_op.add_column(sa.Column("offset", sa.BigInteger(), nullable=True))
     # A study's priority was one of its parameters.
@@ -213,6 +215,8 @@ def downgrade() -> None:
     with op.batch_alter_table("artifacts", schema=None) as batch_op:
         batch_op.drop_column("offset")
     with op.batch_alter_table("items", schema=None) as batch_op:
+        batch_op.create_index("ix_items_job_id_state", ["job_id", "state"])
+        batch_op.drop_index("ix_items_job_id_state_index")
         batch_op.drop_index("ix_items_digest", postgresql_where=KNOWN, sqlite_where=KNOWN)
         batch_op.drop_column("digest")
     with op.batch_alter_table("jobs", schema=None) as batch_op:

@@ -1,6 +1,6 @@
 """/v1/jobs/{id}/items, their checkpoints and epochs, and /v1/dead-letters: what failed."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -9,8 +9,11 @@ from service.api.artifacts import Part, sent
 from service.api.context import ID, TEXT, Ctx, Cursor, Id, Index, Limit, Presign, Reading
 from service.api.tagged import Tagged
 from service.errors import NotFound
+from service.item_lists import INDEX, Wanted
 from service.models import Item
+from service.states import ItemState
 
+Title = Annotated[str | None, Query(max_length=200, pattern=TEXT, description="Only errors with this title")]
 router = APIRouter(prefix="/v1", tags=["jobs"], route_class=Tagged)
 
 
@@ -18,7 +21,7 @@ router = APIRouter(prefix="/v1", tags=["jobs"], route_class=Tagged)
 def list_dead_letters(
     session: Reading,
     job: Annotated[str | None, Query(pattern=ID, description="Only the items of this job")] = None,
-    title: Annotated[str | None, Query(max_length=200, pattern=TEXT, description="Only errors with this title")] = None,
+    title: Title = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> dead_letters.DeadLetterList:
@@ -27,9 +30,20 @@ def list_dead_letters(
 
 
 @router.get("/jobs/{job_id}/items")
-def list_items(job_id: Id, session: Reading, limit: Limit = 100, cursor: Cursor = None) -> responses.ItemList:
-    """In order of index, each with its settings, metrics and files."""
-    return queries.items(session, job_id, limit, cursor)
+def list_items(
+    job_id: Id,
+    session: Reading,
+    state: Annotated[list[ItemState], Query(max_length=len(ItemState), description="Any of these")] = [],  # noqa: B006
+    error: Title = None,
+    sort: Annotated[str, Query(pattern=r"^[A-Za-z0-9_.-]{1,100}$", description="`index`, or a metric's name")] = INDEX,
+    order: Annotated[Literal["asc", "desc"], Query(description="Items without the metric come last in both")] = "asc",
+    offset: Annotated[int, Query(ge=0, lt=2**31, description="Entries to leave out, in place of a cursor")] = 0,
+    counted: Annotated[bool, Query(description="Answer `total` too")] = False,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> responses.ItemList:
+    """In order of index or of a metric, each with its settings, metrics and files."""
+    return queries.items(session, job_id, limit, Wanted(state, error, sort, order, offset, cursor), counted)
 
 
 @router.get("/jobs/{job_id}/items/{index}")

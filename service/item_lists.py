@@ -1,0 +1,97 @@
+"""Which of a job's items a list has, and in what order: by index, or by a metric, whichever numbers items have."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+from sqlalchemy import ColumnElement, Double, bindparam, func, select, tuple_
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.functions import FunctionElement
+
+from service.cursors import decoded, encode_cursor
+from service.errors import FieldError, InvalidInput
+from service.models import Item
+from service.states import ItemState
+
+INDEX = "index"
+LAST = 1.7976931348623157e308
+"""The rank of what has no number: none is greater."""
+
+
+class number(FunctionElement[float]):  # noqa: N801 - reads as SQL
+    """The number that a JSON object has under a name, or null."""
+
+    type, inherit_cache = Double(), True
+
+    def __init__(self, column: Any, name: str) -> None:
+        super().__init__(column, bindparam(None, name))
+
+
+@compiles(number, "postgresql")
+def _number_postgresql(element: Any, compiler: Any, **options: Any) -> str:
+    column, name = (compiler.process(each, **options) for each in element.clauses)
+    value = f"{column} -> {name}::text"
+    return f"CASE WHEN json_typeof({value}) = 'number' THEN ({value})::text::double precision END"
+
+
+@compiles(number, "sqlite")
+def _number_sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    column, name = (compiler.process(each, **options) for each in element.clauses)
+    path = f"""'$."' || {name} || '"'"""
+    return f"CASE WHEN json_type({column}, {path}) IN ('integer', 'real') THEN json_extract({column}, {path}) END"
+
+
+class Wanted(NamedTuple):
+    """All that is given must hold. `error` is the title of a failure; `sort` is INDEX or the name of a metric.
+
+    Items whose metric is no number come last, in either direction. `offset` many are left out, or those to `cursor`.
+    """
+
+    states: Sequence[ItemState] = ()
+    error: str | None = None
+    sort: str = INDEX
+    order: Literal["asc", "desc"] = "asc"
+    offset: int = 0
+    cursor: str | None = None
+
+    def conditions(self, job_id: str) -> Iterator[ColumnElement[bool]]:
+        """What must hold of a row."""
+        yield Item.job_id == job_id
+        if self.states:
+            yield Item.state.in_(self.states)
+        if self.error is not None:
+            yield (Item.state == ItemState.FAILED) & (Item.error["title"].as_string() == self.error)
+
+    def keys(self) -> list[Any]:
+        """What rises from row to row, or for INDEX against `order` falls; the last of them is the index."""
+        if self.sort == INDEX:
+            return [Item.index]
+        measured = number(Item.metrics, self.sort)
+        return [func.coalesce(-measured if self.order == "desc" else measured, LAST).label("rank"), Item.index]
+
+
+def find(session: Session, job_id: str, wanted: Wanted, limit: int) -> tuple[list[Item], str | None]:
+    """At most so many of these items, and the cursor of those that follow, if any do.
+
+    Rows are ordered by their keys alone, and read whole once they are few. Raises InvalidInput for a cursor of another
+    order, or for one beside an offset.
+    """
+    keys = wanted.keys()
+    falling = wanted.sort == INDEX and wanted.order == "desc"
+    query = select(*keys).where(*wanted.conditions(job_id)).order_by(*(key.desc() if falling else key for key in keys))
+    if wanted.cursor is not None:
+        if wanted.offset:
+            raise InvalidInput(FieldError("offset", "cannot stand beside cursor; allowed: one of them"))
+        ended, here = decoded(wanted.cursor, [key.type.python_type for key in keys]), tuple_(*keys)
+        query = query.where(here < ended if falling else here > ended)
+    found = session.execute(query.limit(limit + 1).offset(wanted.offset or None)).all()
+    shown = [int(row[-1]) for row in found[:limit]]
+    of_page = select(Item).where(Item.job_id == job_id, Item.index.in_(shown))
+    rows = {row.index: row for row in session.scalars(of_page)}
+    following = encode_cursor(*found[limit - 1]) if len(found) > limit else None
+    return [rows[index] for index in shown if index in rows], following
+
+
+def count(session: Session, job_id: str, wanted: Wanted) -> int:
+    """How many there are, on whatever page."""
+    return session.scalar(select(func.count()).select_from(Item).where(*wanted.conditions(job_id))) or 0
