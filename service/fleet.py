@@ -47,7 +47,7 @@ def threads(session: Session) -> tuple[int, int]:
     return int(processes), int(most)
 
 
-def workers(session: Session) -> responses.WorkerList:
+def workers(session: Session) -> list[responses.Worker]:
     """Those of the last day: first those that are alive, then by when they were last seen."""
     held: dict[str, list[str]] = {}
     running = select(Shard.worker, Shard.id).where(Shard.state == ShardState.RUNNING).order_by(Shard.id)
@@ -55,12 +55,10 @@ def workers(session: Session) -> responses.WorkerList:
         held.setdefault(str(thread).rpartition(":")[0], []).append(shard_id)
     state = case((WorkerProcess.ended_at.is_not(None), "ended"), (ALIVE, "alive"), else_="silent")
     rows = session.execute(select(WorkerProcess, state).order_by(state, WorkerProcess.seen_at.desc(), WorkerProcess.id))
-    return responses.WorkerList(
-        workers=[
-            responses.Worker(
-                id=row.id, state=is_, shards=held.get(row.id, []), started_at=at(row.started_at),
-                seen_at=at(row.seen_at), ended_at=timestamp(row.ended_at), **row.info,
-            )
-            for row, is_ in rows
-        ]
-    )  # fmt: skip
+    return [
+        responses.Worker(
+            id=row.id, state=is_, shards=held.get(row.id, []), started_at=at(row.started_at),
+            seen_at=at(row.seen_at), ended_at=timestamp(row.ended_at), **row.info,
+        )
+        for row, is_ in rows
+    ]  # fmt: skip

@@ -147,17 +147,26 @@ class Worker(BaseModel):
     device: str
     version: str
     threads: int = Field(description="Shards that it can hold at once")
-    shards: list[str] = Field(description="Those that it holds")
+    shards: list[str] = Field(description="Those that it holds: the id of the job, a point, a number")
     image_steps_per_second: float
     busy: float = Field(description="The share of the time in which its device searched")
     batch_rows: int = Field(description="Searches in its batches")
+    batch_limit: int | None = Field(None, description="Searches that those batches take; null: an older worker")
     started_at: datetime
     seen_at: datetime
     ended_at: datetime | None
 
 
+class Backlog(BaseModel):
+    """What waits for a worker, of all jobs."""
+
+    shards: int
+    image_steps: int = Field(description="At most")
+
+
 class WorkerList(BaseModel):
     workers: list[Worker]
+    queue: Backlog
 
 
 class Download(BaseModel):

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from service import fleet
 from service.db import kept
 from service.models import Job, Shard
-from service.responses import Reason, Waiting
+from service.responses import Backlog, Reason, Waiting
 from service.states import JobState, ShardState
 
 FEW, MANY, OLD = 100, 1000, 1.0
@@ -43,6 +43,11 @@ class Queue(NamedTuple):
     """Seconds until one of them can; None if nobody knows."""
     rate: float
     """Image-steps a second, of all workers."""
+
+    @property
+    def backlog(self) -> Backlog:
+        """All that waits."""
+        return Backlog(shards=self.shards[-1], image_steps=self.steps[-1])
 
     def wait(self, at: Place) -> Waiting:
         """Of what would begin at this place."""

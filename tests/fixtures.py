@@ -18,7 +18,8 @@ from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 from service.app import create_app, open_context
 from service.client import Client
 from service.db import Database, migrate
-from service.serving import serving
+from service.server import Server, config
+from service.serving import running, serving
 from service.settings import Settings
 from service.storage import LocalStorage, S3Storage, Storage
 from tests.servers import Bucket
@@ -149,6 +150,18 @@ def live_service(settings: Settings) -> Iterator[LiveService]:
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def still_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveService, Database]]:
+    """The API over HTTP without a worker, for a whole file: what it accepts stays queued. Its database, too."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("still"), port=0)
+    (settings.data_dir / "robustreps.db").write_bytes(migrated())
+    context = open_context(settings)
+    server = Server(config(settings, create_app(settings, context)))
+    with running(server) as url, Client(url) as client:
+        yield LiveService(url, client), context.db
+    context.close()
 
 
 @pytest.fixture

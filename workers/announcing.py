@@ -53,7 +53,8 @@ class Announcer:
             self._over.wait(fleet.ANNOUNCE_SECONDS)
 
     def _info(self) -> dict[str, Any]:
-        stats, at = self.runtime.batcher.stats, time.monotonic()
+        batcher, at = self.runtime.batcher, time.monotonic()
+        stats, lanes = batcher.stats, [place.lane for place in list(batcher.places.values())]
         counted = (stats.image_steps, stats.seconds)
         images, computed = (new - old for new, old in zip(counted, self._before, strict=True))
         seconds, self._at, self._before = max(at - self._at, 1e-3), at, counted
@@ -61,5 +62,6 @@ class Announcer:
             "host": socket.gethostname(), "device": self.runtime.device_name, "version": version("robustreps"),
             "threads": self.runtime.settings.worker_threads, "image_steps_per_second": round(images / seconds, 1),
             "busy": round(min(computed / seconds, 1.0), 3),
-            "batch_rows": sum(len(place.lane.searches) for place in list(self.runtime.batcher.places.values())),
+            "batch_rows": sum(len(lane.searches) for lane in lanes),
+            "batch_limit": sum(lane.capacity for lane in lanes if lane.searches) or batcher.most,
         }  # fmt: skip

@@ -22,6 +22,9 @@ SHELL = """\
     <link rel="icon" href="/ui/static/favicon.svg" type="image/svg+xml" />
     <link rel="stylesheet" href="/ui/static/style.css" />
     <link rel="stylesheet" href="/ui/static/reference.css" />
+    <link rel="stylesheet" href="/ui/static/list.css" />
+    <link rel="stylesheet" href="/ui/static/dark.css" id="dark" media="(prefers-color-scheme: dark)" />
+    <script src="/ui/static/theme.js"></script>
     <script type="module" src="/ui/static/reference.js"></script>
   </head>
   <body>
@@ -33,8 +36,10 @@ SHELL = """\
         <a href="/ui/models">Models</a>
         <a href="/ui/datasets">Data sets</a>
         <a href="/ui/failed">Failed</a>
+        <a href="/ui/workers">Workers</a>
         <a href="/docs" aria-current="page">API</a>
       </nav>
+      <span class="tools"><button type="button" id="theme"></button></span>
     </header>
     <div class="reference">
       <nav aria-label="Sections" class="sections">

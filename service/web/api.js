@@ -46,9 +46,10 @@ async function request(path, options, signal) {
   return body;
 }
 
+/** A list stands for a parameter that is given several times. */
 function query(parameters) {
   const pairs = Object.entries(parameters).filter(([, value]) => value !== undefined && value !== null && value !== "");
-  return new URLSearchParams(pairs).toString();
+  return new URLSearchParams(pairs.flatMap(([name, value]) => [value].flat().map((each) => [name, each]))).toString();
 }
 
 const modelPath = (name) => `/v1/models/${encodeURIComponent(name)}`;
@@ -56,7 +57,7 @@ const datasetPath = (name) => `/v1/datasets/${encodeURIComponent(name)}`;
 const jobPath = (id) => `/v1/jobs/${encodeURIComponent(id)}`;
 const fresh = { cache: "no-cache" };
 
-/** `filters` are those of the API: limit, state, cursor, top_level, parent. */
+/** `filters` are those of the API: limit, state, kind, label, text, created_after, cursor, top_level, parent ... */
 export const listJobs = (filters, signal) => request(`/v1/jobs?${query(filters)}`, fresh, signal);
 export const getJob = (id, signal) => request(jobPath(id), fresh, signal);
 export const listItems = (id, { limit, cursor }, signal) =>
@@ -72,6 +73,8 @@ export const retryJob = change("retry");
 export const listDeadLetters = (filters, signal) => request(`/v1/dead-letters?${query(filters)}`, fresh, signal);
 /** What is at an artifact's url never changes, so the browser's cache may answer. */
 export const getArtifact = (url, signal) => request(url, {}, signal);
+
+export const listWorkers = (signal) => request("/v1/workers", fresh, signal);
 
 export const listModels = (signal) => request("/v1/models", fresh, signal);
 export const getModel = (name, signal) => request(modelPath(name), fresh, signal);

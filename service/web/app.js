@@ -1,19 +1,22 @@
-// Entry: choose the view by the path. Links are ordinary ones; only the state filter changes the URL in place.
+// Entry: choose the view by the path. Links are ordinary ones; only the filters of a list change the URL in place.
 
 import { datasetList, datasetView, modelList, modelView } from "./catalog.js";
 import { failedList } from "./failed.js";
 import { jobView } from "./job.js";
 import { listView } from "./list.js";
 import { messagePage } from "./ui.js";
+import { workerList } from "./workers.js";
+import "./keyboard.js";
 
 const main = document.getElementById("main");
 const path = window.location.pathname.replace(/\/+$/, "");
-const [, kind, name] = /^\/ui\/(jobs|models|datasets|failed)(?:\/([^/]+))?$/.exec(path) ?? [];
+const [, kind, name] = /^\/ui\/([a-z]+)(?:\/([^/]+))?$/.exec(path) ?? [];
 const VIEWS = {
   jobs: [listView, jobView],
   models: [modelList, modelView],
   datasets: [datasetList, datasetView],
   failed: [failedList],
+  workers: [workerList],
 };
 
 function decoded(text) {
@@ -25,7 +28,7 @@ function decoded(text) {
 }
 
 const section = path === "/ui" ? "jobs" : kind;
-const [list, one] = VIEWS[section] ?? [];
+const [list, one] = Object.hasOwn(VIEWS, section) ? VIEWS[section] : [];
 document.querySelector(`[data-section="${section}"]`)?.setAttribute("aria-current", name ? "true" : "page");
 const view = name ? one : list;
 if (view) view(main, name && decoded(name));

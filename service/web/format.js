@@ -31,7 +31,7 @@ const ago = new Intl.RelativeTimeFormat("en", { numeric: "always" });
 export const count = (value) => whole.format(value);
 export const percent = (fraction) => `${Math.floor(100 * fraction)} %`;
 export const accuracy = (fraction) => `${(100 * fraction).toFixed(1)} %`;
-export const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
+export const plural = (n, word, words = `${word}s`) => `${count(n)} ${n === 1 ? word : words}`;
 
 /** A measured value to three significant digits; tiny and huge ones in powers of ten. */
 export function measure(value) {

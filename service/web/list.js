@@ -1,11 +1,15 @@
 // All jobs but the parts of recipes, newest first, live.
 
 import { getJob, listJobs, Refused } from "./api.js";
-import { arrange, h, mount } from "./dom.js";
-import { count, isFinal, plural, stateLabel, STATES } from "./format.js";
+import { Bulk } from "./bulk.js";
+import { arrange, h, mount, setAttribute } from "./dom.js";
+import { asked, canonical, Filters } from "./filters.js";
+import { count, isFinal, plural } from "./format.js";
+import { addKeys } from "./keyboard.js";
 import { poll } from "./poll.js";
 import { jobTable, Row } from "./rows.js";
 import { announce, hideBanner, refusal, showBanner } from "./ui.js";
+import { Views } from "./views.js";
 
 const PAGE = 50;
 /** Unfinished jobs below the first page that are asked for, one by one, in each turn. */
@@ -21,33 +25,44 @@ const EXAMPLE = {
 class JobList {
   constructor(main) {
     this.ref = mount(main, "list-view");
-    this.table = jobTable("Jobs, newest first", "Job");
+    this.rows = new Map();
+    const go = (query, typing) => this.go(query, typing);
+    this.filters = new Filters(this.ref.filters, this.ref["more-filters"], go);
+    this.views = new Views(this.ref.views, go);
+    const { bulk, notices } = this.ref;
+    this.bulk = new Bulk(bulk, notices, () => [...this.rows.values()], () => this.poller.now());
+    this.table = jobTable("Jobs, newest first", "Job", this.bulk.all);
     this.ref.place.after(this.table.node);
-    this.ref.filter.append(
-      h("option", { value: "" }, "All"),
-      ...Object.keys(STATES).map((state) => h("option", { value: state }, stateLabel(state))),
-    );
-    this.ref.filter.addEventListener("change", () => this.choose(this.ref.filter.value));
     this.ref.more.addEventListener("click", () => this.loadMore());
     window.addEventListener("popstate", () => this.start());
+    addKeys([{ key: "x", label: "Select the job", run: () => this.selectFocused() }]);
     this.start();
   }
 
-  choose(state) {
-    window.history.pushState(null, "", state ? `/ui/?${new URLSearchParams({ state })}` : "/ui/");
+  go(query, typing = false) {
+    if (query === this.query) return;
+    const url = query ? `/ui/?${query}` : "/ui/";
+    if (typing) window.history.replaceState(null, "", url);
+    else window.history.pushState(null, "", url);
     this.start();
   }
 
-  /** Begin afresh with the filter in the URL. */
+  selectFocused() {
+    document.activeElement.closest(".jobs tbody tr")?.querySelector("input").click();
+  }
+
+  /** Begin afresh with the filters in the URL; what is shown stays until there is an answer. */
   start() {
     this.poller?.stop();
-    this.state = new URLSearchParams(window.location.search).get("state") ?? "";
-    if (this.state && !STATES[this.state]) this.ref.filter.append(h("option", { value: this.state }, this.state));
-    this.ref.filter.value = this.state;
-    this.forget();
-    this.table.node.hidden = true;
+    this.query = canonical(window.location.search);
+    this.only = { ...asked(this.query), limit: PAGE, top_level: true };
+    this.filters.show(this.query);
+    this.views.show(this.query);
+    this.stale = true;
+    setAttribute(this.table.node, "aria-busy", "true");
+    if (this.rows.size === 0) this.table.node.hidden = true;
+    if (this.rows.size === 0) this.ref.place.replaceChildren(h("p", { class: "loading" }, "Loading jobs…"));
     this.ref.more.hidden = true;
-    this.ref.place.replaceChildren(h("p", { class: "loading" }, "Loading jobs…"));
     this.poller = poll((signal) => this.refresh(signal), {
       up: hideBanner,
       down: (error, retry) => showBanner(error.message, retry),
@@ -56,22 +71,25 @@ class JobList {
   }
 
   forget() {
-    this.rows = new Map();
+    this.rows.clear();
     this.cursor = undefined; // then the cursor after the oldest job that is shown; null where there is no older one
+    this.stale = false;
+    this.table.node.removeAttribute("aria-busy");
   }
 
   async refresh(signal) {
-    const page = await listJobs({ limit: PAGE, state: this.state, top_level: true }, signal);
-    const overlaps = page.jobs.some((job) => this.rows.has(job.id));
+    const page = await listJobs(this.only, signal);
+    if (this.stale) this.forget();
+    const fresh = new Set(page.jobs.map(({ id }) => id));
+    const overlaps = page.jobs.some(({ id }) => this.rows.has(id));
     // More new jobs than a page holds: what we have no longer joins on, so start over from the top.
-    if (!overlaps || page.next_cursor === null) {
-      const kept = new Set(page.jobs.map((job) => job.id));
-      for (const id of this.rows.keys()) if (!kept.has(id)) this.rows.delete(id);
-      this.cursor = undefined;
-    }
+    if (!overlaps || page.next_cursor === null) this.cursor = undefined;
+    // What the page would have, and has not, was deleted or is no longer what is asked for.
+    const oldest = this.cursor === undefined ? "" : page.jobs.at(-1).created_at;
+    for (const [id, { job }] of this.rows) if (!fresh.has(id) && job.created_at > oldest) this.rows.delete(id);
     if (this.cursor === undefined) this.cursor = page.next_cursor;
     this.take(page.jobs);
-    await this.refreshStragglers(new Set(page.jobs.map((job) => job.id)), signal);
+    await this.refreshStragglers(fresh, signal);
     this.show();
   }
 
@@ -88,7 +106,8 @@ class JobList {
     try {
       const job = await getJob(row.job.id, signal);
       row.update(job);
-      if (this.state && job.state !== this.state) this.rows.delete(job.id);
+      const states = this.only.state;
+      if (states.length > 0 && !states.includes(job.state)) this.rows.delete(job.id);
     } catch (error) {
       if (!(error instanceof Refused) || error.status !== 404) throw error;
       this.rows.delete(row.job.id);
@@ -99,16 +118,16 @@ class JobList {
     for (const job of jobs) {
       const row = this.rows.get(job.id);
       if (row) row.update(job);
-      else this.rows.set(job.id, new Row(job));
+      else this.rows.set(job.id, new Row(job, job.id, this.bulk.box(job.id)));
     }
   }
 
   async loadMore() {
     this.ref.more.disabled = true;
-    const state = this.state;
+    const { query } = this;
     try {
-      const page = await listJobs({ limit: PAGE, state, cursor: this.cursor, top_level: true });
-      if (state !== this.state) return;
+      const page = await listJobs({ ...this.only, cursor: this.cursor });
+      if (query !== this.query) return;
       this.cursor = page.next_cursor;
       this.take(page.jobs);
       this.show();
@@ -130,7 +149,8 @@ class JobList {
     this.ref.more.hidden = !this.cursor;
     if (rows.length > 0) this.ref.place.replaceChildren();
     else if (!this.ref.place.querySelector(".vacant"))
-      this.ref.place.replaceChildren(this.state ? vacantFilter(this.state) : vacant());
+      this.ref.place.replaceChildren(this.query ? vacantFilter() : vacant());
+    this.bulk.update();
     const active = rows.filter(({ job }) => !isFinal(job.state)).length;
     document.title = `${active ? `${count(active)} active · ` : ""}Jobs · robustreps`;
   }
@@ -142,13 +162,9 @@ class JobList {
   }
 }
 
-function vacantFilter(state) {
-  return h(
-    "div",
-    { class: "vacant" },
-    h("h2", {}, `No job is ${stateLabel(state)}`),
-    h("p", {}, h("a", { href: "/ui/" }, "Show all jobs")),
-  );
+function vacantFilter() {
+  const all = h("p", {}, h("a", { href: "/ui/" }, "Show all jobs"));
+  return h("div", { class: "vacant" }, h("h2", {}, "No job matches"), all);
 }
 
 function vacant() {

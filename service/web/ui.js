@@ -8,16 +8,21 @@ const announcer = document.getElementById("announcer");
 
 export const announce = (text) => setText(announcer, text);
 
+const OFFLINE = "This device is offline. What is shown may be old";
+
 /** Say that the API is away. The text changes only with the cause, so that it is not read out at every attempt. */
 export function showBanner(message, retry) {
-  if (banner.firstElementChild?.textContent === `${message}, retrying…`) return;
-  banner.replaceChildren(
-    h("span", {}, `${message}, retrying…`),
-    h("button", { type: "button", onclick: retry }, "Retry now"),
-  );
+  const text = navigator.onLine ? `${message}, retrying…` : OFFLINE;
+  if (banner.firstElementChild?.textContent === text) return;
+  const again = h("button", { type: "button", onclick: retry }, "Retry now");
+  banner.replaceChildren(h("span", {}, text), ...(navigator.onLine ? [again] : []));
 }
 
 export const hideBanner = () => banner.firstElementChild && banner.replaceChildren();
+
+// A service on this very device answers all the same: the next answer takes the banner away.
+window.addEventListener("offline", () => showBanner());
+window.addEventListener("online", hideBanner);
 
 export class Badge {
   constructor(state) {
@@ -47,9 +52,10 @@ export function refusal(error) {
   return note("bad", error.title ?? "Something went wrong", ...new Set([error.message, ...fields]));
 }
 
-/** Ask before something is done; answers whether to do it. Escape is a no. */
-function ask(title, text, no, yes) {
-  const answers = [h("button", { value: "no", autofocus: true }, no), h("button", { value: "yes", class: "solid" }, yes)];
+/** Ask before something is done; answers whether to do it. Escape is a no. `tone` "danger" is for what has no way back. */
+export function ask(title, text, no, yes, tone = "") {
+  const answer = h("button", { value: "yes", class: `${tone} solid` }, yes);
+  const answers = [h("button", { value: "no", autofocus: true }, no), answer];
   const form = h("form", { method: "dialog" }, h("h2", { id: "ask-title" }, title), h("p", {}, text));
   form.append(h("p", { class: "actions" }, ...answers));
   const dialog = h("dialog", { "aria-labelledby": "ask-title" }, form);

@@ -25,6 +25,7 @@ from tests.service.test_lifecycle import LATER, until
 from tests.service.test_priorities import INFO
 from tests.service.test_recipe_parts import begin, submit_recipe
 from tests.stack import Stack
+from workers.runtime import CPU_ROWS
 
 STEPS = 10
 """Image-steps of an item of `submit`'s jobs."""
@@ -193,7 +194,7 @@ def test_workers_are_listed_with_what_they_hold(database: Database) -> None:
         session.execute(update(WorkerProcess).where(WorkerProcess.id == "c:3").values(seen_at=now() - 60))
     do(database, leases.claim, shard, "a:1:thread", 60)
     with database.reading() as session:
-        found = fleet.workers(session).workers
+        found = fleet.workers(session)
     assert [(w.id, w.state, w.shards) for w in found] == [
         ("a:1", "alive", [shard]), ("b:2", "ended", []), ("c:3", "silent", [])
     ]  # fmt: skip
@@ -201,7 +202,14 @@ def test_workers_are_listed_with_what_they_hold(database: Database) -> None:
         session.execute(update(WorkerProcess).values(seen_at=now() - fleet.KEPT_SECONDS - 1))
     do(database, fleet.forget)
     with database.reading() as session:
-        assert fleet.workers(session).workers == []
+        assert fleet.workers(session) == []
+
+
+def test_the_queue_is_told_with_the_workers(api: TestClient) -> None:
+    before = [post(api, inversion(steps=10)).json()["id"] for _ in range(2)]
+    assert api.get("/v1/workers").json() == {"workers": [], "queue": {"shards": 2, "image_steps": 60}}
+    assert api.post(f"/v1/jobs/{before[0]}/pause").status_code == 202
+    assert api.get("/v1/workers").json()["queue"] == {"shards": 1, "image_steps": 30}
 
 
 @pytest.mark.slow
@@ -216,6 +224,7 @@ def test_the_embedded_worker_says_what_it_is_doing(live_service: LiveService) ->
     assert (worker["id"], worker["state"], worker["threads"]) == (f"{worker['host']}:{os.getpid()}", "alive", 4)
     assert worker["device"].startswith(("cpu", "NVIDIA"))
     until(lambda: workers()[0]["image_steps_per_second"] > 0 and workers()[0]["batch_rows"] == 3)
+    assert workers()[0]["batch_limit"] == CPU_ROWS
     live_service.client.request("POST", job["links"]["cancel"])
 
 
