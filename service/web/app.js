@@ -2,18 +2,20 @@
 
 import { datasetList, datasetView, modelList, modelView } from "./catalog.js";
 import { failedList } from "./failed.js";
+import { formView } from "./form.js";
 import { jobView } from "./job.js";
 import { listView } from "./list.js";
 import { messagePage } from "./ui.js";
 
 const main = document.getElementById("main");
 const path = window.location.pathname.replace(/\/+$/, "");
-const [, kind, name] = /^\/ui\/(jobs|models|datasets|failed)(?:\/([^/]+))?$/.exec(path) ?? [];
+const [, kind, name] = /^\/ui\/(jobs|models|datasets|failed|new)(?:\/([^/]+))?$/.exec(path) ?? [];
 const VIEWS = {
   jobs: [listView, jobView],
   models: [modelList, modelView],
   datasets: [datasetList, datasetView],
   failed: [failedList],
+  new: [formView],
 };
 
 function decoded(text) {
