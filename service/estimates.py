@@ -1,6 +1,8 @@
 """What a request would become, and how long that is expected to take: a dry run, which inserts nothing."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -31,6 +33,25 @@ def preview(session: Session, plan: Plan, total: int | None, shard_items: int, p
         warnings=plan.warnings, estimate=estimate(session, kind, parameters, steps, shards),
         waiting=None if waits.starts_in_seconds == 0 else waits,
     )  # fmt: skip
+
+
+def together(kind: str, parameters: dict[str, Any], parts: Mapping[str, Preview]) -> Preview:
+    """Of a recipe: its parts one after the other, and one item more, which draws them."""
+    of = list(parts.values())
+    seconds, device = [each.estimate.seconds for each in of], [each.estimate.device_seconds for each in of]
+    basis = "; ".join(dict.fromkeys(each.estimate.basis for each in of))
+    return Preview(
+        kind=kind, parameters=parameters, items=sum(each.items or 0 for each in of) + 1,
+        shards=sum(each.shards or 0 for each in of) + 1, image_steps=sum(each.image_steps or 0 for each in of),
+        warnings=list(dict.fromkeys(warning for each in of for warning in each.warnings)),
+        estimate=Estimate(seconds=_sum(seconds), device_seconds=_sum(device), basis=basis), waiting=of[0].waiting,
+        parts={label: each.parameters for label, each in parts.items()},
+    )  # fmt: skip
+
+
+def _sum(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 def estimate(

@@ -72,6 +72,7 @@ class Preview(BaseModel):
 
     kind: str
     parameters: dict[str, Any]
+    parts: dict[str, dict[str, Any]] = Field({}, description="The parameters of each job of a recipe")
     items: int | None = Field(description="null: only reading the source tells")
     shards: int | None
     image_steps: int | None = Field(description="At most")

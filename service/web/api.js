@@ -83,3 +83,25 @@ export const weightsUrl = (name) => `${modelPath(name)}/weights`;
 export const listDatasets = (signal) => request("/v1/datasets", fresh, signal);
 export const getDataset = (name, signal) => request(datasetPath(name), fresh, signal);
 export const imageUrl = (name, index) => `${datasetPath(name)}/images/${index}`;
+
+export const getOpenapi = (signal) => request("/openapi.json", fresh, signal);
+export const listRecipes = (signal) => request("/v1/recipes", fresh, signal);
+export const listArchitectures = (signal) => request("/v1/architectures", fresh, signal);
+/** How a job was asked for: {address, body}. */
+export const getRequest = (id, signal) => request(`${jobPath(id)}/request`, fresh, signal);
+const sending = (method, body, headers = {}) => ({
+  method,
+  headers: { "Content-Type": "application/json", ...headers },
+  body: JSON.stringify(body),
+});
+/** `patch` is a merge patch on the job's request; the same `key` makes the same job. */
+export const cloneJob = (id, patch, key) =>
+  request(`${jobPath(id)}/clone`, sending("POST", patch, { "Idempotency-Key": key }));
+export const postJob = (address, body, key) => request(address, sending("POST", body, { "Idempotency-Key": key }));
+/** What a request would become: a dry run at the address where it would be posted. */
+export const preview = (address, body, signal) => request(`${address}?dry_run=true`, sending("POST", body), signal);
+
+const file = (body) => ({ method: "POST", body, headers: { "Content-Type": "application/octet-stream" } });
+export const uploadImage = (data) => request("/v1/images", file(data));
+export const uploadedUrl = (id) => `/v1/images/${encodeURIComponent(id)}`;
+export const uploadManifest = (data) => request("/v1/manifests", file(data));

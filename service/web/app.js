@@ -2,6 +2,7 @@
 
 import { datasetList, datasetView, modelList, modelView } from "./catalog.js";
 import { failedList } from "./failed.js";
+import { formView } from "./form.js";
 import { jobView } from "./job.js";
 import { listView } from "./list.js";
 import { messagePage } from "./ui.js";
@@ -17,6 +18,7 @@ const VIEWS = {
   datasets: [datasetList, datasetView],
   failed: [failedList],
   workers: [workerList],
+  new: [formView],
 };
 
 function decoded(text) {

@@ -77,6 +77,21 @@ def test_a_recipes_parameters_are_those_of_all_its_parts(api: TestClient) -> Non
         }  # fmt: skip
 
 
+def test_a_dry_run_of_a_recipe_answers_its_plan_and_inserts_nothing(api: TestClient) -> None:
+    body, dry = figure("figure-13"), "/v1/recipes/figure-13?dry_run=true"
+    planned = api.post(dry, json=body).json()
+    assert api.get("/v1/jobs").json()["jobs"] == []
+    job = submitted(api, "figure-13")
+    parts = parts_of(api, job)
+    assert (planned["kind"], planned["parameters"]) == ("recipe", job["parameters"])
+    assert planned["parts"] == {label: part["parameters"] for label, part in parts.items()}
+    assert planned["items"] == 1 + sum(part["items"]["total"] for part in parts.values())
+    assert planned["image_steps"] == sum(part["progress"]["steps_total"] for part in parts.values())
+    assert (planned["warnings"], planned["estimate"]["seconds"]) == (job["warnings"], None)
+    assert "no worker has reported" in planned["estimate"]["basis"]
+    assert_problem(api.post(dry, json=body | {"baseline": body["model"]}), 422, "baseline")
+
+
 def test_a_recipe_warns_of_what_its_parts_warn_of_once(api: TestClient) -> None:
     warnings = submitted(api, "figure-3")["warnings"]
     assert len(warnings) == len(set(warnings)) == 2

@@ -1,0 +1,75 @@
+// What a request would become, and the button that sends it.
+
+import { h, setText } from "./dom.js";
+import { count, duration, plural } from "./format.js";
+import { words } from "./schema.js";
+import { note } from "./ui.js";
+
+const row = (name, value) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, value));
+
+function begins(waiting) {
+  if (!waiting) return "at once";
+  if (waiting.starts_in_seconds !== null) return `in about ${duration(waiting.starts_in_seconds)}`;
+  return waiting.reason === "no_worker" ? "once there is a worker" : waiting.detail;
+}
+
+export class Estimate {
+  /** `submit()` sends the request, `go(field)` leads to a field. */
+  constructor(submit, go) {
+    this.go = go;
+    this.table = h("table", { class: "pairs", "aria-labelledby": "estimate-title" });
+    this.basis = h("p", { class: "hint" });
+    this.notes = h("div", { class: "notes" });
+    this.button = h("button", { type: "submit", class: "solid", onclick: submit }, "Submit");
+    this.node = h(
+      "section",
+      { class: "panel estimate", "aria-labelledby": "estimate-title" },
+      h("h2", { id: "estimate-title" }, "Estimate"),
+      this.table,
+      this.basis,
+      this.notes,
+      this.button,
+    );
+  }
+
+  /** Stands until the next answer. */
+  wait = () => this.node.classList.add("stale");
+
+  answered() {
+    this.node.classList.remove("stale");
+  }
+
+  show({ kind, items, image_steps: steps, shards, estimate, waiting, warnings }) {
+    this.answered();
+    const some = (value) => (value === null ? "as many as the source names" : count(value));
+    this.table.replaceChildren(
+      row("Items", some(items)),
+      row(kind === "training" ? "Optimiser steps" : "Image-steps, at most", some(steps)),
+      row("Shards", some(shards)),
+      row("Time", estimate.seconds === null ? "not known yet" : `about ${duration(estimate.seconds)}`),
+      row("Begins", begins(waiting)),
+    );
+    setText(this.basis, estimate.basis);
+    this.notes.replaceChildren(...(warnings.length ? [note("mixed", plural(warnings.length, "warning"), ...warnings)] : []));
+  }
+
+  /** `errors` are {field, message}; a press on one leads there. */
+  refuse(errors) {
+    this.answered();
+    this.table.replaceChildren();
+    setText(this.basis, "");
+    const line = ({ field, message }) => {
+      const to = h("button", { type: "button", class: "link", onclick: () => this.go(field) }, field ? words(field) : "The request");
+      return h("li", {}, to, ` ${message}`);
+    };
+    this.notes.replaceChildren(
+      h("div", { class: "note", "data-tone": "bad" }, h("strong", {}, "Not yet a request"), h("ul", {}, ...errors.map(line))),
+    );
+  }
+
+  /** Something is in the way that has nothing to do with the request. */
+  fail(message) {
+    this.answered();
+    this.notes.replaceChildren(note("bad", "No estimate", message));
+  }
+}
