@@ -1,9 +1,11 @@
 // Entry: choose the view by the path. Links are ordinary ones; only the state filter changes the URL in place.
 
-import { datasetList, datasetView, modelList, modelView } from "./catalog.js";
+import { datasetList, modelList } from "./catalog.js";
+import { datasetView } from "./dataset.js";
 import { failedList } from "./failed.js";
 import { jobView } from "./job.js";
 import { listView } from "./list.js";
+import { modelView } from "./model.js";
 import { messagePage } from "./ui.js";
 
 const main = document.getElementById("main");

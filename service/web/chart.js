@@ -1,24 +1,11 @@
-// Lines over steps: uPlot draws them; what is read out, by pointer or by keys, and the table of values are ours.
+// Lines over steps, with what is read out, by pointer or by keys, and the table of values; plot.js draws them.
 
 import { h, setText } from "./dom.js";
 import { count, measure } from "./format.js";
+import { Plot, STYLES } from "./plot.js";
 import { wideTable } from "./tables.js";
-import { linearTicks, logTicks, stepRange, valueRange } from "./ticks.js";
 
-const HEIGHT = 230;
-const FONT = "12px system-ui, sans-serif";
-/** Colours of the lines, by custom property, and their dashes: no two lines differ by colour alone. */
-const COLOURS = ["--accent", "--good", "--mixed", "--held", "--bad", "--muted"];
-const DASHES = [[], [], [5, 3], [2, 3], [8, 3, 2, 3], [1, 4]];
 const MOST_ROWS = 200;
-
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
-
-/** Call `task` whenever the page turns light or dark. */
-function whenThemed(task) {
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", task);
-  new MutationObserver(task).observe(document.documentElement, { attributes: true });
-}
 
 /** Every so manieth of `steps`, and the last. */
 const thinned = (steps) => {
@@ -48,7 +35,7 @@ class LineChart {
     this.plot.addEventListener("blur", () => this.choose(null));
     this.plot.addEventListener("keydown", (event) => this.key(event));
     new ResizeObserver(() => this.draw()).observe(this.plot);
-    whenThemed(() => this.drawn?.redraw());
+    this.drawing = new Plot(this.plot, options, (index) => this.choose(index));
   }
 
   /** Show `lines`, each of pairs of a step and a value in the order of the steps; screen readers call them `title`. */
@@ -66,7 +53,7 @@ class LineChart {
 
   name(names) {
     this.names = names;
-    const keys = names.map((name, i) => h("span", { class: "key", "data-line": i % COLOURS.length }, name));
+    const keys = names.map((name, i) => h("span", { class: "key", "data-line": i % STYLES }, name));
     this.keys.replaceChildren(...(names.length > 1 ? keys : []));
   }
 
@@ -80,74 +67,9 @@ class LineChart {
     const visible = ([x, y]) => Number.isFinite(x) && Number.isFinite(y) && (!log || y > 0);
     this.points = this.lines.map((points) => new Map(points.filter(visible)));
     this.steps = [...new Set(this.points.flatMap((points) => [...points.keys()]))].sort((a, b) => a - b);
-    const shown = this.points.flatMap((points) => [...points.values()]);
-    this.reach = { x: stepRange(this.steps, this.options.across === "log"), y: valueRange(shown, log) };
-    const shape = JSON.stringify([this.lines.length, log, this.steps.length > 0]);
-    if (shape !== this.shape) this.build(log, width);
-    this.shape = shape;
-    if (this.drawn) this.fill(width);
+    this.drawing.show(this.steps, this.points, log, width);
     this.choose(this.chosen);
     this.tabulate();
-  }
-
-  /** Begin the drawing anew: for another number of lines, or another kind of axis. */
-  build(log, width) {
-    this.drawn?.destroy();
-    this.drawn = null;
-    this.plot.replaceChildren();
-    if (this.steps.length === 0) this.plot.append(h("p", { class: "empty" }, "No points"));
-    else this.drawn = new window.uPlot(this.drawing(log, width), null, this.plot);
-  }
-
-  fill(width) {
-    const columns = this.points.map((points) => this.steps.map((step) => points.get(step) ?? null));
-    if (this.drawn.width !== width) this.drawn.setSize({ width, height: HEIGHT });
-    this.drawn.setData([this.steps, ...columns]);
-  }
-
-  /** What uPlot is told: axes, lines, and to tell us where the pointer is. */
-  drawing(log, width) {
-    const { across, say, along } = this.options;
-    const axis = { stroke: () => colour("--muted"), font: FONT, labelFont: FONT, filter: (_, found) => found };
-    const grid = { stroke: () => colour("--line"), width: 1 };
-    const reach = (name) => () => this.reach[name];
-    const distribution = (logarithmic) => (logarithmic ? 3 : 1);
-    return {
-      width,
-      height: HEIGHT,
-      legend: { show: false },
-      cursor: { y: false, drag: { x: false, y: false } },
-      scales: {
-        x: { time: false, distr: distribution(across === "log"), range: reach("x") },
-        y: { distr: distribution(log), range: reach("y") },
-      },
-      axes: [
-        { ...axis, grid: { show: false }, ticks: { ...grid, size: 4 }, size: 26, gap: 4, label: along, labelSize: 18,
-          labelGap: 0, splits: (u) => this.stepTicks(u.width), values: (_, found) => found.map(say) },
-        { ...axis, grid, ticks: { show: false }, size: 52, gap: 8, values: (_, found) => found.map(measure),
-          splits: () => (log ? logTicks(...this.reach.y) : linearTicks(...this.reach.y, 4)) },
-      ],
-      series: [{}, ...this.lines.map((_, i) => this.line(i))],
-      hooks: { setCursor: [(u) => this.pointed(u)] },
-    };
-  }
-
-  line(i) {
-    const stroke = () => colour(COLOURS[i % COLOURS.length]);
-    const points = { size: 5, stroke, fill: stroke };
-    return { stroke, points, width: 1.75, dash: DASHES[i % DASHES.length], spanGaps: true };
-  }
-
-  stepTicks(width) {
-    const { across, say } = this.options;
-    const [low, high] = this.reach.x;
-    const most = Math.max(2, (width - 66) / 65);
-    if (across === "log") return this.steps.length > most ? logTicks(low, high) : this.steps;
-    return linearTicks(low, high, say === count ? Math.min(Math.ceil(high - low), most) : most); // steps are whole
-  }
-
-  pointed({ cursor }) {
-    if (!this.moving) this.choose(cursor.idx ?? null);
   }
 
   /** Mark step number `index`, or none when null, and read it or the last one out. */
@@ -169,16 +91,8 @@ class LineChart {
     slider["aria-valuenow"] = Math.max(0, at);
     slider["aria-valuetext"] = text || "no points";
     for (const [name, value] of Object.entries(slider)) this.plot.setAttribute(name, value);
-    this.mark();
+    this.drawing.mark(this.chosen === null ? null : step);
     this.options.onchoose(this.chosen === null ? null : step);
-  }
-
-  mark() {
-    if (!this.drawn) return;
-    this.moving = true;
-    const left = this.chosen === null ? -10 : this.drawn.valToPos(this.steps[this.chosen], "x");
-    this.drawn.setCursor({ left, top: left < 0 ? -10 : 0 });
-    this.moving = false;
   }
 
   key(event) {

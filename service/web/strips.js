@@ -26,7 +26,7 @@ class Pair {
     this.choose = choose;
     this.title = h("h3");
     this.stage = h("div", { class: "stage" });
-    this.strip = h("div", { class: "strip", role: "group" });
+    this.strip = h("div", { class: "strip", role: "group", tabindex: 0 });
     this.node = h("article", { class: "pair" }, this.title, this.stage, this.strip);
   }
 
@@ -61,8 +61,10 @@ class Pair {
       const more = file === "target.png" ? (blend === null ? "" : `ghosting ${measure(blend)}`) : item ? found(item) : "";
       this.shots[i].show(item, file, [name, more].filter(Boolean).join(": "), `${name} at lambda ${measure(weights[at])}`);
     });
-    for (const cell of this.strip.querySelectorAll("button"))
+    for (const cell of this.strip.querySelectorAll("button")) {
       cell.toggleAttribute("data-chosen", Number(cell.dataset.column) === at);
+      if (cell.hasAttribute("data-chosen")) this.strip.scrollLeft = cell.offsetLeft - this.strip.clientWidth / 2;
+    }
   }
 }
 
