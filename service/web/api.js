@@ -33,9 +33,12 @@ async function answer(path, options, signal) {
   }
 }
 
-async function request(path, options, signal) {
+const json = (response) => response.json().catch(() => null);
+const text = (response) => (response.ok ? response.text() : json(response));
+
+async function request(path, options, signal, read = json) {
   const response = await answer(path, options, signal);
-  const body = await response.json().catch(() => null);
+  const body = await read(response);
   if (signal?.aborted) throw signal.reason;
   if (passing(response.status)) {
     const reason = body?.detail || body?.title || `it answers ${response.status}`;
@@ -73,6 +76,7 @@ export const retryJob = change("retry");
 export const listDeadLetters = (filters, signal) => request(`/v1/dead-letters?${query(filters)}`, fresh, signal);
 /** What is at an artifact's url never changes, so the browser's cache may answer. */
 export const getArtifact = (url, signal) => request(url, {}, signal);
+export const getText = (url, signal) => request(url, { headers: {} }, signal, text);
 
 export const listWorkers = (signal) => request("/v1/workers", fresh, signal);
 

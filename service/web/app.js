@@ -1,10 +1,12 @@
 // Entry: choose the view by the path. Links are ordinary ones; only the filters of a list change the URL in place.
 
-import { datasetList, datasetView, modelList, modelView } from "./catalog.js";
+import { datasetList, modelList } from "./catalog.js";
+import { datasetView } from "./dataset.js";
 import { failedList } from "./failed.js";
 import { formView } from "./form.js";
 import { jobView } from "./job.js";
 import { listView } from "./list.js";
+import { modelView } from "./model.js";
 import { messagePage } from "./ui.js";
 import { workerList } from "./workers.js";
 import "./keyboard.js";

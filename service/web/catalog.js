@@ -1,21 +1,24 @@
-// The registries: networks and data sets that jobs can name, and the card of each.
+// The registries: networks and data sets that jobs can name, and what the page of either is made of.
 
 import * as api from "./api.js";
 import { h } from "./dom.js";
-import { accuracies, ball } from "./evaluation.js";
 import { pageLink, parameterRows } from "./facts.js";
-import { accuracy, count, exactTime, measure, plural } from "./format.js";
+import { accuracy, count, measure } from "./format.js";
 import { plainPicture } from "./picture.js";
 import { poll } from "./poll.js";
+import { jobTable, Row } from "./rows.js";
 import { dataTable, small } from "./tables.js";
 import { hideBanner, messagePage, refusal, showBanner } from "./ui.js";
 
-const SHOWN_IMAGES = 24;
+/** Images of a data set that its row shows. */
+const PEEK = 4;
+/** Jobs that a page of a network or a data set lists. */
+const RECENT = 5;
 /** Fields of a card that are too long to stand among the others. */
 const LONG = { classes: "Classes", layers: "Layers", images: "Images" };
 
 /** Put what `make(signal)` answers into the page, as soon as the API can be reached. */
-function page(main, title, make, missing) {
+export function page(main, title, make, missing) {
   document.title = `${title} · robustreps`;
   main.replaceChildren(h("p", { class: "loading" }, "Loading…"));
   const refused = (error) =>
@@ -27,11 +30,29 @@ function page(main, title, make, missing) {
   poll(load, { up: hideBanner, down: (error, retry) => showBanner(error.message, retry), refused });
 }
 
-const heading = (text) => h("div", { class: "title-row" }, h("h1", {}, text));
-const framed = (...nodes) => h("div", { class: "items" }, ...nodes);
+export const heading = (text) => h("div", { class: "title-row" }, h("h1", {}, text));
+export const framed = (...nodes) => h("div", { class: "items" }, ...nodes);
 const link = (kind, { name, title }) => [pageLink(kind, name), small(title)];
 const rate = (value) => (value === null || value === undefined ? "–" : accuracy(value));
 const pixels = (side) => (side ? `${count(side)} × ${count(side)}` : "several");
+
+/** Images `from` to `from + few` of a data set, as far as it has them. */
+export const pictures = ({ name, size }, from, few) =>
+  Array.from({ length: Math.max(0, Math.min(few, size - from)) }, (_, i) =>
+    plainPicture(api.imageUrl(name, from + i), `#${from + i}`, `image ${from + i} of ${name}`),
+  );
+
+/** Where a job with a network or a data set is asked for, and the last ones that name it. */
+export async function jobsWith(name, chosen, signal) {
+  const { jobs } = await api.listJobs({ text: name, top_level: true, limit: RECENT }, signal);
+  const table = jobTable("Latest jobs", "Job");
+  table.rows.append(...jobs.map((job) => new Row(job).node));
+  const ask = h("a", { href: `/ui/new?${new URLSearchParams(chosen)}` }, "New job with it");
+  const all = h("a", { href: `/ui/?${new URLSearchParams({ text: name })}` }, "all of them");
+  const title = h("h2", {}, "Latest jobs ", h("small", {}, ask, ...(jobs.length ? [" · ", all] : [])));
+  const nothing = h("p", { class: "muted" }, "No job has named it yet.");
+  return h("section", { class: "parts" }, title, jobs.length ? table.node : nothing);
+}
 
 export const modelList = (main) =>
   page(main, "Models", async (signal) => {
@@ -49,9 +70,10 @@ export const modelList = (main) =>
 
 export const datasetList = (main) =>
   page(main, "Data sets", async (signal) => {
-    const heads = ["Data set", "Images", "Size", "Classes", "Licence"];
+    const heads = ["Data set", "First images", "Images", "Size", "Classes", "Licence"];
     const rows = (await api.listDatasets(signal)).map((card) => [
       link("datasets", card),
+      h("span", { class: "pictures peek" }, ...pictures(card, 0, PEEK)),
       count(card.size),
       pixels(card.image_size),
       card.classes.length ? count(card.classes.length) : "no labels",
@@ -60,12 +82,12 @@ export const datasetList = (main) =>
     return [heading("Data sets"), framed(dataTable("Data sets", heads, rows))];
   });
 
-function crumb(kind, words) {
+export function crumb(kind, words) {
   return h("nav", { "aria-label": "Breadcrumb", class: "crumb" }, h("a", { href: `/ui/${kind}` }, words));
 }
 
 /** A card's fields: the short ones as a table, each long one folded below. */
-function facts(card) {
+export function facts(card) {
   const { name: _, title: __, ...fields } = card;
   const brief = Object.fromEntries(Object.entries(fields).filter(([field]) => !(field in LONG)));
   const folded = Object.entries(LONG).flatMap(([field, words]) => {
@@ -83,67 +105,3 @@ function facts(card) {
     ...folded,
   );
 }
-
-/** An evaluation as a row: every attack in a line of its own. */
-function evaluationRow({ job, dataset, summary, at }) {
-  const [, ...attacked] = accuracies(summary);
-  const lines = attacked.map(([name, each]) =>
-    h("span", { class: "line-of" }, h("b", {}, accuracy(each.accuracy)), ` ${name}, `, ball(each)),
-  );
-  return [
-    [pageLink("datasets", dataset), small(plural(summary.images, "image"))],
-    accuracy(summary.clean.accuracy),
-    lines.length ? lines : "–",
-    summary.suspicions.length ? h("span", { class: "bad-text" }, plural(summary.suspicions.length, "sign")) : "none",
-    [h("a", { href: `/ui/jobs/${encodeURIComponent(job)}`, class: "mono" }, job), small(exactTime(at))],
-  ];
-}
-
-export const modelView = (main, name) =>
-  page(
-    main,
-    name,
-    async (signal) => {
-      const card = await api.getModel(name, signal);
-      const { evaluations } = await api.listEvaluations(name, signal);
-      const heads = ["Data set", "Clean", "Under attack", "Signs of hidden gradients", "Job"];
-      const found = evaluations.length
-        ? dataTable("Evaluations", heads, evaluations.map(evaluationRow))
-        : h("p", { class: "muted" }, "No evaluation job has measured it yet.");
-      const weights = h("a", { href: api.weightsUrl(name), download: `${name}.safetensors` }, "Download the weights");
-      return [
-        crumb("models", "Models"),
-        heading(name),
-        h("p", { class: "about" }, card.title, card.title ? " · " : "", weights),
-        framed(h("section", {}, h("h2", {}, "Evaluations"), found), facts(card)),
-      ];
-    },
-    ["No such model", `There is no model ${name}.`],
-  );
-
-export const datasetView = (main, name) =>
-  page(
-    main,
-    name,
-    async (signal) => {
-      const card = await api.getDataset(name, signal);
-      const first = Array.from({ length: Math.min(SHOWN_IMAGES, card.size) }, (_, i) =>
-        plainPicture(api.imageUrl(name, i), `#${i}`, `image ${i} of ${name}`),
-      );
-      return [
-        crumb("datasets", "Data sets"),
-        heading(name),
-        h("p", { class: "about" }, card.title),
-        framed(
-          h(
-            "section",
-            { "aria-label": "Images" },
-            h("h2", {}, "Images ", h("small", {}, `${count(first.length)} of ${count(card.size)}`)),
-            h("div", { class: "pictures gallery" }, ...first),
-          ),
-          facts(card),
-        ),
-      ];
-    },
-    ["No such data set", `There is no data set ${name}.`],
-  );

@@ -1,12 +1,16 @@
 // What an evaluation found: accuracies with their intervals, overall and by class, and signs of hidden gradients.
 
-import { getArtifact } from "./api.js";
+import { getArtifact, getModel, listEvaluations, Refused } from "./api.js";
+import { lineChart } from "./chart.js";
+import { confusions } from "./confusion.js";
 import { h, svg } from "./dom.js";
 import { accuracy, count, measure, plural } from "./format.js";
 import { artifact } from "./picture.js";
 import { dataTable, small, wideTable } from "./tables.js";
 import { note } from "./ui.js";
 
+const CONTROL = /^control /;
+const WORST = "worst case";
 const NORMS = { l2: "L2", linf: "L∞" };
 const LEGEND =
   "Accuracy is the share of images that stand, with its 95% Wilson interval. Worst case: the images that stand " +
@@ -38,7 +42,7 @@ const share = (each) => [
 export const accuracies = ({ clean, attacks, worst = [] }) => [
   ["no attack", clean],
   ...attacks.map((each) => [String(each.name), each]),
-  ...worst.map((each) => ["worst case", each]),
+  ...worst.map((each) => [WORST, each]),
 ];
 
 function overall(summary) {
@@ -64,10 +68,55 @@ function byClass(summary) {
   return wideTable("Accuracy by class", heads, rows);
 }
 
+/** Points of accuracy by radius for each attack, clean being radius 0, of evaluations with one norm; newest first. */
+function radiusLines(evaluations) {
+  const lines = new Map();
+  for (const { summary } of evaluations) {
+    const radius = summary.attacks.find(({ name }) => !CONTROL.test(name))?.eps;
+    const tried = summary.attacks.filter(({ name }) => !CONTROL.test(name));
+    const worst = summary.worst.filter(({ eps }) => eps === radius);
+    for (const [name, each] of [...tried.map((a) => [String(a.name), a]), ...worst.map((w) => [WORST, w])]) {
+      const points = lines.get(name) ?? lines.set(name, new Map([[0, summary.clean.accuracy]])).get(name);
+      if (!points.has(each.eps)) points.set(each.eps, each.accuracy);
+    }
+  }
+  return new Map([...lines].map(([name, points]) => [name, [...points].sort(([a], [b]) => a - b)]));
+}
+
+/** A chart for each data set and norm that the evaluations are of. */
+export function radiusCharts(evaluations) {
+  const groups = new Map();
+  for (const each of evaluations) {
+    const norm = each.summary.attacks.find(({ name }) => !CONTROL.test(name))?.norm;
+    const title = `Accuracy by ${NORMS[norm] ?? norm} radius, ${each.dataset}`;
+    if (norm) groups.set(title, [...(groups.get(title) ?? []), each]);
+  }
+  const charts = [...groups].map(([title, group]) => {
+    const lines = radiusLines(group);
+    const chart = lineChart(title, { along: "radius", say: measure, log: null, names: [...lines.keys()] });
+    chart.update([...lines.values()]);
+    return h("div", { class: "panel" }, chart.node);
+  });
+  return h("div", { class: "charts" }, ...charts);
+}
+
+/** What is known of the job's network: its classes, and all its evaluations on the data set. It may be gone. */
+async function known({ parameters: { model, dataset } }, signal) {
+  try {
+    const { classes } = await getModel(model, signal);
+    const { evaluations } = await listEvaluations(model, signal);
+    return { classes, evaluations: evaluations.filter((each) => each.dataset === dataset) };
+  } catch (error) {
+    if (error instanceof Refused) return { classes: [], evaluations: [] };
+    throw error;
+  }
+}
+
 /** The nodes that show an evaluation's summary. */
 export async function drawEvaluation(job, item, signal) {
   const summary = await getArtifact(artifact(item, "summary.json").url, signal);
   const { suspicions, missing, images } = summary;
+  const { classes, evaluations } = await known(job, signal);
   const nodes = [];
   if (suspicions.length > 0) {
     const title = `${plural(suspicions.length, "sign")} that the network hides its gradients rather than being robust`;
@@ -86,6 +135,8 @@ export async function drawEvaluation(job, item, signal) {
       overall(summary),
       h("p", { class: "muted legend" }, LEGEND),
     ),
+    radiusCharts(evaluations),
     h("section", {}, h("h2", {}, "By class"), byClass(summary)),
+    confusions(job, item, summary, classes),
   ];
 }

@@ -7,12 +7,12 @@ import { drawEvaluation } from "./evaluation.js";
 import { drawExtremes } from "./extremes.js";
 import { deadlineText, notices, parameterRows, parametersOf, showProgress, timeline } from "./facts.js";
 import { canCancel, canPause, canResume, canRetry, exactTime, isFinal, percent, stateLabel } from "./format.js";
-import { ItemGrid } from "./items.js";
 import { poll } from "./poll.js";
 import { Recipe } from "./recipe.js";
 import { Registration } from "./registration.js";
 import { isRecipe, kindOf } from "./rows.js";
 import { Runs } from "./runs.js";
+import { Study } from "./study.js";
 import { Training } from "./training.js";
 import { announce, askRetry, Badge, hideBanner, messagePage, refusal, showBanner } from "./ui.js";
 
@@ -26,7 +26,7 @@ const KINDS = {
   model_registration: registration,
   dataset_registration: registration,
 };
-const STUDY = { content: (ref, id) => new ItemGrid(ref, id), unit: "image-step", curve: true };
+const STUDY = { content: (ref, id) => new Study(ref, id), unit: "image-step", curve: true };
 /** What a curve is of: its title, and whether it begins with a logarithmic axis. */
 const CURVES = {
   activation: ["Median activation", false],

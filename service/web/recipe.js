@@ -6,10 +6,17 @@ import { arrange, h, setText } from "./dom.js";
 import { bytes, isFinal } from "./format.js";
 import { artifact } from "./picture.js";
 import { jobTable, kindOf, Row } from "./rows.js";
+import { Panels } from "./study.js";
 import { note } from "./ui.js";
 
 const MOST_PARTS = 100;
 const FILES = { "figure.png": "PNG", "figure.pdf": "PDF", "numbers.json": "JSON", "numbers.csv": "CSV" };
+
+/** A part by its network's name, and by what sets it apart from other parts of that network. */
+function partName({ parameters: { networks } }, label) {
+  const [network, ...rest] = label.split("/");
+  return [networks[network] ?? network, ...rest].join(", ");
+}
 
 export class Recipe {
   constructor(place) {
@@ -27,7 +34,9 @@ export class Recipe {
     this.table = jobTable("Parts", "Part");
     this.parts = new Map();
     const parts = h("section", { class: "parts" }, h("h2", {}, "Parts"), this.table.node);
-    place.replaceChildren(this.problem, this.figure, this.claimed, parts);
+    const closer = h("div", { class: "items study" });
+    this.panels = new Panels(closer);
+    place.replaceChildren(this.problem, this.figure, closer, this.claimed, parts);
   }
 
   /**
@@ -50,6 +59,10 @@ export class Recipe {
       labelled.map(([, id]) => this.parts.get(id).node),
     );
     if (isFinal(job.state) && !this.drawn) await this.draw(job, signal);
+    await this.panels.refresh(
+      labelled.map(([label, id]) => [partName(job, label), found.get(id)]),
+      signal,
+    );
     this.moves = jobs.some(({ state }) => !isFinal(state));
     const counts = { total: jobs.length };
     for (const { state } of jobs) counts[state] = (counts[state] ?? 0) + 1;

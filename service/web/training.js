@@ -6,6 +6,7 @@ import { h, setText } from "./dom.js";
 import { pageLink } from "./facts.js";
 import { files } from "./files.js";
 import { accuracy, count, duration, isFinal, measure } from "./format.js";
+import { wideTable } from "./tables.js";
 import { note } from "./ui.js";
 
 const ACCURACIES = {
@@ -32,23 +33,39 @@ function paceOf({ epoch, metrics }) {
   return `Epoch ${count(epoch)}: ${words.join(" · ")} · learning rate ${measure(lr)}`;
 }
 
+/** The curves and the table of some epochs, as `nodes`. */
+export class Curves {
+  constructor() {
+    this.loss = lineChart("Loss", { along: "epoch" });
+    this.accuracy = lineChart("Accuracy", { along: "epoch", log: null, names: Object.values(ACCURACIES) });
+    this.rate = lineChart("Learning rate", { along: "epoch", log: false });
+    this.table = h("div");
+    const charts = [this.loss, this.accuracy, this.rate].map((chart) => h("div", { class: "panel" }, chart.node));
+    this.folded = h("details", { hidden: true }, h("summary", {}, "All epochs"), this.table);
+    const legend = h("p", { class: "muted legend" }, LEGEND);
+    this.nodes = [h("div", { class: "charts" }, ...charts), legend, this.folded];
+  }
+
+  update(epochs) {
+    this.loss.update([along(epochs, "train_loss")]);
+    this.accuracy.update(Object.keys(ACCURACIES).map((name) => along(epochs, name)));
+    this.rate.update([along(epochs, "lr")]);
+    const names = [...new Set(epochs.flatMap(({ metrics }) => Object.keys(metrics)))];
+    const rows = epochs.map(({ epoch, metrics }) => [count(epoch), ...names.map((name) => measure(metrics[name]))]);
+    this.table.replaceChildren(wideTable("Epochs", ["epoch", ...names], rows));
+    this.folded.hidden = epochs.length === 0;
+  }
+}
+
 export class Training {
   constructor(place) {
     this.epochs = [];
     this.problem = h("div");
     this.result = h("section", { class: "panel", "aria-labelledby": "result-title", hidden: true });
-    this.loss = lineChart("Loss", { along: "epoch" });
-    this.accuracy = lineChart("Accuracy", { along: "epoch", log: null, names: Object.values(ACCURACIES) });
+    this.curves = new Curves();
     this.pace = h("p", { class: "muted" }, "The first epoch is not over yet.");
-    const charts = [this.loss, this.accuracy];
-    const epochs = h(
-      "section",
-      { "aria-labelledby": "epochs-title" },
-      h("h2", { id: "epochs-title" }, "Epochs"),
-      h("div", { class: "charts" }, ...charts.map((chart) => h("div", { class: "panel" }, chart.node))),
-      this.pace,
-      h("p", { class: "muted legend" }, LEGEND),
-    );
+    const title = h("h2", { id: "epochs-title" }, "Epochs");
+    const epochs = h("section", { "aria-labelledby": "epochs-title" }, title, this.pace, ...this.curves.nodes);
     place.replaceChildren(this.problem, this.result, epochs);
   }
 
@@ -63,8 +80,7 @@ export class Training {
   async load(job, signal) {
     this.epochs = (await listEpochs(job.id, signal)).epochs;
     if (this.epochs.length === 0) return;
-    this.loss.update([along(this.epochs, "train_loss")]);
-    this.accuracy.update(Object.keys(ACCURACIES).map((name) => along(this.epochs, name)));
+    this.curves.update(this.epochs);
     setText(this.pace, paceOf(this.epochs.at(-1)));
   }
 
