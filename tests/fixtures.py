@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from playwright.sync_api import ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from service.app import create_app, open_context
 from service.client import Client
@@ -164,8 +164,16 @@ def still_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Li
     context.close()
 
 
+@pytest.fixture(scope="module")  # no longer: while it is there, nothing else may run an event loop
+def browser(chromium_path: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path, args=list(CHROMIUM_FLAGS))
+        yield browser
+        browser.close()
+
+
 @pytest.fixture
-def page(chromium_path: str) -> Iterator[Page]:
+def page(browser: Browser) -> Iterator[Page]:
     """A browser page; an error on its console fails the test."""
     errors: list[str] = []
 
@@ -173,11 +181,9 @@ def page(chromium_path: str) -> Iterator[Page]:
         if message.type == "error":
             errors.append(message.text)
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_path, args=list(CHROMIUM_FLAGS))
-        page = browser.new_page()
-        page.on("console", note)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        yield page
-        browser.close()
+    page = browser.new_page()
+    page.on("console", note)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    page.close()
     assert errors == []
