@@ -3,10 +3,10 @@
 import { datasetList, modelList } from "./catalog.js";
 import { datasetView } from "./dataset.js";
 import { failedList } from "./failed.js";
-import { formView } from "./form.js";
 import { jobView } from "./job.js";
 import { listView } from "./list.js";
 import { modelView } from "./model.js";
+import { formView } from "./new.js";
 import { messagePage } from "./ui.js";
 import { workerList } from "./workers.js";
 import "./keyboard.js";

@@ -1,10 +1,14 @@
-// How a value is written in a text field, and read back. What cannot be read stays as it was typed, so that the check by
-// the schema names it; an empty text is no value.
+// How a value is written in a text field, and read back. What cannot be read stays as it was typed, so that the check
+// by the schema names it; an empty text is no value.
 
 const LONGEST = 70_000; // more than any list may have, and little enough to be held
 
 const number = (text) => (text !== "" && Number.isFinite(Number(text)) ? Number(text) : text);
-const split = (text, by) => text.split(by).map((each) => each.trim()).filter(Boolean);
+const split = (text, by) =>
+  text
+    .split(by)
+    .map((each) => each.trim())
+    .filter(Boolean);
 const some = (list) => (list.length ? list : undefined);
 
 /** "3-7" is 3, 4, 5, 6, 7. */
@@ -56,10 +60,16 @@ export const CODECS = {
   lines: { parse: (text) => some(split(text, "\n")), format: (list) => list.join("\n") },
   pairs: {
     parse(text) {
-      const pairs = split(text, "\n").map((line) => [line.split("=")[0].trim(), line.split("=").slice(1).join("=").trim()]);
+      const pairs = split(text, "\n").map((line) => [
+        line.split("=")[0].trim(),
+        line.split("=").slice(1).join("=").trim(),
+      ]);
       return pairs.length ? Object.fromEntries(pairs) : undefined;
     },
-    format: (labels) => Object.entries(labels).map(([key, value]) => `${key}=${value}`).join("\n"),
+    format: (labels) =>
+      Object.entries(labels)
+        .map(([key, value]) => `${key}=${value}`)
+        .join("\n"),
   },
   combinations: {
     parse: (text) => some(split(text, "\n").map((line) => split(line, ",").map(term))),

@@ -20,7 +20,7 @@ export class Estimate {
     this.table = h("table", { class: "pairs", "aria-labelledby": "estimate-title" });
     this.basis = h("p", { class: "hint" });
     this.notes = h("div", { class: "notes" });
-    this.button = h("button", { type: "submit", class: "solid", onclick: submit }, "Submit");
+    this.button = h("button", { type: "button", class: "solid", title: "Ctrl+Enter", onclick: submit }, "Submit");
     this.node = h(
       "section",
       { class: "panel estimate", "aria-labelledby": "estimate-title" },
@@ -50,7 +50,9 @@ export class Estimate {
       row("Begins", begins(waiting)),
     );
     setText(this.basis, estimate.basis);
-    this.notes.replaceChildren(...(warnings.length ? [note("mixed", plural(warnings.length, "warning"), ...warnings)] : []));
+    this.notes.replaceChildren(
+      ...(warnings.length ? [note("mixed", plural(warnings.length, "warning"), ...warnings)] : []),
+    );
   }
 
   /** `errors` are {field, message}; a press on one leads there. */
@@ -59,11 +61,20 @@ export class Estimate {
     this.table.replaceChildren();
     setText(this.basis, "");
     const line = ({ field, message }) => {
-      const to = h("button", { type: "button", class: "link", onclick: () => this.go(field) }, field ? words(field) : "The request");
+      const to = h(
+        "button",
+        { type: "button", class: "link", onclick: () => this.go(field) },
+        field && field !== "body" ? words(field) : "The request",
+      );
       return h("li", {}, to, ` ${message}`);
     };
     this.notes.replaceChildren(
-      h("div", { class: "note", "data-tone": "bad" }, h("strong", {}, "Not yet a request"), h("ul", {}, ...errors.map(line))),
+      h(
+        "div",
+        { class: "note", "data-tone": "bad" },
+        h("strong", {}, "Not yet a request"),
+        h("ul", {}, ...errors.map(line)),
+      ),
     );
   }
 

@@ -32,7 +32,10 @@ class Group extends Field {
   get = () => valuesOf(this.fields);
 
   set(value) {
-    for (const field of this.fields) field.set(value?.[field.name]);
+    for (const field of this.fields) {
+      field.usual(this.form.schemas.plain(this.plain.properties[field.name]).default);
+      field.set(value?.[field.name]);
+    }
   }
 }
 
@@ -59,10 +62,11 @@ class List extends Field {
 
   /** Make the rows anew, since their paths count them. */
   fill(values) {
+    const one = this.label.replace(/s$/, "");
     this.entries = values.map((value, i) => {
-      const field = makeField(`${i + 1}`, `${this.path}.${i}`, this.plain.items, true, this.form);
+      const field = makeField(`${one} ${i + 1}`, `${this.path}.${i}`, this.plain.items, true, this.form);
       field.set(value);
-      const remove = h("button", { type: "button", "aria-label": `Remove ${this.label} ${i + 1}` }, "Remove");
+      const remove = h("button", { type: "button", "aria-label": `Remove ${one} ${i + 1}` }, "Remove");
       remove.addEventListener("click", () => this.change((all) => all.toSpliced(i, 1)));
       return { field, node: h("div", { class: "row" }, field.node, remove) };
     });
@@ -88,6 +92,7 @@ class Optional extends Field {
     this.node.classList.add("entry-check", "entry-wide");
     this.node.append(inner.node);
     inner.hint.remove();
+    inner.node.querySelector("legend").className = "unseen";
     inner.node.removeAttribute("data-field");
     this.set(undefined);
   }
@@ -122,12 +127,14 @@ export function makeField(name, path, schema, required, form) {
   if (form.schemas.isSource(plain)) return new Source(name, path, plain, form, open);
   if (WRITTEN[name]) return text(...WRITTEN[name]);
   if (plain.enum) return new Choice(name, path, plain, form, plain.enum, open);
-  if (plain.type === "boolean") return open ? new Choice(name, path, plain, form, [true, false], open) : new Check(name, path, plain, form);
+  if (plain.type === "boolean")
+    return open ? new Choice(name, path, plain, form, [true, false], open) : new Check(name, path, plain, form);
   if (plain.type === "string" && REGISTRY[name])
     return new Choice(name, path, plain, form, form.names(REGISTRY[name]), open);
   if (plain.type === "string") return text("text");
   if (plain.type === "number" || plain.type === "integer") return text("number");
-  if (plain.type === "object") return path && !required ? optional(name, path, plain, form, Group) : new Group(name, path, plain, form);
+  if (plain.type === "object")
+    return path && !required ? optional(name, path, plain, form, Group) : new Group(name, path, plain, form);
   const items = form.schemas.plain(plain.items);
   if (items.enum) return new Patterns(name, path, plain, form, items.enum);
   if (items.pattern?.includes("sha256")) return new Uploads(name, path, plain, form);

@@ -4,33 +4,26 @@ import * as api from "./api.js";
 import { h } from "./dom.js";
 import { Estimate } from "./estimate.js";
 import { fieldsOf, valuesOf } from "./fields.js";
-import { accuracy, plural } from "./format.js";
-import { poll } from "./poll.js";
+import { plural } from "./format.js";
+import { describe, showUsual } from "./hints.js";
 import { fieldAt, showErrors } from "./problems.js";
 import { mergePatch } from "./request.js";
 import { RequestView } from "./requestview.js";
 import { Schemas } from "./schema.js";
 import { Sections } from "./sections.js";
-import { announce, hideBanner, messagePage, refusal, showBanner } from "./ui.js";
+import { announce } from "./ui.js";
 import { Usual } from "./usual.js";
 
 const PAUSE_MS = 250; // after the last change, before the service is asked
-/** What a preset comes to, in words. */
-const SUMMARY = {
-  solver: (value) => value,
-  eps: (value) => value && `eps ${value}`,
-  step_size: (value) => `step size ${value}`,
-  steps: (value) => plural(value, "step"),
-  epochs: (value) => plural(value, "epoch"),
-};
-
-const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
-const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+const AGAIN_MS = 5000; // after it could not be reached
 
 /** A key for a request: nobody else's, so that sending it twice makes one job. */
-const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((n) => n.toString(16).padStart(2, "0")).join("");
+const newKey = () =>
+  [...crypto.getRandomValues(new Uint8Array(16))].map((n) => n.toString(16).padStart(2, "0")).join("");
 
-class NewJob {
+const errorsOf = ({ errors, message }) => (errors.length ? errors : [{ field: "", message }]);
+
+export class NewJob {
   constructor(main, registries, openapi, recipes, cloned) {
     this.registries = registries;
     this.schemas = new Schemas(openapi, recipes);
@@ -39,12 +32,20 @@ class NewJob {
     this.said = (name) => this.body[name];
     this.memory = {};
     this.sections = new Sections(this.schemas, [...this.schemas.kinds.values()], (id) => this.choose(id));
-    this.estimate = new Estimate((event) => this.submit(event), (field) => this.go(field));
+    this.estimate = new Estimate(
+      () => this.submit(),
+      (field) => this.go(field),
+    );
     this.view = new RequestView((body) => this.edit(body));
     const beside = h("div", { class: "beside" }, this.estimate.node, this.view.node);
     this.form = h("form", { class: "new-job", novalidate: true }, this.sections.node, beside);
-    this.form.addEventListener("submit", (event) => event.preventDefault());
-    const crumb = cloned && h("p", { class: "crumb" }, "From ", h("a", { href: `/ui/jobs/${cloned.id}`, class: "mono" }, cloned.id));
+    this.form.addEventListener(
+      "keydown",
+      ({ key, ctrlKey, metaKey }) => key === "Enter" && (ctrlKey || metaKey) && this.submit(),
+    );
+    const crumb =
+      cloned &&
+      h("p", { class: "crumb" }, "From ", h("a", { href: `/ui/jobs/${cloned.id}`, class: "mono" }, cloned.id));
     main.replaceChildren(h("div", { class: "title-row" }, h("h1", {}, "New job"), crumb ?? ""), this.form);
     this.begin();
   }
@@ -120,55 +121,34 @@ class NewJob {
     this.asking?.abort();
     this.asking = new AbortController();
     clearTimeout(this.timer);
-    this.describe();
+    describe(this.fields, this.card("models", this.body.model));
     this.sections.said(this.fields);
-    window.history.replaceState({ kind: this.kind.id, body: this.body }, "");
     const errors = this.schemas.errors(this.kind.schema, this.body);
-    if (errors.length) return this.refuse(errors);
-    this.estimate.wait();
-    this.timer = setTimeout(() => this.ask(this.asking.signal), PAUSE_MS);
+    if (errors.length) this.refuse(errors);
+    else this.estimate.wait();
+    this.timer = setTimeout(() => {
+      window.history.replaceState({ kind: this.kind.id, body: this.body }, "");
+      if (!errors.length) this.ask(this.asking.signal);
+    }, PAUSE_MS);
   }
 
   async ask(signal) {
     try {
       const plan = await api.preview(this.kind.address, this.body, signal);
-      hideBanner();
       showErrors(this.form, []);
       this.estimate.show(plan);
-      this.showUsual(plan);
+      showUsual(this.fields, this.body, plan);
     } catch (error) {
       if (signal.aborted) return;
-      if (error instanceof api.Refused) this.refuse(error.errors.length ? error.errors : [{ field: "", message: error.message }]);
-      else this.estimate.fail(error.message);
+      if (error instanceof api.Refused) return this.refuse(errorsOf(error));
+      this.estimate.fail(error.message);
+      this.timer = setTimeout(() => this.ask(signal), AGAIN_MS);
     }
   }
 
   refuse(errors) {
     showErrors(this.form, errors);
     this.estimate.refuse(errors);
-  }
-
-  /** What stands where the request says nothing, as the service resolved it; for a recipe, where all its parts agree. */
-  showUsual({ parameters, parts }) {
-    const each = Object.values(parts ?? {});
-    const [first] = each;
-    const all = first ? Object.entries(first).filter(([name, value]) => each.every((part) => same(part[name], value))) : [];
-    const found = { ...Object.fromEntries(all), ...parameters, ...parameters.networks };
-    for (const field of this.fields)
-      if (field.get() === undefined || isObject(found[field.name])) field.usual(found[field.name] ?? field.plain.default);
-    const preset = this.fields.find(({ name }) => name === "preset");
-    const brief = Object.keys(SUMMARY).filter((name) => (found[name] ?? null) !== null && this.body[name] === undefined);
-    preset?.say(brief.map((name) => SUMMARY[name](found[name])).filter(Boolean).join(", "));
-  }
-
-  /** What the chosen network is. */
-  describe() {
-    const field = this.fields.find(({ name }) => name === "model");
-    const card = this.card("models", this.body.model);
-    if (!field || !card) return;
-    const measured = card.clean_accuracy && `${accuracy(card.clean_accuracy)} clean`;
-    const attacked = card.pgd20_accuracy && `${accuracy(card.pgd20_accuracy)} under PGD-20`;
-    field.say([card.architecture, `${card.input_size} px`, measured, attacked].filter(Boolean).join(", "));
   }
 
   go(field) {
@@ -186,8 +166,7 @@ class NewJob {
     return api.cloneJob(id, mergePatch(body, this.body), this.key);
   }
 
-  async submit(event) {
-    event.preventDefault();
+  async submit() {
     const errors = this.schemas.errors(this.kind.schema, this.body);
     if (errors.length) {
       this.refuse(errors);
@@ -200,35 +179,10 @@ class NewJob {
     } catch (error) {
       this.estimate.button.disabled = false;
       if (!(error instanceof api.Refused)) return this.estimate.fail(error.message);
-      const found = error.errors.length ? error.errors : [{ field: "", message: error.message }];
+      const found = errorsOf(error);
       this.refuse(found);
-      announce(plural(found.length, "field needs a change"));
+      announce(`${plural(found.length, "field")} to change`);
       this.go(found[0].field);
     }
   }
-}
-
-const kindOf = ({ address, body }) => body.kind ?? address.split("/v1/recipes/")[1];
-
-async function load(main, signal) {
-  const clone = new URLSearchParams(window.location.search).get("clone");
-  const [openapi, recipes, models, datasets, architectures] = await Promise.all(
-    [api.getOpenapi, api.listRecipes, api.listModels, api.listDatasets, api.listArchitectures].map((get) => get(signal)),
-  );
-  const sent = clone && (await api.getRequest(clone, signal));
-  const named = Object.keys(architectures).map((name) => ({ name }));
-  const cloned = sent && { id: clone, kind: kindOf(sent), body: sent.body };
-  if (cloned && !cloned.kind) return messagePage(main, "Nothing to clone", "What a registry holds is registered by name.");
-  return new NewJob(main, { models, datasets, architectures: named }, openapi, recipes, cloned);
-}
-
-export function formView(main) {
-  document.title = "New job · robustreps";
-  main.replaceChildren(h("p", { class: "loading" }, "Loading…"));
-  const begin = async (signal) => {
-    await load(main, signal);
-    return false;
-  };
-  const refused = (error) => main.replaceChildren(refusal(error));
-  poll(begin, { up: hideBanner, down: (error, retry) => showBanner(error.message, retry), refused });
 }

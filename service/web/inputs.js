@@ -6,6 +6,7 @@ import { h, setAttribute, setText } from "./dom.js";
 import { words } from "./schema.js";
 
 const HINTS = {
+  attacks: "Not chosen: the preset's; an empty list: clean accuracy alone",
   combinations: "One a line: coordinates with weights, such as 3:1, 7:-0.5",
   coordinates: "Such as 0-7, 12",
   deadline: "When the job ends, whatever is still unfinished; in your time zone",
@@ -13,7 +14,6 @@ const HINTS = {
   labels: "One a line, such as team=vision",
   lr_drops: "Epochs after which lr is multiplied by lr_factor",
   retention_seconds: "After its end; left out: for ever",
-  steps: "Most steps of an item",
 };
 const NAMES = { retention_seconds: "Days kept", dataset: "Data set" };
 /** Said even where it is the default, so that a request can be read by itself. */
@@ -26,7 +26,11 @@ export class Field {
   constructor(name, path, plain, form) {
     Object.assign(this, { name, path, plain, form, label: NAMES[name] ?? words(name) });
     this.id = `field-${(made += 1)}`;
-    this.hint = h("p", { class: "hint", id: `${this.id}-hint` }, (HINTS[name] ?? plain.description ?? "").replaceAll("`", ""));
+    this.hint = h(
+      "p",
+      { class: "hint", id: `${this.id}-hint` },
+      (HINTS[name] ?? plain.description ?? "").replaceAll("`", ""),
+    );
     this.problem = h("p", { class: "problem", id: `${this.id}-problem` });
     this.changed = () => form.changed();
   }
@@ -77,7 +81,10 @@ export class Text extends Field {
 
   usual(value) {
     const none = value === undefined || value === null || value.length === 0;
-    setAttribute(this.input, "placeholder", none ? "" : this.codec.format(value));
+    const brief = Array.isArray(value)
+      ? value.map((each) => (typeof each === "number" ? Number(each.toPrecision(4)) : each))
+      : value;
+    setAttribute(this.input, "placeholder", none ? "" : this.codec.format(brief));
   }
 }
 

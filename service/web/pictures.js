@@ -4,6 +4,7 @@ import { arrange, h, setAttribute, setText } from "./dom.js";
 import { count, plural } from "./format.js";
 import { imageUrl } from "./api.js";
 import { plainPicture } from "./picture.js";
+import { sketch } from "./sketches.js";
 
 const SHOWN = 48;
 const PAGE = 60;
@@ -18,7 +19,10 @@ export class Chosen {
     this.node = h("div", {}, this.list, this.rest);
   }
 
-  /** `pictures`: {url, name, at}; `at` is its place, null where it cannot be taken out; without a url it has no picture. */
+  /**
+   * `pictures`: {url, name, at}; `at` is its place, null where it cannot be taken out. What has no url is shown by its
+   * name, and by a sketch of its `kind` if it has one.
+   */
   show(pictures) {
     const before = this.tiles;
     this.tiles = new Map();
@@ -31,11 +35,19 @@ export class Chosen {
     setText(this.rest, more > 0 ? `and ${plural(more, "more image")}` : "");
   }
 
-  tile({ url, name, at }) {
-    const seen = url ? plainPicture(url, name, "") : h("span", { class: "caption" }, name);
+  tile({ url, name, at, kind }) {
+    const seen = url ? plainPicture(url, name, "") : h("span", { class: "caption" }, kind ? sketch(kind) : null, name);
     if (at === null) return h("li", {}, seen);
     const label = `Remove ${name}`;
-    return h("li", {}, h("button", { type: "button", class: "tile", "aria-label": label, title: label, onclick: () => this.remove(at) }, seen));
+    return h(
+      "li",
+      {},
+      h(
+        "button",
+        { type: "button", class: "tile", "aria-label": label, title: label, onclick: () => this.remove(at) },
+        seen,
+      ),
+    );
   }
 }
 
@@ -45,7 +57,12 @@ export class Picker {
     this.toggle = toggle;
     this.grid = h("ul", { class: "tiles" });
     this.more = h("button", { type: "button", onclick: () => this.page() }, "More pictures");
-    this.node = h("details", {}, h("summary", {}, "Choose from the pictures"), h("div", { class: "picker" }, this.grid, this.more));
+    this.node = h(
+      "details",
+      {},
+      h("summary", {}, "Choose from the pictures"),
+      h("div", { class: "picker" }, this.grid, this.more),
+    );
     this.node.addEventListener("toggle", () => this.node.open && this.fill());
   }
 
@@ -58,7 +75,9 @@ export class Picker {
 
   fill() {
     if (this.card && !this.grid.children.length) this.page();
-    [...this.grid.children].forEach((tile, i) => setAttribute(tile.firstChild, "aria-pressed", String(this.chosen.has(i))));
+    [...this.grid.children].forEach((tile, i) =>
+      setAttribute(tile.firstChild, "aria-pressed", String(this.chosen.has(i))),
+    );
   }
 
   page() {
@@ -66,7 +85,13 @@ export class Picker {
     const first = this.grid.children.length;
     for (let i = first; i < Math.min(first + PAGE, size); i += 1) {
       const picture = plainPicture(imageUrl(name, i), `#${i}`, "");
-      const button = { type: "button", class: "tile", "aria-label": `Image ${i}`, "aria-pressed": String(this.chosen.has(i)), onclick: () => this.toggle(i) };
+      const button = {
+        type: "button",
+        class: "tile",
+        "aria-label": `Image ${i}`,
+        "aria-pressed": String(this.chosen.has(i)),
+        onclick: () => this.toggle(i),
+      };
       this.grid.append(h("li", {}, h("button", button, picture)));
     }
     const left = size - this.grid.children.length;

@@ -25,8 +25,11 @@ export function showErrors(root, errors) {
     const texts = found.get(node) ?? [];
     const problem = node.querySelector(":scope > .problem:last-child") ?? node.querySelector(":scope > .problem");
     if (problem) setText(problem, texts.join("; "));
-    const control = node.querySelector(":scope > [data-control], :scope > label > [data-control], :scope > .source-head > [data-control]");
+    const control = node.querySelector(
+      ":scope > [data-control], :scope > label > [data-control], :scope > .source-head > [data-control]",
+    );
     if (control) setAttribute(control, "aria-invalid", String(texts.length > 0));
-    for (let at = node.parentElement; texts.length && at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
+    for (let at = node.parentElement; texts.length && at; at = at.parentElement)
+      if (at.tagName === "DETAILS") at.open = true;
   }
 }

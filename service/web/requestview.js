@@ -38,15 +38,37 @@ const FORMS = { JSON: ({ body }) => written(body), curl: asCurl, Python: asPytho
 export class RequestView {
   constructor(edited) {
     this.edited = edited;
-    this.area = h("textarea", { id: "request-text", rows: 8, spellcheck: "false", class: "mono", "aria-label": "The request" });
+    this.area = h("textarea", {
+      id: "request-text",
+      rows: 8,
+      spellcheck: "false",
+      class: "mono",
+      "aria-label": "The request",
+    });
     this.area.addEventListener("input", () => this.read());
     this.problem = h("p", { class: "problem", role: "status" });
     this.tabs = Object.keys(FORMS).map((name) =>
       h("button", { type: "button", "aria-pressed": "false", onclick: () => this.turn(name) }, name),
     );
-    const copied = h("button", { type: "button", class: "push", onclick: () => copy(this.area.value, this.area) }, "Copy");
-    const bar = h("div", { class: "buttons", role: "group", "aria-label": "Form of the request" }, ...this.tabs, copied);
-    this.node = h("section", { class: "panel request", "aria-label": "Request" }, h("h2", {}, "Request"), bar, this.area, this.problem);
+    const copied = h(
+      "button",
+      { type: "button", class: "push", onclick: () => copy(this.area.value, this.area) },
+      "Copy",
+    );
+    const bar = h(
+      "div",
+      { class: "buttons", role: "group", "aria-label": "Form of the request" },
+      ...this.tabs,
+      copied,
+    );
+    this.node = h(
+      "section",
+      { class: "panel request", "aria-label": "Request" },
+      h("h2", {}, "Request"),
+      bar,
+      this.area,
+      this.problem,
+    );
     this.form = "JSON";
   }
 

@@ -1,4 +1,4 @@
-// Requests as /openapi.json describes them: which there are, what a field takes, and whether a value is one that it takes.
+// Requests as /openapi.json describes them: which there are, what a field takes, and what is wrong with a value.
 
 const STUDIES = "A study of the representation";
 const NETWORKS = "Networks and data sets";
@@ -23,7 +23,12 @@ export class Schemas {
     }
     for (const { name, title, request } of recipes) {
       const schema = this.plain({ $ref: `#/components/schemas/${request}` });
-      this.add(name, { group: PAPER, address: `/v1/recipes/${name}`, label: `${sentence(name.replace("-", " "))}: ${title}`, schema });
+      this.add(name, {
+        group: PAPER,
+        address: `/v1/recipes/${name}`,
+        label: `${sentence(name.replace("-", " "))}: ${title}`,
+        schema,
+      });
     }
   }
 
@@ -115,7 +120,9 @@ const CHECKS = {
   string(value, plain) {
     if (typeof value !== "string") return "allowed: text";
     if (plain.format === "date-time" && Number.isNaN(Date.parse(value))) return "allowed: a time with its zone";
-    return long(value, plain) || (plain.pattern && !new RegExp(plain.pattern).test(value) && `allowed: ${plain.pattern}`);
+    return (
+      long(value, plain) || (plain.pattern && !new RegExp(plain.pattern).test(value) && `allowed: ${plain.pattern}`)
+    );
   },
   array(value, { minItems = 0, maxItems = Infinity }) {
     if (!Array.isArray(value)) return "allowed: a list";

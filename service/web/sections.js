@@ -3,10 +3,22 @@
 import { h, setText } from "./dom.js";
 import { words } from "./schema.js";
 
-const FIRST = ["model", "baseline", "other", "architecture", "dataset", "validation", "preset"];
+const FIRST = ["model", "architecture", "preset", "baseline", "other", "dataset", "validation"];
 const DIRECTIONS = ["coordinates", "random_coordinates", "combinations", "noise_starts"];
 const OFTEN = [
-  ...["eps", "radii", "lambdas", "step_size", "steps", "until", "threshold", "regularized_steps", "frames", "seed", "k"],
+  ...[
+    "eps",
+    "radii",
+    "lambdas",
+    "step_size",
+    "steps",
+    "until",
+    "threshold",
+    "regularized_steps",
+    "frames",
+    "seed",
+    "k",
+  ],
   ...["norm", "attack_steps", "attack_step_size", "epochs", "batch_size", "lr", "name", "attacks", "images"],
 ];
 const BESIDE = ["description", "labels", "priority", "deadline", "retention_seconds", "metadata"];
@@ -20,7 +32,9 @@ export class Sections {
     const groups = Map.groupBy(kinds, ({ group }) => group);
     this.kind = h("select", { id: "kind", "aria-describedby": "kind-hint", onchange: () => choose(this.kind.value) });
     for (const [label, each] of groups)
-      this.kind.append(h("optgroup", { label }, ...each.map(({ id, label: text }) => h("option", { value: id }, text))));
+      this.kind.append(
+        h("optgroup", { label }, ...each.map(({ id, label: text }) => h("option", { value: id }, text))),
+      );
     this.about = h("p", { class: "hint", id: "kind-hint" });
     this.chooser = h("div", { class: "entry entry-kind" }, h("label", { for: "kind" }, "Kind"), this.kind, this.about);
     this.node = h("div", { class: "sections" });

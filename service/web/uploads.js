@@ -33,11 +33,25 @@ export class Uploads extends Shown {
     this.names = new Map();
     this.input = h("input", { ...this.control(), type: "file", multiple: true, accept: TAKEN, class: "unseen" });
     this.input.addEventListener("change", () => this.upload([...this.input.files]));
-    const zone = h("label", { class: "drop" }, this.input, h("strong", {}, "Choose images"), " or drop them here: PNG, JPEG, WebP, or .npy");
+    const zone = h(
+      "label",
+      { class: "drop" },
+      this.input,
+      h("strong", {}, "Choose images"),
+      " or drop them here: PNG, JPEG, WebP, or .npy",
+    );
     this.news = h("p", { class: "hint", role: "status" });
     this.refused = h("ul", { class: "problem" });
     this.say("");
-    this.node = h("div", { class: "entry entry-wide", "data-field": this.path }, zone, this.news, this.refused, this.chosen.node, this.problem);
+    this.node = h(
+      "div",
+      { class: "entry entry-wide", "data-field": this.path },
+      zone,
+      this.news,
+      this.refused,
+      this.chosen.node,
+      this.problem,
+    );
   }
 
   /** One after the other, in their order. One that the service does not take is named, and the others go on. */
@@ -74,15 +88,28 @@ export class Patterns extends Shown {
   constructor(name, path, plain, form, kinds) {
     super(name, path, plain, form);
     const buttons = kinds.map((kind) =>
-      h("button", { type: "button", class: "tile", "aria-label": `Add ${kind}`, onclick: () => this.put([...this.values, kind]) }, sketch(kind), kind),
+      h(
+        "button",
+        { type: "button", class: "tile", "aria-label": `Add ${kind}`, onclick: () => this.put([...this.values, kind]) },
+        sketch(kind),
+        kind,
+      ),
     );
     const group = h("div", { class: "tiles", role: "group", "aria-label": "Add a pattern" }, ...buttons);
     this.say("Sketches of the kinds; each picture is drawn from the seed and its number. A press adds one.");
-    this.node = h("div", { class: "entry entry-wide", "data-field": path }, group, this.hint, h("h4", {}, "Chosen"), this.chosen.node, this.problem);
+    this.node = h(
+      "div",
+      { class: "entry entry-wide", "data-field": path },
+      group,
+      this.hint,
+      h("h4", {}, "Chosen"),
+      this.chosen.node,
+      this.problem,
+    );
   }
 
   set(value) {
     this.values = Array.isArray(value) ? value : [];
-    this.chosen.show(this.values.map((kind, at) => ({ url: null, name: `${at}: ${kind}`, at })));
+    this.chosen.show(this.values.map((kind, at) => ({ url: null, name: `#${at} ${kind}`, at, kind })));
   }
 }
