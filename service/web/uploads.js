@@ -102,7 +102,7 @@ export class Patterns extends Shown {
       { class: "entry entry-wide", "data-field": path },
       group,
       this.hint,
-      h("h4", {}, "Chosen"),
+      h("p", { class: "legend" }, "Chosen"),
       this.chosen.node,
       this.problem,
     );

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from service.db import Database
+from service.reference.requests import JOBS, RECIPES
 from tests.fixtures import LiveService
 from tests.service.test_images import encode, noise
 from tests.web.test_dashboard import HOSTILE, SOON, page_with_failing_requests
@@ -199,6 +200,16 @@ def test_the_request_is_edited_as_json_and_copied_as_curl(still_service: Still, 
     assert (job["kind"], job["description"], job["labels"]) == ("feature_visualization", HOSTILE, body["labels"])
     page.get_by_role("button", name="Python").click()
     expect(page.get_by_role("textbox", name="The request")).to_have_value(re.compile(r"client\.submit\("))
+
+
+def test_the_form_loses_nothing_of_any_request_in_the_reference(still_service: Still, page: Page) -> None:
+    open_form(page, still_service)
+    text = page.get_by_role("textbox", name="The request")
+    for kind, body in ({name: body for name, (_, body) in JOBS.items()} | RECIPES).items():
+        page.get_by_label("Kind", exact=True).first.select_option(body.get("kind", kind))
+        text.fill(json.dumps(body))
+        page.get_by_label("Description", exact=True).dispatch_event("input")  # the request is read from the form again
+        assert request(page) == body
 
 
 def test_an_address_fills_it_and_a_recipe_is_submitted(still_service: Still, page: Page) -> None:
