@@ -43,7 +43,7 @@ export class Sections {
   /** Show the fields of a kind; answers them in the order in which they stand. */
   show({ id, schema }, fields) {
     this.kind.value = id;
-    setText(this.about, (schema.description ?? "").replaceAll(/[`\s]+/g, " "));
+    setText(this.about, (schema.description ?? "").replaceAll("`", "").replaceAll(/\s+/g, " "));
     const isImages = ({ plain }) => this.schemas.isSource(plain) || (plain.items && this.schemas.isSource(plain.items));
     const images = fields.filter(isImages);
     const others = fields.filter((field) => !images.includes(field));

@@ -5,6 +5,7 @@ import { Dataset } from "./datasetsource.js";
 import { h, setText } from "./dom.js";
 import { fieldsOf, valuesOf } from "./fields.js";
 import { Field } from "./inputs.js";
+import { swatch } from "./swatches.js";
 
 const KINDS = {
   dataset: "Data set",
@@ -47,20 +48,16 @@ class Manifest {
   }
 }
 
+/** A source that is a few fields, with a picture of it where it is drawn from them. */
 class Plain {
   constructor(schema, path, form) {
     this.fields = fieldsOf(schema, path, form);
-    this.nodes = [h("div", { class: "entries" }, ...this.fields.map(({ node }) => node))];
-    this.level = schema.properties.level && h("span", { class: "frame swatch" });
-    if (this.level) this.nodes.unshift(this.level);
+    this.swatch = swatch(schema.properties.source.const);
+    this.nodes = [h("div", { class: "entries" }, this.swatch?.node, ...this.fields.map(({ node }) => node))];
   }
 
   show() {
-    const level = this.fields.find(({ name }) => name === "level")?.get() ?? 0.5;
-    if (this.level)
-      this.level.style.background = `rgb(${Array(3)
-        .fill(Math.round(255 * level))
-        .join(" ")})`;
+    this.swatch?.show(valuesOf(this.fields));
   }
 }
 
