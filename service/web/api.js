@@ -49,10 +49,11 @@ async function request(path, options, signal, read = json) {
   return body;
 }
 
-/** A list stands for a parameter that is given several times. */
 function query(parameters) {
-  const pairs = Object.entries(parameters).filter(([, value]) => value !== undefined && value !== null && value !== "");
-  return new URLSearchParams(pairs.flatMap(([name, value]) => [value].flat().map((each) => [name, each]))).toString();
+  // A list is a parameter that stands as often as it has values.
+  const all = Object.entries(parameters).flatMap(([name, value]) => [value].flat().map((each) => [name, each]));
+  const pairs = all.filter(([, value]) => value !== undefined && value !== null && value !== "");
+  return new URLSearchParams(pairs).toString();
 }
 
 const modelPath = (name) => `/v1/models/${encodeURIComponent(name)}`;

@@ -12,7 +12,13 @@ let last = null;
 function walk(by) {
   const stops = [...document.querySelectorAll(STOPS)].filter((stop) => stop.checkVisibility());
   if (stops.length === 0) return;
-  const here = document.activeElement.closest("tr, .card")?.querySelector(STOPS) ?? last;
+  const { activeElement } = document;
+  if (activeElement.closest("[data-position]")) {
+    // A grid that holds only what is in sight walks by arrows.
+    activeElement.dispatchEvent(new KeyboardEvent("keydown", { key: by > 0 ? "ArrowRight" : "ArrowLeft", bubbles: true }));
+    return;
+  }
+  const here = activeElement.closest("tr, .card")?.querySelector(STOPS) ?? last;
   const at = stops.indexOf(here);
   last = stops[at < 0 ? 0 : Math.max(0, Math.min(stops.length - 1, at + by))];
   last.focus();

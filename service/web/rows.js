@@ -2,6 +2,7 @@
 
 import { changes, h, setAttribute, setText } from "./dom.js";
 import { count, duration, exactTime, isFinal, itemsDone, percent, plural, sinceThen, stateLabel } from "./format.js";
+import { Thumbs } from "./thumbs.js";
 import { announce, Badge } from "./ui.js";
 
 /** Labels that a row has room for. */
@@ -62,7 +63,7 @@ export function jobTable(label, name, all = null) {
   return { node: h("table", { class: "jobs", role: "table", "aria-label": label }, top, rows), rows };
 }
 
-/** One job. `label`, where it has one, names it in place of its id; `box` is a checkbox that selects it. */
+/** One job. `label`, where it has one, names it in place of its id; `box` is a checkbox that selects it, for a row of the list. */
 export class Row {
   constructor(job, label = job.id, box = null) {
     this.label = label;
@@ -72,6 +73,7 @@ export class Row {
     this.kind = h("span", { class: "muted" });
     this.about = h("span", { class: "about-job" });
     this.labels = h("span", { class: "chips" });
+    this.thumbs = box && new Thumbs();
     this.reason = h("span", { class: "reason" });
     this.bar = h("progress", { max: 1, value: 0, "aria-label": `Progress of ${label}` });
     this.pace = h("span", { class: "pace" });
@@ -84,7 +86,7 @@ export class Row {
       "tr",
       { role: "row" },
       box && cell("c-select", h("label", {}, box)),
-      cell("c-job", name, this.kind, this.about, this.labels),
+      cell("c-job", name, this.kind, this.about, this.labels, this.thumbs?.node),
       this.model,
       cell("c-state", this.badge.node, this.reason),
       cell("c-progress", this.bar, this.pace),
@@ -107,6 +109,7 @@ export class Row {
     setAttribute(this.reason, "title", job.error?.detail ?? job.waiting?.detail ?? "");
     setAttribute(this.bar, "value", String(job.progress?.fraction ?? 0));
     setAttribute(this.bar, "data-state", job.state);
+    this.thumbs?.update(job);
     if (this.news([job.description, job.labels])) this.describe(job);
   }
 

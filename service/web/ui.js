@@ -52,8 +52,11 @@ export function refusal(error) {
   return note("bad", error.title ?? "Something went wrong", ...new Set([error.message, ...fields]));
 }
 
-/** Ask before something is done; answers whether to do it. Escape is a no. `tone` "danger" is for what has no way back. */
-export function ask(title, text, no, yes, tone = "") {
+/**
+ * Ask before something is done; answers whether to do it. Escape is a no, and so is the end of `signal`. `tone` "danger"
+ * is for what has no way back.
+ */
+export function ask(title, text, no, yes, tone = "", signal = null) {
   const answer = h("button", { value: "yes", class: `${tone} solid` }, yes);
   const answers = [h("button", { value: "no", autofocus: true }, no), answer];
   const form = h("form", { method: "dialog" }, h("h2", { id: "ask-title" }, title), h("p", {}, text));
@@ -61,6 +64,7 @@ export function ask(title, text, no, yes, tone = "") {
   const dialog = h("dialog", { "aria-labelledby": "ask-title" }, form);
   document.body.append(dialog);
   dialog.showModal();
+  signal?.addEventListener("abort", () => dialog.close("no"));
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
       dialog.remove();

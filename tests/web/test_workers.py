@@ -47,7 +47,7 @@ def test_workers_say_what_they_hold_and_how_busy_they_are(
     assert second
 
 
-def test_the_embedded_worker_is_listed_and_a_running_job_says_how_long_it_takes(
+def test_the_embedded_worker_is_listed_and_rows_say_how_long_it_takes_and_show_results(
     live_service: LiveService, page: Page
 ) -> None:
     job = live_service.submit(inversion(steps=50_000))
@@ -59,3 +59,8 @@ def test_the_embedded_worker_is_listed_and_a_running_job_says_how_long_it_takes(
     page.get_by_role("link", name="Jobs").click()
     expect(row_of(page, job["id"]).locator(".pace")).to_contain_text(" left", timeout=LATE)
     live_service.client.cancel(job["id"])
+    done = live_service.submit(inversion())
+    pictures = row_of(page, done["id"]).locator(".thumbs img")
+    expect(pictures).to_have_count(3, timeout=LATE)
+    for picture in pictures.all():
+        expect(picture).to_have_js_property("naturalWidth", 32)
