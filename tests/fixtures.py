@@ -135,8 +135,8 @@ class LiveService:
         return self.client.wait(job_id, timeout, interval=0.1)
 
 
-@pytest.fixture
-def live_service(settings: Settings) -> Iterator[LiveService]:
+@contextmanager
+def live(settings: Settings) -> Iterator[LiveService]:
     """The embedded service on a port of its own: API, worker and reconciler."""
     with serving(settings) as server:
         thread = threading.Thread(target=server.run, daemon=True)
@@ -150,6 +150,13 @@ def live_service(settings: Settings) -> Iterator[LiveService]:
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
+
+
+@pytest.fixture
+def live_service(settings: Settings) -> Iterator[LiveService]:
+    """A test's own."""
+    with live(settings) as service:
+        yield service
 
 
 @pytest.fixture(scope="module")

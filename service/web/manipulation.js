@@ -1,6 +1,6 @@
 // A feature added to an image: before and after in one frame, parted by a slider.
 
-import { h, setText } from "./dom.js";
+import { arrange, h, setText } from "./dom.js";
 import { measure, plural } from "./format.js";
 import { itemName } from "./picture.js";
 import { grouped, More, panel, Shot, slider } from "./shots.js";
@@ -59,7 +59,10 @@ class Card {
       this.wipes[i] ??= new Wipe(found.length > 1 ? network : "");
       this.wipes[i].show(item);
     });
-    this.pictures.replaceChildren(...this.wipes.map(({ node }) => node));
+    arrange(
+      this.pictures,
+      this.wipes.map(({ node }) => node),
+    );
   }
 
   move(shown) {

@@ -2,7 +2,7 @@
 
 import { getArtifact, listItems, listJobs } from "./api.js";
 import { claimRows, LEGEND } from "./claims.js";
-import { arrange, h, setText } from "./dom.js";
+import { arrange, changes, h, setText } from "./dom.js";
 import { bytes, isFinal } from "./format.js";
 import { artifact } from "./picture.js";
 import { jobTable, kindOf, Row } from "./rows.js";
@@ -16,6 +16,17 @@ const FILES = { "figure.png": "PNG", "figure.pdf": "PDF", "numbers.json": "JSON"
 function partName({ parameters: { networks } }, label) {
   const [network, ...rest] = label.split("/");
   return [networks[network] ?? network, ...rest].join(", ");
+}
+
+/** A link to the items of both networks side by side, for each pair of studies that differ by the network alone. */
+function comparisons(ids, jobs) {
+  return [...ids].flatMap(([label, a]) => {
+    const b = label.startsWith("model") && ids.get(label.replace(/^model/, "baseline"));
+    if (!b || jobs.get(a).kind === "evaluation") return [];
+    const [, ...rest] = label.split("/");
+    const href = `/ui/compare?${new URLSearchParams({ a, b })}`;
+    return [h("a", { href }, ["Compare item by item", ...rest].join(", ")), " "];
+  });
 }
 
 export class Recipe {
@@ -33,7 +44,9 @@ export class Recipe {
     this.problem = h("div");
     this.table = jobTable("Parts", "Part");
     this.parts = new Map();
-    const parts = h("section", { class: "parts" }, h("h2", {}, "Parts"), this.table.node);
+    this.compare = h("small");
+    this.pairs = changes();
+    const parts = h("section", { class: "parts" }, h("h2", {}, "Parts ", this.compare), this.table.node);
     const closer = h("div", { class: "items study" });
     this.panels = new Panels(closer);
     place.replaceChildren(this.problem, this.figure, closer, this.claimed, parts);
@@ -58,6 +71,7 @@ export class Recipe {
       this.table.rows,
       labelled.map(([, id]) => this.parts.get(id).node),
     );
+    if (this.pairs(labelled)) this.compare.replaceChildren(...comparisons(new Map(labelled), found));
     if (isFinal(job.state) && !this.drawn) await this.draw(job, signal);
     await this.panels.refresh(
       labelled.map(([label, id]) => [partName(job, label), found.get(id)]),

@@ -1,6 +1,6 @@
 // Paths between pairs of images: through the representation of each network, and in pixels, under one lambda.
 
-import { h, setAttribute } from "./dom.js";
+import { arrange, changes, h, setAttribute } from "./dom.js";
 import { measure, plural } from "./format.js";
 import { sourceName } from "./picture.js";
 import { grouped, More, panel, Shot, slider, still } from "./shots.js";
@@ -24,6 +24,7 @@ function found({ metrics, error }) {
 class Pair {
   constructor(choose) {
     this.choose = choose;
+    this.changed = changes();
     this.title = h("h3");
     this.stage = h("div", { class: "stage" });
     this.strip = h("div", { class: "strip", role: "group", tabindex: 0 });
@@ -32,15 +33,22 @@ class Pair {
 
   /** `paths` are pairs of a name and the items of it, in the order of lambda. */
   show({ paths, weights, at }) {
+    if (this.changed([paths, weights])) this.draw(paths, weights);
+    this.move(weights, at);
+  }
+
+  draw(paths, weights) {
     const [[, items]] = paths;
     this.title.textContent = `#${items[0].settings.pair} ${ends(items[0])}`;
     setAttribute(this.strip, "aria-label", `Strip of ${ends(items[0])}`);
     this.rows = [[PIXELS, "target.png", items], ...paths.map(([name, own]) => [name, "result.png", own])];
     this.shots = this.rows.map((_, i) => this.shots?.[i] ?? new Shot());
-    this.stage.replaceChildren(...this.shots.map(({ node }) => node));
+    arrange(
+      this.stage,
+      this.shots.map(({ node }) => node),
+    );
     this.strip.style.setProperty("--columns", weights.length);
     this.strip.replaceChildren(...this.rows.flatMap(([name, file, own]) => this.row(name, file, own, weights)));
-    this.move(weights, at);
   }
 
   row(name, file, items, weights) {

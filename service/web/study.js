@@ -3,7 +3,7 @@
 import { listItems } from "./api.js";
 import { Coordinates } from "./coordinates.js";
 import { h } from "./dom.js";
-import { isFinal } from "./format.js";
+import { count, isFinal } from "./format.js";
 import { ItemGrid } from "./items.js";
 import { Manipulations } from "./manipulation.js";
 import { Strips } from "./strips.js";
@@ -50,6 +50,7 @@ class Items {
 export class Panels {
   constructor(place) {
     this.place = place;
+    this.limit = h("p", { class: "muted", hidden: true }, `Of the first ${count(MOST)} items of each job.`);
     this.panels = new Map();
     this.items = new Map();
   }
@@ -65,6 +66,7 @@ export class Panels {
       loaded.push({ name, job, items: this.items.get(job.id).all });
     }
     this.was = now;
+    this.limit.hidden = found.every(([, { items }]) => items.total <= MOST);
     for (const kind of new Set(loaded.map(({ job }) => job.kind)))
       this.show(kind, loaded.filter(({ job }) => job.kind === kind));
   }
@@ -73,7 +75,7 @@ export class Panels {
     if (parts.every(({ items }) => items.length === 0)) return;
     if (!this.panels.has(kind)) {
       this.panels.set(kind, new PANELS[kind]());
-      this.place.append(this.panels.get(kind).node);
+      this.place.append(this.limit, this.panels.get(kind).node);
     }
     this.panels.get(kind).show(parts);
   }

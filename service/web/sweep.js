@@ -1,7 +1,7 @@
 // How near a search comes within each radius: the curve of each network, and the images found at the radius pointed at.
 
 import { lineChart } from "./chart.js";
-import { changes, h } from "./dom.js";
+import { arrange, changes, h } from "./dom.js";
 import { measure } from "./format.js";
 import { sourceName } from "./picture.js";
 import { grouped, panel, Shot } from "./shots.js";
@@ -45,7 +45,10 @@ export class Sweep {
   show(parts) {
     this.parts = parts;
     this.shots.results = parts.map((_, i) => this.shots.results[i] ?? new Shot());
-    this.stage.replaceChildren(...[this.shots.target, this.shots.start, ...this.shots.results].map(({ node }) => node));
+    arrange(
+      this.stage,
+      [this.shots.target, this.shots.start, ...this.shots.results].map(({ node }) => node),
+    );
     this.offer(grouped(parts[0].items, ({ settings }) => settings.pair));
     this.draw();
   }

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.fixtures import LiveService
-from tests.web.test_dashboard import HOSTILE, LATE, SOON, changed, expect_state, row_of
+from tests.web.test_dashboard import HOSTILE, LATE, SOON, changed, expect_curve, expect_state, row_of
 
 pytestmark = pytest.mark.e2e
 
@@ -176,7 +176,7 @@ def test_every_kind_shows_the_pictures_and_numbers_that_it_has(
     expect_loaded(card, captions)
     expect(card.locator(".numbers")).to_contain_text(number)
     expect(page.locator(".curve .chart-title")).to_have_text(curve)
-    expect(page.locator(".curve path.line")).to_have_attribute("d", re.compile(r"^M.*L"))
+    expect_curve(page.locator(".curve"))
 
 
 def test_the_detail_of_a_feature_has_its_extremes_animation_and_curve(live_service: LiveService, page: Page) -> None:
@@ -196,7 +196,7 @@ def test_the_detail_of_a_feature_has_its_extremes_animation_and_curve(live_servi
     slider.press("Home")
     expect(slider).to_have_attribute("aria-valuetext", re.compile(r"^step 0: "))
     quantity.select_option("Loss")  # below zero, where a logarithmic axis would show nothing
-    expect(detail.locator("path.line")).to_have_attribute("d", re.compile(r"^M.*L"))
+    expect_curve(detail)
     expect(detail.get_by_role("table", name="Metrics")).to_contain_text("Activation at the start")
     page.get_by_role("button", name="#0").click()
     expect(detail.get_by_role("heading", name="#0")).to_be_visible()
