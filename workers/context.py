@@ -43,7 +43,8 @@ class ShardContext:
         self._stop, self._release, self._over = threading.Event(), threading.Event(), threading.Event()
         self._storing: set[int] = set()
         self._news = threading.Event()
-        self.previews = Previews(runtime.storage, work.lease, runtime.settings.preview_seconds, self._tell)
+        seconds = runtime.settings.preview_seconds
+        self.previews = Previews(runtime.storage, work.lease, seconds, runtime.held, self._tell)
         self._keeps, self._tars = itertools.count(), itertools.count()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat {work.lease.shard_id}", daemon=True)
 

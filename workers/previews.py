@@ -8,7 +8,7 @@ killed worker leaves is collected as all is that was written under its epoch.
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from contextlib import suppress
 from typing import Any
 
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 MOST = 32
 """Items that are shown of a shard: the first that run."""
 SHARE = 0.004
-"""Of a shard's time, the most that its previews take of a processor: where they take long, they come less often."""
+"""Of a worker's time, the most that previews take of one processor: where they take long, they come less often."""
 
 
 def chosen(rows: Iterable[tuple[int, int]]) -> dict[int, int]:
@@ -36,10 +36,13 @@ def chosen(rows: Iterable[tuple[int, int]]) -> dict[int, int]:
 
 
 class Previews:
-    """Those of one claim of a shard, at least `seconds` apart, or none if that is 0; `tell` is called after each."""
+    """Those of one claim of a shard, at least `seconds` apart, or none if that is 0; `tell` is called after each.
 
-    def __init__(self, storage: Storage, lease: Lease, seconds: float, tell: Callable[[], object]) -> None:
-        self._storage, self._lease, self._seconds, self._tell = storage, lease, seconds, tell
+    `held` are the shards that the worker has, which share what previews may take.
+    """
+
+    def __init__(self, storage: Storage, lease: Lease, seconds: float, held: Sized, tell: Callable[[], object]) -> None:
+        self._storage, self._lease, self._seconds, self._held, self._tell = storage, lease, seconds, held, tell
         self._next = time.monotonic() + seconds if seconds else math.inf
         self._lock, self._closed, self._number = threading.Lock(), False, 0
         self._keys: list[str] = []
@@ -77,7 +80,7 @@ class Previews:
         except Exception as e:  # whatever it is, there will be others
             log.info("a preview was not stored", reason=repr(e))
         spent = time.thread_time() - began + sum(glance.seconds for glance in glances)
-        self._next = time.monotonic() + max(self._seconds, spent / SHARE)
+        self._next = time.monotonic() + max(self._seconds, spent * len(self._held) / SHARE)
 
     def _put(self, at: float, glances: Sequence[Glance], items: Mapping[int, int]) -> None:
         number, self._number = self._number, self._number + 1

@@ -40,10 +40,10 @@ def glance(images_CHW: Sequence[Tensor], numbers: Sequence[int], steps: Sequence
     if not images_CHW:
         return []
     try:
-        x = torch.stack(list(images_CHW))
-        if max(x.shape[2:]) > SIDE:
-            x = adaptive_avg_pool2d(x, SIDE)
-        shown = as_frame(x).permute(0, 2, 3, 1).contiguous()
+        x = torch.stack([image.permute(1, 2, 0) for image in images_CHW])  # as they lie in a lane
+        if max(x.shape[1:]) > SIDE:
+            x = adaptive_avg_pool2d(x.permute(0, 3, 1, 2), SIDE).permute(0, 2, 3, 1)
+        shown = as_frame(x).contiguous()
         arrives = None
         if shown.is_cuda:
             pixels = torch.empty(shown.shape, dtype=shown.dtype, pin_memory=True)
