@@ -29,6 +29,11 @@ def shard_checkpoint_key(job_id: str, shard_id: str, epoch: int, number: int) ->
     return f"jobs/{job_id}/shards/{shard_id.rpartition('.')[2]}/{epoch}/checkpoint-{number}.safetensors"
 
 
+def previews_key(job_id: str, shard_id: str, epoch: int, number: int) -> str:
+    """What some of a shard's items look like while they are computed; no row points to it."""
+    return f"jobs/{job_id}/shards/{shard_id.rpartition('.')[2]}/{epoch}/previews-{number}.rgb"
+
+
 def checkpoint_key(job_id: str, index: int, epoch: int, step: int) -> str:
     """Where a later claim goes on with an item."""
     return f"jobs/{job_id}/items/{index}/{epoch}/checkpoint-{step}.pt"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session, defer
 
-from service import item_lists, rendering, responses
+from service import item_lists, previews, rendering, responses
 from service.bulk_models import Label
 from service.cursors import at, page, timestamp
 from service.db import among
@@ -145,6 +145,7 @@ def require(session: Session, job_id: str) -> None:
 
 def _items(session: Session, job_id: str, rows: Sequence[Item]) -> list[responses.Item]:
     stored: dict[int, list[responses.Artifact]] = defaultdict(list)
+    shown = previews.find(session, rows)
     if rows:
         wanted = (Artifact.job_id == job_id) & Artifact.item_index.in_([row.index for row in rows])
         for a in session.scalars(select(Artifact).where(wanted).order_by(Artifact.name)):
@@ -154,6 +155,7 @@ def _items(session: Session, job_id: str, rows: Sequence[Item]) -> list[response
             index=row.index, state=row.state, target=row.target, start=row.start, settings=row.settings,
             metrics=row.metrics, provenance=row.provenance, error=row.error, finished_at=timestamp(row.finished_at),
             epoch=row.epoch, artifacts=stored[row.index], checkpoint=_checkpoint(row),
+            preview=previews.response(row, shown),
         )
         for row in rows
     ]  # fmt: skip

@@ -203,6 +203,14 @@ class ItemCheckpoint(BaseModel):
     url: str
 
 
+class ItemPreview(BaseModel):
+    """How an item that is being computed looks by now."""
+
+    step: int
+    at: datetime
+    url: str = Field(description="A PNG, of at most 256 pixels a side; 404 once this is over")
+
+
 class Item(BaseModel):
     index: int
     state: str
@@ -214,6 +222,7 @@ class Item(BaseModel):
     error: dict[str, Any] | None
     epoch: int | None = Field(description="Which claim of its shard ended it")
     checkpoint: ItemCheckpoint | None = Field(description="Where a later claim goes on with it")
+    preview: ItemPreview | None = Field(description="null where it is not being computed, or not shown")
     finished_at: datetime | None
     artifacts: list[Artifact]
 

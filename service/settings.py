@@ -102,6 +102,9 @@ class Settings(BaseSettings):
     checkpoint_seconds: float = Field(
         30, gt=0, description="How often a worker stores where its searches stand: what a killed one loses at most"
     )
+    preview_seconds: float = Field(
+        3, ge=0, description="How often, at most, a shard's worker shows what its items look like by now; 0: never"
+    )
     drain_seconds: float = Field(10, gt=0, description="How long a worker that is asked to end may take to let go")
     max_attempts: int = Field(5, ge=1, description="Attempts without progress that end in an error before items fail")
     retry_seconds: float = Field(5, gt=0, description="The pause after a failed attempt; it doubles with each, to 300")

@@ -74,7 +74,7 @@ class Study(Search, Layer):
     identity_relu: bool | None = Field(
         None, description="Gradients pass the last ReLU unchanged, as in all of the released notebooks"
     )
-    frames: int = Field(0, ge=0, le=256, description="Frames of an animation from start to result, path.gif; 0: none")
+    frames: int = Field(0, ge=0, le=256, description="Frames from start to result, in path.gif and frames.png; 0: none")
 
     def starts_differ(self) -> bool:
         """Whether two restarts of an item begin at different points."""

@@ -22,6 +22,7 @@ from service.registry import Also
 from service.storage import ObjectNotFound, StorageError, Stored, artifact_key
 from workers.engine.turns import Turns
 from workers.patience import patiently
+from workers.previews import Previews
 from workers.runtime import Runtime
 from workers.tars import MOST_BYTES, Computed, Tar
 
@@ -41,6 +42,9 @@ class ShardContext:
         self._curve: list[tuple[int, float]] = []
         self._stop, self._release, self._over = threading.Event(), threading.Event(), threading.Event()
         self._storing: set[int] = set()
+        self._news = threading.Event()
+        seconds = runtime.settings.preview_seconds
+        self.previews = Previews(runtime.storage, work.lease, seconds, runtime.held, self._tell)
         self._keeps, self._tars = itertools.count(), itertools.count()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat {work.lease.shard_id}", daemon=True)
 
@@ -49,7 +53,9 @@ class ShardContext:
         return self
 
     def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.previews.close()
         self._over.set()
+        self._tell()
         self._thread.join()
         if error[0] is None and not self._stop.is_set():
             with suppress(LeaseLost, SQLAlchemyError):  # the whole curve; whoever finishes the shard meets the error
@@ -73,6 +79,11 @@ class ShardContext:
     def alive(self) -> None:
         """Work that is no search has moved on; until a search begins, a shard has `loading_seconds` without this."""
         self._moves += 1
+
+    def _tell(self) -> None:
+        """Have a heartbeat sent at once."""
+        self._moves += 1
+        self._news.set()
 
     def should_stop(self) -> bool:
         """Whether to let go: the job is cancelled, late or paused, this process shuts down, or the lease is lost."""
@@ -209,7 +220,7 @@ class ShardContext:
     def _beat(self) -> None:
         settings, sent = self.runtime.settings, 0
         began = moved = time.monotonic()
-        while not self._over.wait(settings.heartbeat_seconds):
+        while not self._ended(settings.heartbeat_seconds):
             at = time.monotonic()
             loading = self._began is None and at - began < settings.loading_seconds
             if self._moves == sent and not loading and not self._storing:
@@ -228,10 +239,18 @@ class ShardContext:
             except Exception as e:  # the lease depends on this thread, so nothing else may end it
                 log.warning("heartbeat not sent", reason=repr(e))
 
+    def _ended(self, seconds: float) -> bool:
+        """Whether the shard is over; after so many seconds, or sooner if there is something to tell."""
+        self._news.wait(seconds)
+        self._news.clear()
+        return self._over.is_set()
+
     def _send(self) -> None:
         elapsed = time.monotonic() - self._began if self._began else 0
         rate = (self._image_steps - self._resumed) / elapsed if elapsed else 0
-        progress = {"image_steps": self._image_steps, "rate": rate, "curve": self._curve}
+        progress: dict[str, Any] = {"image_steps": self._image_steps, "rate": rate, "curve": self._curve}
+        if told := self.previews.told():
+            progress["previews"] = told
         with self.runtime.db.transaction() as session:
             directive = leases.heartbeat(session, self.work.lease, self.runtime.settings.lease_seconds, progress)
         if directive is Directive.STOP:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service import dead_letters, downloads, queries, responses
+from service import dead_letters, downloads, previews, queries, responses
 from service.api.artifacts import Part, sent
 from service.api.context import ID, TEXT, Ctx, Cursor, Id, Index, Limit, Presign, Reading
 from service.api.tagged import Tagged
@@ -69,6 +69,20 @@ def get_item_checkpoint(job_id: Id, index: Index, ctx: Ctx, byte_range: Part = N
     headers = {"Content-Disposition": f'attachment; filename="{job_id}-{index}-{row.checkpoint["step"]}.pt"'}
     kept = row.checkpoint
     return sent(ctx, kept["key"], None, kept["size"], "application/octet-stream", headers, byte_range)
+
+
+@router.get("/jobs/{job_id}/items/{index}/preview.png", response_class=Response)
+def get_item_preview(
+    job_id: Id,
+    index: Index,
+    ctx: Ctx,
+    step: Annotated[int | None, Query(ge=0, lt=2**31, description="As in its url: what is kept for this step")] = None,
+) -> Response:
+    """How an item that is being computed looks by now; 404 once it is over."""
+    with ctx.db.reading() as session:
+        shown = previews.shown(session, job_id, index)
+    kept = "private, max-age=60" if step == shown.step else "no-store"
+    return Response(previews.picture(ctx.storage, shown), headers={"Cache-Control": kept}, media_type="image/png")
 
 
 @router.get("/jobs/{job_id}/epochs")

@@ -73,6 +73,7 @@ MEDIA = {
     "get_weights": (_OCTETS,),
     "get_image": ("image/png", "image/jpeg", "image/webp", "application/x-npy"),
     "get_dataset_image": ("image/png",),
+    "get_item_preview": ("image/png",),
 }  # fmt: skip
 """What answers that are files may be."""
 BINARY = {"type": "string", "format": "binary"}

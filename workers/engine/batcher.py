@@ -9,9 +9,10 @@ theirs to do meanwhile.
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 
+from workers.engine.glances import Glance
 from workers.engine.lanes import BLOCK, Lane, Program
 from workers.engine.memory import is_out_of_memory
 from workers.engine.places import Place
@@ -55,7 +56,7 @@ class Batcher:
         self.stats = Stats()
         self.places: OrderedDict[Hashable, Place] = OrderedDict()
         self._inbox: list[tuple[Program, Ticket]] = []
-        self._asked: list[Ticket] = []
+        self._asked: list[Callable[[], object]] = []
         self._changed = threading.Condition()
         self._cancels = threading.Event()
         self.ended = ""
@@ -81,9 +82,23 @@ class Batcher:
 
     def ask(self, ticket: Ticket) -> None:
         """Have the ticket answered a snapshot of its rows, between two blocks."""
+        self._between(lambda: ticket.complete(self._snapshot(ticket)))
+
+    def look(self, ticket: Ticket, numbers: Collection[int], answer: Callable[[list[Glance]], object]) -> None:
+        """Have `answer` called with how those of the ticket's rows look that are computed, between two blocks.
+
+        The device's thread calls it, so it must be quick, and raise nothing.
+        """
+        self._between(lambda: answer([g for place in self.places.values() for g in place.glances(ticket, numbers)]))
+
+    def _between(self, act: Callable[[], object]) -> None:
         with self._changed:
-            self._asked.append(ticket)
+            self._asked.append(act)
             self._changed.notify_all()
+
+    def _snapshot(self, ticket: Ticket) -> Snapshot:
+        found = (place.snapshot(ticket) for place in self.places.values())
+        return {number: saved for snapshot in found for number, saved in snapshot.items()}
 
     def start(self) -> None:
         self._thread.start()
@@ -169,9 +184,8 @@ class Batcher:
             self._cancels.clear()
             for place in self.places.values():
                 place.drop_cancelled()
-        for ticket in asked:
-            found = (place.snapshot(ticket) for place in self.places.values())
-            ticket.complete({number: saved for snapshot in found for number, saved in snapshot.items()})
+        for act in asked:
+            act()
 
     def _place(self, program: Program) -> Place:
         if program.lane not in self.places:

@@ -1,6 +1,7 @@
 """Pictures: tensors to PNG, and contact sheets."""
 
 import io
+import math
 import zlib
 from collections.abc import Sequence
 
@@ -23,9 +24,24 @@ def to_image(x_CHW: Tensor) -> Image.Image:
 
 def png(x_CHW: Tensor) -> bytes:
     """A PNG file of pixels in [0, 1], [3, H, W]."""
+    return _png(to_image(x_CHW))
+
+
+def sheet(frames_FCHW: Tensor) -> bytes:
+    """A PNG file of uint8 frames, row by row in ceil(sqrt(F)) columns, each where its number says; black fills up."""
+    count, channels, height, width = frames_FCHW.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = -(-count // columns)
+    cells = frames_FCHW.new_zeros(rows * columns, channels, height, width)
+    cells[:count] = frames_FCHW
+    grid = cells.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
+    return _png(Image.fromarray(grid.reshape(rows * height, columns * width, channels).numpy()))
+
+
+def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
     # Of filtered pixels, runs are all there is to find: to search for longer matches takes ten times as long.
-    to_image(x_CHW).save(file, "PNG", compress_type=zlib.Z_RLE)
+    image.save(file, "PNG", compress_type=zlib.Z_RLE)
     return file.getvalue()
 
 

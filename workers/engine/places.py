@@ -1,8 +1,10 @@
 """A lane with those who wait for its rows: who gets one, who gives one up, and how it goes on after a fault."""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from workers.engine.glances import Glance, glance
 from workers.engine.lanes import Lane
 from workers.engine.memory import is_out_of_memory
 from workers.engine.rows import Search, Snapshot, Ticket
@@ -39,6 +41,12 @@ class Place:
         running = {s.number: s.saved(self.lane.state(s)) for s in self.lane.searches if s.ticket is ticket}
         waiting = (s for s in self.waiting.searches() if s.ticket is ticket)
         return running | {s.number: s.saved(s.state) for s in waiting if s.state}
+
+    def glances(self, ticket: Ticket, numbers: Collection[int]) -> list[Glance]:
+        """How those of the ticket's searches look that are computed here."""
+        images, slots = self.lane.images[0], enumerate(self.lane.slots)
+        found = [(images[i], s) for i, s in slots if s and s.ticket is ticket and s.number in numbers]
+        return glance([x for x, _ in found], [s.number for _, s in found], [s.k for _, s in found])
 
     def drop_cancelled(self) -> None:
         self.waiting.drop_cancelled()

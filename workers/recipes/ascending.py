@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from workers.engine import objectives, regularised
+from workers.engine.glances import glance
 from workers.engine.rows import NOT_FINITE, Outcome, as_frame
 from workers.engine.seeding import generator
+from workers.previews import chosen
 from workers.recipes.searching import frame_steps, starts
 from workers.recipes.standing import Name, Standing, kept, names, pack
 from workers.recipes.study import Batch, Found, Problem, Study, best_of
@@ -90,6 +92,7 @@ class Watch:
             self.frames[i] = as_frame(x).cpu()
         if i % BLOCK == 0:
             self._report(i, loss)
+            self._show(i, x)
         return False
 
     def between(self) -> bool:
@@ -126,6 +129,12 @@ class Watch:
     def _report(self, step: int, loss: Tensor) -> None:
         value = self.problem.progress(loss.cpu(), self.items).nanmedian().item()
         self.study.ctx.report(step, step * len(loss), value)
+
+    def _show(self, step: int, x: Tensor) -> None:
+        if (previews := self.study.ctx.previews).due():
+            items = chosen((row, item) for row, (item, _) in enumerate(self.names))
+            rows = list(items)
+            previews.take(glance([x[row] for row in rows], rows, [step] * len(rows)), items)
 
     def outcomes(self, x: Tensor, last: Tensor) -> list[Outcome]:
         """Each row's, with the loss of its untransformed result."""

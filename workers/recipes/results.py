@@ -32,6 +32,7 @@ def files(tensors: dict[str, Tensor], curve: str, provenance: dict[str, Any]) ->
             found[f"{name}-{i + 1}.png"] = (figures.png(image), "image/png")
     if "frames" in tensors:
         found["path.gif"] = (figures.gif(tensors["frames"]), "image/gif")
+        found["frames.png"] = (figures.sheet(tensors["frames"]), "image/png")
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     tensor_file = save(tensors, metadata={"provenance": json.dumps(provenance)})
     return found | {
@@ -41,10 +42,14 @@ def files(tensors: dict[str, Tensor], curve: str, provenance: dict[str, Any]) ->
 
 
 def thin(tensors: dict[str, Tensor], curve: str) -> dict[str, list[float] | list[float | None]]:
-    """At most TRACE_POINTS steps of the trace, the first and the last among them; no gradient is taken at the last."""
+    """At most TRACE_POINTS steps of the trace, the first and the last among them; no gradient is taken at the last.
+
+    `frame_steps`, where there are frames, are those that the frames were taken before.
+    """
     loss, shown, grad_norm = (tensors[name].numpy() for name in ("loss", curve, "grad_norm"))
     steps = kept_steps(len(loss))
-    return {
+    framed = {"frame_steps": tensors["frame_steps"].tolist()} if "frame_steps" in tensors else {}
+    return framed | {
         "step": steps.tolist(),
         "loss": loss[steps].tolist(),
         curve: shown[steps].tolist(),

@@ -13,6 +13,7 @@ from workers.engine.descent import Precision
 from workers.engine.lanes import Program
 from workers.engine.rows import Outcome, Row, Snapshot, Ticket
 from workers.engine.seeding import generator
+from workers.previews import chosen
 from workers.recipes.sources import named, read
 from workers.recipes.standing import kept, names, pack, standing_of
 from workers.recipes.study import Batch, Found, Problem, Study, best_of
@@ -84,6 +85,7 @@ def searched(study: Study, batch: Batch, problem: Problem) -> Generator[list[Fou
             if over:
                 yield over
             shard.keep_up()
+            shard.show()
         if shard.left and study.ctx.should_keep():
             shard.keep_all()
     finally:
@@ -134,6 +136,14 @@ class Searches:
             self._ask()
         elif self.waits and self.ticket.snapshot is not None:
             self._store()
+
+    def show(self) -> None:
+        """Have clients shown what running items look like, now and then."""
+        if (previews := self.study.ctx.previews).due():
+            ticket = self.ticket
+            begun = [i for i in range(len(self.numbers)) if ticket.steps[i] and not ticket.over[i]]
+            items = chosen((i, self.names[self.numbers[i]][0]) for i in begun)
+            self.study.ctx.runtime.batcher.look(ticket, items.keys(), lambda glances: previews.take(glances, items))
 
     def keep_all(self) -> None:
         """Store where the searches stand now."""

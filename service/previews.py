@@ -1,0 +1,78 @@
+"""What items look like while they are computed, as their workers last told: drawn only for who asks.
+
+A shard's heartbeat tells of an object with the pixels of some of its items (`workers.previews`). It is worth something
+only while the shard is held under the epoch of the object's key; nothing else depends on it.
+"""
+
+import io
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from PIL import Image
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service import responses
+from service.cursors import at
+from service.db import among
+from service.errors import NotFound
+from service.keys import previews_key
+from service.models import Item, Job, Shard
+from service.objects import ObjectNotFound, Storage
+from service.states import ItemState, ShardState
+
+
+class Shown(NamedTuple):
+    """The step at which an item was looked at, when, and where its `side` x `side` x 3 bytes lie."""
+
+    step: int
+    at: float
+    key: str
+    offset: int
+    side: int
+
+
+def find(session: Session, rows: Sequence[Item]) -> dict[int, Shown]:
+    """Those of a job's items that are shown, by index."""
+    held_by = {row.shard_id for row in rows if row.state == ItemState.RUNNING}
+    if not held_by:
+        return {}
+    asked = {row.index for row in rows if row.state == ItemState.RUNNING}
+    running = among(Shard.id, held_by) & (Shard.state == ShardState.RUNNING)
+    found = {}
+    for shard in session.scalars(select(Shard).where(running)):
+        if told := shard.progress.get("previews"):
+            key = previews_key(shard.job_id, shard.id, shard.epoch, told["number"])
+            when, side = (shard.heartbeat_at or 0.0) - told["age"], told["side"]
+            for place, (index, step) in enumerate(told["items"]):
+                if index in asked:
+                    found[index] = Shown(step, when, key, place * side * side * 3, side)
+    return found
+
+
+def response(row: Item, shown: Mapping[int, Shown]) -> responses.ItemPreview | None:
+    if (found := shown.get(row.index)) is None:
+        return None
+    url = f"/v1/jobs/{row.job_id}/items/{row.index}/preview.png?step={found.step}"
+    return responses.ItemPreview(step=found.step, at=at(found.at), url=url)
+
+
+def shown(session: Session, job_id: str, index: int) -> Shown:
+    """Raises NotFound."""
+    of_job = (Item.job_id == job_id) & (Item.index == index) & Job.deleted_at.is_(None)
+    row = session.scalar(select(Item).join(Job).where(of_job))
+    if row is None or (found := find(session, [row]).get(index)) is None:
+        raise NotFound(f"no preview of item {index} in job {job_id}")
+    return found
+
+
+def picture(storage: Storage, shown: Shown) -> bytes:
+    """It as a PNG. Raises NotFound if the object has gone meanwhile, or StorageError."""
+    try:
+        pixels = storage.get_range(shown.key, shown.offset, shown.side * shown.side * 3)
+    except ObjectNotFound as e:
+        raise NotFound("the preview is over") from e
+    file = io.BytesIO()
+    Image.frombytes("RGB", (shown.side, shown.side), pixels).save(file, "PNG", compress_type=zlib.Z_RLE)
+    return file.getvalue()
