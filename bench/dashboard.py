@@ -4,7 +4,7 @@
 
 An embedded service on this machine, and a job whose items are copies of a few real ones. Told are when the page first
 paints, when its first picture is there, and, while the grid is scrolled by the wheel and then dragged through by its
-bar, the longest tasks of the page's main thread, from the browser's own trace, and the gaps between frames. On a machine
+bar, the longest tasks of the page's main thread, by the browser's own trace, and the gaps between frames. On a machine
 that does something else too, the clock says less of a task than its time on the processor.
 """
 

@@ -12,7 +12,7 @@ from service.models import Artifact, Image, Item, Job, Shard
 from tests.fixtures import LiveService, inversion
 
 Still = tuple[LiveService, Database]
-SHADES = 8
+SHADES = 5
 """How many different pictures there are of each name."""
 
 
