@@ -35,7 +35,7 @@ export class Card {
   constructor({ open, choose }) {
     this.pictures = new Pictures();
     this.badge = new Badge();
-    this.open = h("button", { type: "button", class: "open", "aria-haspopup": "dialog", onclick: open });
+    this.open = h("button", { type: "button", class: "open", "aria-haspopup": "dialog", onclick: open }, "Loading…");
     this.box = h("input", { type: "checkbox", onchange: () => choose(this.box.checked) });
     this.numbers = h("p", { class: "numbers" });
     this.news = changes();

@@ -31,7 +31,7 @@ function layout(item, names) {
 
 export class PairCard {
   constructor({ open }) {
-    this.open = h("button", { type: "button", class: "open", "aria-haspopup": "dialog", onclick: open });
+    this.open = h("button", { type: "button", class: "open", "aria-haspopup": "dialog", onclick: open }, "Loading…");
     this.pictures = h("div", { class: "pictures" });
     this.numbers = h("p", { class: "numbers" });
     this.news = changes();

@@ -92,17 +92,17 @@ export class Picture {
     this.place = url ? null : place;
     const caption = step === undefined ? this.caption : `step ${count(step)}`;
     setText(this.below, caption);
-    if (url) this.put(`${caption} of item ${item.index} ${itemName(item)}`.trim());
+    if (url) this.put(`${caption} of item ${item.index} ${itemName(item)}`.trim(), step !== undefined);
     else this.box.replaceChildren(h("span", { class: "no-picture", "data-state": item.state }, place));
   }
 
-  /** What was seen before stays until the new image can take its place, so that nothing flickers. */
-  async put(alt) {
+  /** What was seen before stays until an image that may soon give way can take its place: nothing flickers. */
+  async put(alt, preview) {
     const { url, box } = this;
-    const before = box.querySelector("img");
-    const image = imageIn(box, url, alt, before ? "eager" : "lazy");
-    if (before) await image.decode().catch(() => {});
-    if (url === this.url && (!before || image.naturalWidth)) box.replaceChildren(image);
+    const swapped = preview || box.querySelector("img");
+    const image = imageIn(box, url, alt, swapped ? "eager" : "lazy");
+    if (swapped) await image.decode().catch(() => {}); // a preview is gone once its item is over
+    if (url === this.url && (!swapped || image.naturalWidth)) box.replaceChildren(image);
   }
 }
 
