@@ -64,8 +64,8 @@ const fresh = { cache: "no-cache" };
 /** `filters` are those of the API: limit, state, kind, label, text, created_after, cursor, top_level, parent ... */
 export const listJobs = (filters, signal) => request(`/v1/jobs?${query(filters)}`, fresh, signal);
 export const getJob = (id, signal) => request(jobPath(id), fresh, signal);
-export const listItems = (id, { limit, cursor }, signal) =>
-  request(`${jobPath(id)}/items?${query({ limit, cursor })}`, fresh, signal);
+/** `filters` are those of the API: limit, cursor or offset, state, error, sort, order, counted. */
+export const listItems = (id, filters, signal) => request(`${jobPath(id)}/items?${query(filters)}`, fresh, signal);
 export const getItem = (id, index, signal) => request(`${jobPath(id)}/items/${index}`, fresh, signal);
 export const listEpochs = (id, signal) => request(`${jobPath(id)}/epochs`, fresh, signal);
 const change = (verb) => (id) => request(`${jobPath(id)}/${verb}`, { method: "POST" });

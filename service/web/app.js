@@ -1,6 +1,7 @@
 // Entry: choose the view by the path. Links are ordinary ones; only the filters of a list change the URL in place.
 
 import { datasetList, modelList } from "./catalog.js";
+import { compareView } from "./compare.js";
 import { datasetView } from "./dataset.js";
 import { failedList } from "./failed.js";
 import { jobView } from "./job.js";
@@ -21,6 +22,7 @@ const VIEWS = {
   failed: [failedList],
   workers: [workerList],
   new: [formView],
+  compare: [compareView],
 };
 
 function decoded(text) {

@@ -1,12 +1,16 @@
-// One selected item: large pictures, its metrics, its curves and its files.
+// One item, looked at closely: its pictures, its metrics, its curves and its files.
 
 import { getArtifact } from "./api.js";
 import { lineChart } from "./chart.js";
-import { changes, h, setText } from "./dom.js";
+import { changes, h } from "./dom.js";
 import { metricRows, parameterRows } from "./facts.js";
 import { files } from "./files.js";
-import { animation, artifact, extremes, itemName, Pictures, sourceName, views } from "./picture.js";
+import { isFinal, stateLabel } from "./format.js";
+import { Frames } from "./frames.js";
+import { Lightbox } from "./lightbox.js";
+import { animation, artifact, extremes, itemName, Pictures, pictureOf, sourceName, views } from "./picture.js";
 import { note } from "./ui.js";
+import { Viewer } from "./viewer.js";
 
 const QUANTITIES = {
   relative_distance: "Relative distance",
@@ -15,11 +19,23 @@ const QUANTITIES = {
   grad_norm: "Gradient norm",
 };
 
+/** A picture of an item for the viewer, by its file and caption. */
+export function source(item, [name, caption]) {
+  const { url, step } = pictureOf(item, name) ?? {};
+  const said = step === undefined ? caption : `${caption}, step ${step}`;
+  const place = isFinal(item.state) ? `no ${caption}` : stateLabel(item.state);
+  return { name, caption: said, title: caption, url, place, alt: `${said} of item ${item.index} ${itemName(item)}` };
+}
+
 export class Detail {
-  constructor(close) {
-    this.title = h("h3");
-    this.source = h("p", { class: "muted" });
-    this.pictures = new Pictures("pictures large");
+  /** `step(by)` asks for the next item or the one before; `closed()` is called as it is shut. */
+  constructor({ step, closed }) {
+    this.box = new Lightbox("Selected item", { step, closed: () => this.close(closed) });
+    this.viewer = new Viewer();
+    this.box.shortcut = (key) => this.viewer.shortcut(key);
+    this.frames = new Frames(() => this.draw());
+    this.viewer.stage.after(this.frames.node);
+    this.news = changes();
     this.ends = { top: new Pictures(), bottom: new Pictures() };
     this.metrics = h("table", { class: "pairs", "aria-label": "Metrics" });
     this.files = h("ul", { class: "files" });
@@ -29,39 +45,39 @@ export class Detail {
     this.quantity = h("select", { "aria-label": "Quantity", onchange: () => this.plot() });
     this.quantities = changes();
     this.chart = lineChart("Curve", { controls: [this.quantity] });
-    this.node = h(
-      "li",
-      { class: "detail panel", "aria-label": "Selected item" },
-      h(
-        "div",
-        { class: "card-head" },
-        h("div", {}, this.title, this.source),
-        h("button", { type: "button", class: "push", onclick: close }, "Close"),
-      ),
-      this.problem,
-      h(
-        "div",
-        { class: "detail-body" },
-        h("div", { class: "picture-rows" }, this.pictures.node, this.ends.top.node, this.ends.bottom.node),
-        this.metrics,
-      ),
-      this.chart.node,
-      h("h4", {}, "Files"),
-      this.files,
-      this.origin,
+    const ends = h("div", { class: "picture-rows" }, this.ends.top.node, this.ends.bottom.node);
+    const filed = h("div", {}, h("h3", {}, "Files"), this.files);
+    this.box.body.append(
+      h("div", { class: "looked-at" }, this.problem, this.viewer.node, ends, this.chart.node),
+      h("div", { class: "facts" }, this.metrics, filed, this.origin),
     );
-    this.node.addEventListener("keydown", (event) => event.key === "Escape" && close());
   }
 
-  show(item) {
-    this.item = item;
-    setText(this.title, `#${item.index} ${itemName(item)}`);
+  close(closed) {
+    this.item = this.url = undefined;
+    this.frames.play(false);
+    this.viewer.run(false);
+    closed();
+  }
+
+  /** `place`: which of how many it is. Without, it is the same item as before, newer. */
+  show(item, place = this.place) {
+    this.place = place;
     const start = item.start.source === "blend" ? "the pixel blend" : sourceName(item.start);
-    setText(this.source, `${sourceName(item.target)} · from ${start}`);
-    this.pictures.show(item, [...views(item), ...animation(item)]);
+    const words = item.target.source === item.start.source ? "" : `${sourceName(item.target)} · from ${start}`;
+    this.box.open(`#${item.index} ${itemName(item)}`, words, place);
+    if (!this.news(item) && this.item) return;
+    const other = item.index !== this.item?.index;
+    this.item = item;
+    if (other) {
+      this.viewer.zoom.reset();
+      this.withFrames = false;
+    }
+    this.draw();
     for (const [end, pictures] of Object.entries(this.ends)) pictures.show(item, extremes(item, end));
     this.metrics.replaceChildren(...(item.metrics ? metricRows(item.metrics) : []));
     this.files.replaceChildren(...files(item, `item-${item.index}-`));
+    this.files.parentElement.hidden = item.artifacts.length === 0;
     this.origin.hidden = !item.provenance;
     const { parameters: _, ...origin } = item.provenance ?? {}; // the parameters stand beside, once for the job
     this.provenance.replaceChildren(...parameterRows(origin));
@@ -69,6 +85,19 @@ export class Detail {
       ...(item.error ? [note("bad", String(item.error.title), item.error.detail ?? "")] : []),
     );
     this.showTrace();
+  }
+
+  draw() {
+    const { item, frames } = this;
+    const sources = views(item).map((view) => source(item, view));
+    if (this.withFrames) sources.push({ name: "path", title: "path", caption: frames.caption, canvas: frames.canvas });
+    else if (!artifact(item, "frames.png")) sources.push(...animation(item).map((view) => this.moving(view)));
+    this.viewer.node.hidden = sources.length === 0;
+    this.viewer.show(sources);
+  }
+
+  moving([name, caption]) {
+    return { name, caption, url: artifact(this.item, name).url };
   }
 
   /** Fetch the trace of the item; a reply that comes after another item was selected is dropped. */
@@ -79,16 +108,21 @@ export class Detail {
     this.url = url;
     this.trace = null;
     this.plot();
+    this.frames.show(null);
     if (!url) return;
     try {
       const trace = await getArtifact(url);
-      if (url === this.url) this.trace = trace;
+      if (url !== this.url) return;
+      this.trace = trace;
+      this.plot();
+      const sheet = artifact(this.item, "frames.png")?.url;
+      this.withFrames = (await this.frames.show(sheet, trace.frame_steps)) && url === this.url;
+      if (this.withFrames) this.draw();
     } catch (error) {
       if (url !== this.url) return;
       this.url = undefined; // selecting the item again asks again
       this.problem.replaceChildren(note("mixed", "The curve could not be loaded", error.message));
     }
-    if (url === this.url) this.plot();
   }
 
   /** Offer the quantities that the trace has; the choice stays where the next item's trace has it too. */

@@ -114,7 +114,7 @@ export function parametersOf({ kind, parameters }) {
 }
 
 /** In this order; a kind of job has those that its items have. `AIM` is what the kind's target picture shows. */
-const METRICS = {
+export const METRICS = {
   relative_distance: "Relative distance",
   start_relative_distance: "Relative distance at the start",
   activation: "Activation",

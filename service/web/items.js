@@ -1,157 +1,185 @@
-// The grid of items: the pictures of each, and under the selected one its detail.
+// The grid of items: the pictures of each, sorted and filtered by the page's address; one is opened to be looked at.
 
-import { listItems } from "./api.js";
+import { getItem, Unreachable } from "./api.js";
+import { Card } from "./card.js";
+import { askOther } from "./compare.js";
 import { Detail } from "./detail.js";
-import { arrange, changes, h, setAttribute, setText } from "./dom.js";
-import { count, isFinal, measure, plural } from "./format.js";
-import { itemName, Pictures, sourceName, views } from "./picture.js";
-import { announce, Badge, refusal } from "./ui.js";
+import { changes, h, setText } from "./dom.js";
+import { isFinal } from "./format.js";
+import { OrderBar } from "./order.js";
+import { Pages } from "./pages.js";
+import { views } from "./picture.js";
+import { hideBanner, refusal, showBanner } from "./ui.js";
+import { VirtualGrid } from "./virtual.js";
 
-const PAGE = 100;
 /** Every this many polls ask for the items even when no count has changed: pictures may come before the state does. */
 const ANYWAY = 5;
 
-class Card {
-  constructor(item, select) {
-    this.pictures = new Pictures();
-    this.badge = new Badge();
-    this.open = h("button", { type: "button", class: "open", "aria-expanded": "false", onclick: select });
-    this.numbers = h("p", { class: "numbers" });
-    this.news = changes();
-    this.node = h(
-      "li",
-      { class: "card", id: `item-${item.index}` },
-      h("div", { class: "card-head" }, this.open, this.badge.node),
-      this.pictures.node,
-      this.numbers,
-    );
-    this.update(item);
-  }
-
-  update(item) {
-    if (!this.news(item)) return false;
-    this.item = item;
-    this.badge.set(item.state);
-    this.badge.node.hidden = item.state === "succeeded";
-    setText(this.open, `#${item.index} ${itemName(item)}`);
-    this.pictures.show(item, views(item));
-    this.numbers.replaceChildren(...numbers(item));
-    return true;
-  }
-}
-
-/** What a card says of its result, by the first of these metrics that the item has. */
-const SHORT = {
-  ghosting: { relative_distance: "distance", ghosting: "ghosting", blend_ghosting: "blend's ghosting" },
-  activation: { activation: "activation", prediction: "predicts" },
-  relative_distance: { relative_distance: "distance", ssim: "SSIM" },
-};
-
-const steps = (metrics) => plural(metrics.steps_taken, "step");
-
-function numbers(item) {
-  const pair = (label, value) => h("span", {}, h("span", { class: "muted" }, `${label} `), value);
-  if (item.error) return [h("span", { class: "bad-text" }, String(item.error.title))];
-  if (!item.metrics) return [h("span", { class: "muted" }, sourceName(item.target))];
-  const { metrics } = item;
-  const kind = Object.keys(SHORT).find((name) => name in metrics);
-  const found = Object.entries(SHORT[kind] ?? {}).map(([name, label]) => pair(label, measure(metrics[name])));
-  if (metrics.reached === true) found.push(h("span", { class: "good-text" }, `✓ after ${steps(metrics)}`));
-  if (metrics.reached === false) found.push(h("span", { class: "bad-text" }, `✗ not in ${steps(metrics)}`));
-  if (metrics.judge_agrees === true) found.push(h("span", { class: "good-text" }, "✓ judge agrees"));
-  if (metrics.judge_agrees === false)
-    found.push(h("span", { class: "bad-text" }, `✗ judge: ${metrics.judge_prediction}`));
-  return found;
-}
-
 export class ItemGrid {
   constructor(ref, jobId) {
-    this.ref = ref;
-    this.jobId = jobId;
-    this.cards = new Map();
-    this.pages = [{ cursor: null, settled: false }];
-    this.polls = 0;
+    Object.assign(this, { note: ref["items-note"], jobId, polls: 0 });
+    this.cards = new Map(); // by position
+    this.chosen = new Map(); // by index
     this.changed = changes();
-    this.detail = new Detail(() => this.select(null));
-    ref.more.addEventListener("click", () => this.loadMore());
-    setText(ref["items-note"], "Loading items…");
+    this.bar = new OrderBar(() => this.start());
+    this.list = h("ul", { class: "grid", "aria-label": "Items" });
+    this.grid = new VirtualGrid(this.list, "Items", {
+      make: (position) => this.card(position),
+      drop: (position) => this.drop(position),
+      seen: (first, end) => this.look(first, end),
+    });
+    this.detail = new Detail({ step: (by) => this.step(by), closed: () => this.closed() });
+    this.bar.node.append(h("button", { type: "button", class: "push", onclick: () => askOther(this.job) }, "Compare with…"));
+    ref.grid.replaceChildren(this.bar.node, this.grid.node);
+    window.addEventListener("hashchange", () => this.openFromAddress());
+    setText(this.note, "Loading items…");
+    this.begin();
   }
 
-  /** Ask for those pages that still move, if the job's counts say that something did. */
+  begin() {
+    this.pages = new Pages(this.jobId, this.bar.order, (first, items) => this.took(first, items));
+    this.pages.over = this.job !== undefined && isFinal(this.job.state);
+  }
+
+  /** Another order: all anew, from the top. */
+  start() {
+    this.begin();
+    this.grid.clear();
+    this.grid.resize(this.pages.plain ? (this.job?.items.total ?? 0) : 0);
+    this.look(0, 1);
+  }
+
+  /** Ask for what is seen and still moves, if the job's counts say that something did, or pictures emerge. */
   async refresh(job, signal) {
     const anyway = this.polls % ANYWAY === 0;
     this.polls += 1;
-    this.total = job.items.total;
+    this.job = job;
+    this.pages.over = isFinal(job.state);
+    this.showCounts();
     const changed = this.changed([job.state, job.items]);
-    if (!changed && !anyway && !this.owing) return;
+    if (!changed && !anyway && !this.owing && !this.emerging) return;
     this.owing = true;
-    for (const page of this.pages.filter((each) => !each.settled)) await this.load(page, signal);
+    this.pages.again();
+    await this.pages.want(...this.grid.range);
     this.owing = false;
+    if (!signal.aborted && !this.opened) this.openFromAddress();
+    this.opened = true;
   }
 
-  async load(page, signal) {
-    const { items, next_cursor: next } = await listItems(this.jobId, { limit: PAGE, cursor: page.cursor }, signal);
-    const first = page.next === undefined;
-    page.next = next;
-    page.settled = items.length > 0 && items.every((item) => isFinal(item.state));
-    for (const item of items) this.take(item);
-    if (items.length > 0) this.ref.grid.dataset.pictures = String(views(items[0]).length);
-    arrange(this.ref.grid, this.nodes());
-    this.ref.more.hidden = !this.pages.at(-1).next;
-    setText(this.ref["items-note"], this.cards.size ? "" : "No items yet.");
-    setText(this.ref.shown, this.cards.size < this.total ? `${count(this.cards.size)} of ${count(this.total)}` : "");
-    if (first) this.selectFromAddress();
+  get emerging() {
+    return [...this.cards.values()].some(({ item }) => item?.state === "running");
   }
 
-  take(item) {
-    const card = this.cards.get(item.index);
-    if (!card) this.cards.set(item.index, new Card(item, () => this.toggle(item.index)));
-    else if (card.update(item) && item.index === this.selected) this.detail.show(item);
+  showCounts() {
+    const { plain, total } = this.pages;
+    const shown = plain ? this.job.items.total : total;
+    if (shown !== null) this.grid.resize(shown);
+    this.bar.show(this.job.items, plain ? null : shown);
+    const none = plain ? "No items yet." : "No item is like that.";
+    setText(this.note, shown === 0 ? none : "");
   }
 
-  nodes() {
-    const ordered = [...this.cards.values()].sort((a, b) => a.item.index - b.item.index);
-    return ordered.flatMap((card) => (card.item.index === this.selected ? [card.node, this.detail.node] : [card.node]));
+  /** Have the items of the places that are seen, once the scrolling pauses. */
+  look(first, end) {
+    clearTimeout(this.looking);
+    this.looking = setTimeout(() => {
+      const { pages } = this;
+      pages.want(first, end).then(
+        () => this.recovered(),
+        (error) => pages === this.pages && this.failed(error),
+      );
+    }, 40);
   }
 
-  async loadMore() {
-    this.ref.more.disabled = true;
-    const page = { cursor: this.pages.at(-1).next, settled: false };
-    try {
-      await this.load(page);
-      this.pages.push(page);
-      this.ref.more.hidden = !page.next;
-      announce(`${plural(this.cards.size, "item")} shown`);
-    } catch (error) {
-      this.ref["items-note"].replaceChildren(refusal(error));
-    } finally {
-      this.ref.more.disabled = false;
+  recovered() {
+    if (this.away) hideBanner();
+    this.away = false;
+  }
+
+  failed(error) {
+    if (!(error instanceof Unreachable)) return this.note.replaceChildren(refusal(error));
+    this.away = true;
+    showBanner(error.message, () => this.look(...this.grid.range));
+  }
+
+  card(position) {
+    const item = () => this.cards.get(position).item;
+    const card = new Card({
+      open: () => item() && this.open(item(), position),
+      choose: (chosen) => this.choose(item(), chosen),
+    });
+    this.cards.set(position, card);
+    const known = this.pages.at(position);
+    if (known) card.show(known, this.chosen.has(known.index));
+    return card.node;
+  }
+
+  drop(position) {
+    this.cards.get(position).drop();
+    this.cards.delete(position);
+  }
+
+  took(first, items) {
+    if (this.job) this.showCounts();
+    for (const [i, item] of items.entries()) {
+      this.bar.offer(item);
+      if (this.chosen.has(item.index)) this.chosen.set(item.index, item);
+      if (item.index === this.detail.item?.index) this.detail.show(item);
+      this.cards.get(first + i)?.show(item, this.chosen.has(item.index));
+    }
+    const most = Math.max(0, ...items.map((item) => views(item).length));
+    if (most && this.list.dataset.pictures !== String(most)) {
+      this.list.dataset.pictures = String(most);
+      this.grid.fit();
     }
   }
 
-  selectFromAddress() {
-    const index = /^#item-(\d+)$/.exec(window.location.hash)?.[1];
-    if (index === undefined || this.selected !== undefined || !this.cards.has(Number(index))) return;
-    this.select(Number(index));
-    this.cards.get(Number(index)).node.scrollIntoView({ block: "start" });
+  /** Items that are chosen are told to whoever listens, as a `chosen` event with the items in the order chosen. */
+  choose(item, chosen) {
+    if (chosen) this.chosen.set(item.index, item);
+    else this.chosen.delete(item.index);
+    this.grid.node.dispatchEvent(new CustomEvent("chosen", { bubbles: true, detail: [...this.chosen.values()] }));
   }
 
-  toggle(index) {
-    this.select(index === this.selected ? null : index);
-    if (this.selected !== null) this.detail.node.scrollIntoView({ block: "nearest" });
+  async openFromAddress() {
+    const index = Number(/^#item-(\d+)$/.exec(window.location.hash)?.[1] ?? Number.NaN);
+    if (Number.isNaN(index) || index === this.detail.item?.index) return;
+    const position = this.pages.plain ? index : null;
+    if (position !== null) this.grid.reveal(position);
+    try {
+      const known = position === null ? undefined : this.pages.at(position);
+      this.open(known ?? (await getItem(this.jobId, index)), position);
+    } catch (error) {
+      this.failed(error);
+    }
   }
 
-  /** Open the detail under item `index`; null closes it and gives the focus back to the card. */
-  select(index) {
-    const before = this.cards.get(this.selected);
-    const card = this.cards.get(index);
-    this.selected = index;
-    if (before) setAttribute(before.open, "aria-expanded", "false");
-    if (card) {
-      setAttribute(card.open, "aria-expanded", "true");
-      this.detail.show(card.item);
-    } else before?.open.focus();
-    arrange(this.ref.grid, this.nodes());
-    window.history.replaceState(null, "", card ? `#item-${index}` : window.location.pathname);
+  /** `position` is null for an item that need not be among those shown. */
+  open(item, position) {
+    this.position = position;
+    const place = position === null ? "" : `${position + 1} of ${this.grid.count}`;
+    this.detail.show(item, place);
+    window.history.replaceState(null, "", `#item-${item.index}`);
+  }
+
+  /** Go to the next item, or the one before. */
+  async step(by) {
+    const to = (this.position ?? -1) + by;
+    if (this.position === null || to < 0 || to >= this.grid.count) return;
+    this.position = to;
+    this.grid.reveal(to);
+    try {
+      await this.pages.want(...this.grid.range);
+      const item = this.pages.at(to);
+      if (item && this.position === to && this.detail.item) this.open(item, to);
+    } catch (error) {
+      this.failed(error);
+    }
+  }
+
+  closed() {
+    const { pathname, search } = window.location;
+    window.history.replaceState(null, "", pathname + search);
+    if (this.position !== null) this.grid.focus(this.position);
   }
 }

@@ -1,7 +1,7 @@
 // The pictures of an item, and how an item is called.
 
-import { arrange, h } from "./dom.js";
-import { isFinal, measure, stateLabel } from "./format.js";
+import { arrange, h, setText } from "./dom.js";
+import { count, isFinal, measure, stateLabel } from "./format.js";
 
 export const artifact = (item, name) => item.artifacts.find((each) => each.name === name);
 
@@ -19,6 +19,8 @@ export function sourceName(source) {
 }
 
 const maximises = (item) => item.target.source === "direction";
+/** Sources of items that are no pictures: a table, a summary of all the others. */
+const WORDS = ["table", "summary", "registration", "training"];
 
 /** What the item aims at and, where that is not enough to tell it from its neighbours, what else sets it apart. */
 export function itemName(item) {
@@ -30,6 +32,7 @@ export function itemName(item) {
 
 /** Pairs of a file and its caption: what every item of this kind has, or will have. */
 export function views(item) {
+  if (WORDS.includes(item.target.source)) return [];
   const [start, result] = [["start.png", "start"], ["result.png", "result"]];
   if (maximises(item)) return [start, result];
   if (item.target.source !== "blend") return [["target.png", "target"], start, result];
@@ -51,10 +54,17 @@ export function extremes(item, end) {
 }
 
 /** An image in its frame. Whole pixels of a small one stay sharp; one larger than its frame is scaled down smoothly. */
-function imageIn(box, url, alt) {
-  const image = h("img", { alt, loading: "lazy", decoding: "async", src: url });
+function imageIn(box, url, alt, loading = "lazy") {
+  const image = h("img", { alt, loading, decoding: "async", src: url });
   image.addEventListener("load", () => image.classList.toggle("smooth", image.naturalWidth > box.clientWidth));
   return image;
+}
+
+/** Where a file of an item is to be seen: a result that is being computed as it was a moment ago, or null. */
+export function pictureOf(item, file) {
+  const url = artifact(item, file)?.url;
+  if (url) return { url };
+  return file === "result.png" && item.preview ? item.preview : null;
 }
 
 /** A picture that is of no item. */
@@ -70,20 +80,29 @@ export class Picture {
     this.file = file;
     this.caption = caption;
     this.box = h("span", { class: "frame" });
-    this.node = h("span", { class: "picture", "data-file": file }, this.box, h("span", { class: "caption" }, caption));
+    this.below = h("span", { class: "caption" }, caption);
+    this.node = h("span", { class: "picture", "data-file": file }, this.box, this.below);
   }
 
   update(item) {
-    const url = artifact(item, this.file)?.url ?? null;
+    const { url = null, step } = pictureOf(item, this.file) ?? {};
     const place = isFinal(item.state) ? `no ${this.caption}` : stateLabel(item.state);
     if (url ? url === this.url : place === this.place) return;
     this.url = url;
     this.place = url ? null : place;
-    this.box.replaceChildren(
-      url
-        ? imageIn(this.box, url, `${this.caption} of item ${item.index} ${itemName(item)}`.trim())
-        : h("span", { class: "no-picture", "data-state": item.state }, place),
-    );
+    const caption = step === undefined ? this.caption : `step ${count(step)}`;
+    setText(this.below, caption);
+    if (url) this.put(`${caption} of item ${item.index} ${itemName(item)}`.trim(), step !== undefined);
+    else this.box.replaceChildren(h("span", { class: "no-picture", "data-state": item.state }, place));
+  }
+
+  /** What was seen before stays until an image that may soon give way can take its place: nothing flickers. */
+  async put(alt, preview) {
+    const { url, box } = this;
+    const swapped = preview || box.querySelector("img");
+    const image = imageIn(box, url, alt, swapped ? "eager" : "lazy");
+    if (swapped) await image.decode().catch(() => {}); // a preview is gone once its item is over
+    if (url === this.url && (!swapped || image.naturalWidth)) box.replaceChildren(image);
   }
 }
 

@@ -208,7 +208,7 @@ def test_motion_is_left_out_for_those_who_mind_it(live_service: LiveService, pag
     live_service.wait(job["id"])
     page.emulate_media(reduced_motion="reduce")
     page.goto(f"{live_service.url}/ui/jobs/{job['id']}#item-0")
-    expect_loaded(page.locator(".detail .large"), ["target", "start", "result"])
+    expect_loaded(page.locator(".detail .stage"), ["target", "start", "result"])
     expect(page.locator(".detail").get_by_role("link", name="path.gif")).to_be_visible()
 
 

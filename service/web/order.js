@@ -1,0 +1,101 @@
+// Which items are shown, and in what order: the controls above a grid, and the same in the page's address.
+
+import { h, setText } from "./dom.js";
+import { METRICS } from "./facts.js";
+import { count, stateLabel } from "./format.js";
+
+const STATES = ["queued", "running", "succeeded", "failed", "cancelled"];
+
+export const metricLabel = (name) => (METRICS[name] ?? name.replaceAll("_", " ")).replace("AIM", "target");
+
+/** What the address says, in the words of the API. */
+export function orderInAddress() {
+  const said = new URLSearchParams(window.location.search);
+  const [state, error, sort] = [said.getAll("state"), said.get("error") ?? "", said.get("sort") ?? ""];
+  return { state, error, sort, order: said.get("order") === "desc" ? "desc" : "" };
+}
+
+export class OrderBar {
+  /** `changed(order)` hears of each choice, once it is in the address. */
+  constructor(changed) {
+    this.changed = changed;
+    this.metrics = new Set();
+    this.state = h("select", { onchange: () => this.choose({ state: this.state.value ? [this.state.value] : [] }) });
+    this.sort = h("select", { onchange: () => this.choose({ sort: this.sort.value }) });
+    this.way = h("button", { type: "button", onclick: () => this.turn() });
+    this.error = h("button", { type: "button", hidden: true, onclick: () => this.choose({ error: "" }) });
+    this.found = h("span", { class: "muted", role: "status" });
+    this.node = h(
+      "div",
+      { class: "order" },
+      h("label", { class: "field" }, "State", this.state),
+      h("label", { class: "field" }, "Sort by", this.sort),
+      this.way,
+      this.error,
+      this.found,
+    );
+    window.addEventListener("popstate", () => this.read());
+    this.order = orderInAddress();
+    this.show();
+  }
+
+  /** After a step back or forward. */
+  read() {
+    const order = orderInAddress();
+    if (JSON.stringify(order) === JSON.stringify(this.order)) return;
+    this.order = order;
+    this.show();
+    this.changed(order);
+  }
+
+  choose(change) {
+    this.order = { ...this.order, ...change };
+    const { state, error, sort, order } = this.order;
+    const said = new URLSearchParams(window.location.search);
+    for (const name of ["state", "error", "sort", "order"]) said.delete(name);
+    for (const each of state) said.append("state", each);
+    for (const [name, value] of Object.entries({ error, sort, order })) if (value) said.set(name, value);
+    window.history.pushState(null, "", `${window.location.pathname}${said.size ? `?${said}` : ""}`);
+    this.show();
+    this.changed(this.order);
+  }
+
+  turn() {
+    this.choose({ order: this.order.order ? "" : "desc" });
+  }
+
+  /** Offer the metrics that an item has to sort by. */
+  offer(item) {
+    const before = this.metrics.size;
+    for (const [name, value] of Object.entries(item.metrics ?? {}))
+      if (typeof value === "number") this.metrics.add(name);
+    if (this.metrics.size > before) this.show();
+  }
+
+  /** `counts` are the job's items by state; `matching` says how many are shown, where not all are. */
+  show(counts = this.counts, matching = null) {
+    this.counts = counts;
+    const { state, error, sort, order } = this.order;
+    const of = (each) => (counts ? ` (${count(counts[each] ?? 0)})` : "");
+    const states = STATES.filter((each) => counts?.[each] || state.includes(each));
+    const several = state.length > 1 ? [[state.join(), state.map(stateLabel).join(" or ")]] : [];
+    fill(this.state, [["", "all"], ...states.map((each) => [each, stateLabel(each) + of(each)]), ...several], state.join());
+    const metrics = [...new Set([...this.metrics, ...(sort && sort !== "index" ? [sort] : [])])];
+    fill(this.sort, [["", "index"], ...metrics.map((name) => [name, metricLabel(name)])], sort === "index" ? "" : sort);
+    setText(this.way, order ? "Descending" : "Ascending");
+    this.error.hidden = !error;
+    setText(this.error, `Error: ${error} ×`);
+    this.error.setAttribute("aria-label", `Show items with other errors than ${error} too`);
+    setText(this.found, matching === null ? "" : `${count(matching)} of ${count(counts?.total ?? 0)}`);
+  }
+}
+
+/** Options that differ are made anew; an open list is left alone otherwise. */
+function fill(select, options, value) {
+  const text = JSON.stringify(options);
+  if (select.dataset.options !== text) {
+    select.dataset.options = text;
+    select.replaceChildren(...options.map(([each, label]) => h("option", { value: each }, label)));
+  }
+  select.value = value;
+}

@@ -1,0 +1,63 @@
+// Which item of another job belongs to an item: the one for the same target, and from the same start where there is a
+// choice. Jobs for the same images have it at the same place, so the others are looked through only where that fails.
+
+import { getItem, listItems, Refused } from "./api.js";
+
+const MOST = 10_000;
+const PAGE = 500;
+
+const without = (source, ...names) => Object.fromEntries(Object.entries(source).filter(([name]) => !names.includes(name)));
+
+/** What an item is of, whatever it is called and wherever it stands in its job. */
+function keysOf({ target, start, settings }) {
+  const aim = [without(target, "label", "resized"), settings.eps ?? null, settings.lambda ?? null];
+  return [JSON.stringify([...aim, without(start, "label", "resized")]), JSON.stringify(aim)];
+}
+
+const same = (a, b) => b !== undefined && keysOf(a)[1] === keysOf(b)[1];
+
+export class Partners {
+  constructor(jobId) {
+    this.jobId = jobId;
+  }
+
+  /** The other job's items for these, each or undefined. */
+  async of(items) {
+    const there = await this.atPlaces(items.map(({ index }) => index));
+    if (items.every((item, i) => same(item, there[i]))) return there;
+    const found = await (this.scanned ??= this.scan());
+    const named = (item) => keysOf(item).map((key) => found.get(key)).find((index) => index !== undefined);
+    const elsewhere = items.map((item, i) => (same(item, there[i]) ? item.index : named(item)));
+    return this.atPlaces(elsewhere);
+  }
+
+  /** A run of items is one request. */
+  async atPlaces(indices) {
+    const run = indices.every((index, i) => index === indices[0] + i);
+    if (!run) return Promise.all(indices.map((index) => (index === undefined ? undefined : this.one(index))));
+    if (indices.length === 0) return [];
+    const { items } = await listItems(this.jobId, { offset: indices[0], limit: indices.length });
+    const byIndex = new Map(items.map((item) => [item.index, item]));
+    return indices.map((index) => byIndex.get(index));
+  }
+
+  async one(index) {
+    try {
+      return await getItem(this.jobId, index);
+    } catch (error) {
+      if (error instanceof Refused && error.status === 404) return undefined;
+      throw error;
+    }
+  }
+
+  /** The indices of the first items by what they are of. */
+  async scan() {
+    const found = new Map();
+    for (let offset = 0; offset < MOST; offset += PAGE) {
+      const { items } = await listItems(this.jobId, { offset, limit: PAGE });
+      for (const item of items) for (const key of keysOf(item)) if (!found.has(key)) found.set(key, item.index);
+      if (items.length < PAGE) break;
+    }
+    return found;
+  }
+}

@@ -1,0 +1,122 @@
+"""The grid of a job's items in a real browser: thousands of them, in any order, some of them, and as they emerge."""
+
+import re
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from sqlalchemy import update
+
+from bench.dashboard import moved
+from service.models import Item, Job
+from tests.web.gallery import Still, computed, distance
+from tests.web.test_dashboard import HOSTILE, LATE, LONG, SOON, LiveService, open_job
+
+pytestmark = pytest.mark.e2e
+
+MANY = 2000
+
+
+@pytest.fixture(scope="module")
+def many(still_service: Still) -> str:
+    """A job whose items are over, but for some that failed, and a table that is none."""
+    job = computed(still_service, MANY)
+    with still_service[1].transaction() as session:
+        counts = {"failed": 3, "succeeded": MANY - 3}
+        session.execute(update(Job).where(Job.id == job).values(counts=counts))
+        own = update(Item).where(Item.job_id == job)
+        error = {"title": HOSTILE, "detail": "why"}
+        session.execute(own.where(Item.index.in_([7, 8, 1500])).values(state="failed", error=error, metrics=None))
+        table = {"source": "table", "label": "items.parquet"}
+        found = {"target": table, "start": {"source": "table"}, "metrics": {"rows": MANY - 1, "columns": 9}}
+        session.execute(own.where(Item.index == MANY - 1).values(found))
+    return job
+
+
+def open_grid(page: Page, still: Still, job: str, query: str = "") -> None:
+    page.set_viewport_size({"width": 1400, "height": 900})
+    page.goto(f"{still[0].url}/ui/jobs/{job}{query}")
+    expect(page.locator(".card:not([data-blank])").first).to_be_visible(timeout=SOON)
+
+
+def names(page: Page, count: int) -> list[str]:
+    """What the first cards are called."""
+    return [text.split()[0] for text in page.locator(".card .open").all_text_contents()[:count]]
+
+
+def test_a_grid_of_thousands_is_a_window_on_them(still_service: Still, many: str, page: Page) -> None:
+    open_grid(page, still_service, many)
+    cards = page.locator(".card")
+    expect(cards.first).to_have_attribute("aria-setsize", str(MANY))
+    page.get_by_role("button", name="#0 airplane").press("ArrowDown")
+    expect(page.locator(".card:focus-within")).to_have_attribute("aria-posinset", "4")
+    page.keyboard.press("End")
+    last = page.locator(".card:focus-within")
+    expect(last).to_have_attribute("aria-posinset", str(MANY))
+    expect(last).to_contain_text("rows 1,999")
+    expect(last.locator(".picture")).to_have_count(0)
+    assert cards.count() < 60
+    neighbour = page.locator(f".card[data-position='{MANY - 2}']")
+    expect(neighbour.locator("img")).to_have_count(3)
+    for image in neighbour.locator("img").all():
+        expect(image).to_have_js_property("naturalWidth", 32)
+
+
+def test_the_order_lives_in_the_address(still_service: Still, many: str, page: Page) -> None:
+    open_grid(page, still_service, many)
+    page.get_by_label("Sort by").select_option("Relative distance")
+    page.get_by_role("button", name="Ascending").click()
+    ordered = sorted(set(range(MANY - 1)) - {7, 8, 1500}, key=lambda i: (-distance(i), i))
+    first = [f"#{i}" for i in ordered[:3]]
+    expect(page.locator(".card .open").first).to_contain_text(f"{first[0]} ")
+    assert names(page, 3) == first
+    page.reload()
+    expect(page.locator(".card .open").first).to_contain_text(f"{first[0]} ", timeout=SOON)
+    page.get_by_role("button", name=first[1]).click()
+    expect(page.get_by_role("dialog")).to_contain_text(f"2 of {MANY}")
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("dialog").get_by_role("heading", name=f"{first[2]} ")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name=first[2])).to_be_focused()
+    page.go_back()
+    expect(page.get_by_role("button", name="Ascending")).to_be_visible()
+
+
+def test_items_are_filtered_by_state_and_cause(still_service: Still, many: str, page: Page) -> None:
+    open_grid(page, still_service, many)
+    page.get_by_label("State").select_option(label="failed (3)")
+    expect(page.locator(".card")).to_have_count(3)
+    assert names(page, 3) == ["#7", "#8", "#1500"]
+    expect(page.locator(".order")).to_contain_text("3 of 2,000")
+    page.go_back()
+    expect(page.locator(".card").first).to_have_attribute("aria-setsize", str(MANY))
+    open_grid(page, still_service, many, f"?error={HOSTILE}")
+    expect(page.locator(".card")).to_have_count(3)
+    page.get_by_role("button", name="Show items with other errors").click()
+    expect(page.locator(".card").first).to_have_attribute("aria-setsize", str(MANY))
+    open_grid(page, still_service, many, "?state=failed#item-5")  # an item that is not among them
+    expect(page.get_by_role("dialog").get_by_role("heading", name="#5 ")).to_be_visible()
+
+
+def test_nothing_that_is_like_it_says_so(still_service: Still, many: str, page: Page) -> None:
+    page.goto(f"{still_service[0].url}/ui/jobs/{many}?state=cancelled")
+    expect(page.get_by_text("No item is like that.")).to_be_visible(timeout=SOON)
+
+
+def test_scrolling_keeps_the_browser_free(still_service: Still, many: str, browser: Browser, page: Page) -> None:
+    open_grid(page, still_service, many)
+    page.locator(".window").hover()
+    found = moved(browser, page, "wheel", 2, lambda: page.mouse.wheel(0, 300))
+    assert page.locator(".window").evaluate("window => window.scrollTop") > 3000
+    assert found["wheel: longest task, processor"] < 100
+
+
+def test_pictures_emerge_while_the_job_runs(live_service: LiveService, page: Page) -> None:
+    job = live_service.submit(LONG)
+    open_job(page, live_service, job["id"])
+    result = page.locator(".card").first.locator("[data-file='result.png']")
+    seen = result.get_by_role("img")
+    expect(seen).to_have_attribute("alt", re.compile(r"^step [\d,]+ of item 0"), timeout=LATE)
+    before = str(seen.get_attribute("src"))
+    expect(seen).not_to_have_attribute("src", before, timeout=LATE)
+    expect(seen).to_have_js_property("naturalWidth", 32)
+    live_service.client.cancel(job["id"])
