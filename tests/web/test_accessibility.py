@@ -48,6 +48,10 @@ PAGES: dict[str, Callable[[Jobs], str]] = {
     "data sets": lambda _: "/ui/datasets",
     "a data set": lambda _: "/ui/datasets/cifar10-sample",
     "failed items": lambda _: "/ui/failed",
+    "workers": lambda _: "/ui/workers",
+    "a new job": lambda _: "/ui/new",
+    "a clone": lambda jobs: f"/ui/new?clone={jobs['done']}",
+    "two jobs": lambda jobs: f"/ui/compare?a={jobs['done']}&b={jobs['twin']}",
     "no page": lambda _: "/ui/nowhere",
     "the reference": lambda _: "/docs",
 }

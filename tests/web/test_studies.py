@@ -15,7 +15,7 @@ from tests.web.test_dashboard import HOSTILE, SOON, changed
 
 pytestmark = pytest.mark.e2e
 
-SHORT = {"model": "cifar10-robust", "preset": "cifar", "steps": 4}
+SHORT: dict[str, Any] = {"model": "cifar10-robust", "preset": "cifar", "steps": 4}
 RADII, LAMBDAS = [0.5, 1.0, 4.0], [0.0, 0.25, 0.5, 1.0]
 DRAWN = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some((v) => v > 0)"
 PHONE, WIDE = {"width": 360, "height": 844}, {"width": 1280, "height": 900}
