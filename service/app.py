@@ -20,6 +20,7 @@ from service.api import (
     events,
     health,
     images,
+    inside,
     items,
     jobs,
     recipes,
@@ -86,7 +87,10 @@ def create_app(settings: Settings, context: Context | None = None) -> Api:
     app = Api(version="1", lifespan=lifespan, docs_url=None, redoc_url=None, generate_unique_id_function=operation_id,
         dependencies=[Depends(known_query)],
     )  # fmt: skip
-    of_jobs, registries = (jobs, items, artifacts, archive, events, bulk), (catalog, images, uploads, checkpoints)
+    of_jobs, registries = (
+        (jobs, items, artifacts, archive, events, bulk, inside),
+        (catalog, images, uploads, checkpoints),
+    )
     for module in (*of_jobs, recipes, *registries, workers, webhooks, health):
         app.include_router(module.router)
     errors.install(app)

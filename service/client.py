@@ -174,6 +174,14 @@ class Client(WebhookCalls):
         """What was wrong with entries of a data set, manifest or prefix that a job was asked to invert."""
         return self.pages(f"/v1/jobs/{_id(job)}/errors", "errors", filters)
 
+    def failures(self, job: str | Job) -> list[dict[str, Any]]:
+        """Why items of a job failed: the causes, most frequent first, each with `count` and the first `items`."""
+        return list(self.json("GET", f"/v1/jobs/{_id(job)}/failures")["failures"])
+
+    def shards(self, job: str | Job, **filters: Any) -> Iterator[dict[str, Any]]:
+        """The runs of items that workers claim: which is whose, since when, and how far; `state` narrows them."""
+        return self.pages(f"/v1/jobs/{_id(job)}/shards", "shards", filters)
+
     def events(self, job: str | Job, last_id: str = "") -> Iterator[Event]:
         """What happens to a job, as it happens, to its end; a stream that breaks is taken up where it broke."""
         return events(self, _id(job), last_id)

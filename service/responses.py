@@ -87,6 +87,8 @@ class JobLinks(BaseModel):
     artifacts: str
     events: str
     errors: str
+    failures: str
+    shards: str
     archive: str
     result_shards: str
     table: str
