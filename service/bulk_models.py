@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, Integer, String, Text, text
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.models import Base
@@ -69,6 +69,23 @@ class ResultShard(Base):
     items: Mapped[int]
     size: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
+
+
+class LogLine(Base):
+    """Something that happened to a job, and to which shard of it, if to one."""
+
+    __tablename__ = "log_lines"
+    __table_args__ = (Index(None, "job_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    at: Mapped[float]
+    level: Mapped[str] = mapped_column(String(10))
+    event: Mapped[str] = mapped_column(String(40))
+    shard: Mapped[int | None]
+    epoch: Mapped[int | None]
+    worker: Mapped[str | None] = mapped_column(Text)
+    detail: Mapped[dict[str, Any]]
 
 
 class Manifest(Base):

@@ -26,6 +26,7 @@ COMMANDS = {
     "watch": Lazy("service.commands.jobs:watch", "Follow jobs until they are over", JOBS),
     "results": Lazy("service.commands.results:results", "List or download what a job found", JOBS),
     "errors": Lazy("service.commands.errors:errors", "List what failed of a job, and why", JOBS),
+    "logs": Lazy("service.commands.logs:logs", "List what happened to a job", JOBS),
     "failed": Lazy("service.commands.errors:failed", "List the failed items of all jobs", JOBS),
     "cancel": Lazy("service.commands.jobs:cancel", "Stop jobs; what is finished stays", JOBS),
     "pause": Lazy("service.commands.jobs:pause", "Have workers let go of jobs for a while", JOBS),

@@ -182,6 +182,10 @@ class Client(WebhookCalls):
         """The runs of items that workers claim: which is whose, since when, and how far; `state` narrows them."""
         return self.pages(f"/v1/jobs/{_id(job)}/shards", "shards", filters)
 
+    def logs(self, job: str | Job, **filters: Any) -> Iterator[dict[str, Any]]:
+        """What happened to a job and its shards, newest first; `shard` and `level` narrow it."""
+        return self.pages(f"/v1/jobs/{_id(job)}/logs", "logs", filters)
+
     def events(self, job: str | Job, last_id: str = "") -> Iterator[Event]:
         """What happens to a job, as it happens, to its end; a stream that breaks is taken up where it broke."""
         return events(self, _id(job), last_id)

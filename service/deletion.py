@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, delete, null, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from service import jobs
-from service.bulk_models import Delivery, Label, PlanError, Planning, ResultShard, Reuse
+from service.bulk_models import Delivery, Label, LogLine, PlanError, Planning, ResultShard, Reuse
 from service.db import Database, now
 from service.errors import Conflict, NotFound
 from service.jobs import UNSYNCHRONIZED
@@ -102,7 +102,7 @@ def _empty(db: Database, storage: Storage, job_id: str, going: Callable[[], bool
         for done in _chunks(db, job_id, column, *others):
             if not (done or going()):
                 return False
-    rows = (ResultShard, Transition, Epoch, Evaluation, Label, Planning, Reuse)
+    rows = (ResultShard, Transition, Epoch, Evaluation, Label, LogLine, Planning, Reuse)
     with db.transaction() as session:
         _forget_told(session, job_id)
         for table in rows:

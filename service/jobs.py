@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from service.db import now
 from service.errors import Conflict, NotFound
+from service.joblog import Event, note
 from service.models import Artifact, Item, Job, Shard, Transition
 from service.states import TERMINAL_ITEM, TERMINAL_JOB, ItemState, JobState, ShardState, sources
 from service.webhooks import outbox
@@ -40,8 +41,10 @@ def cancel(session: Session, job_id: str) -> None:
         return
     if not move(session, job_id, JobState.CANCELLING):
         raise Conflict(f"job {job_id} is {state} and cannot be cancelled")
+    note(session, job_id, Event.CANCELLED)
     for part in parts:
         if move(session, part, JobState.CANCELLING):
+            note(session, part, Event.CANCELLED)
             settle(session, part)
     settle(session, job_id)
 
@@ -53,8 +56,8 @@ def pause(session: Session, job_id: str) -> None:
         return
     if not move(session, job_id, JobState.PAUSED):
         raise Conflict(f"job {job_id} is {state} and cannot be paused")
-    for part in parts:
-        move(session, part, JobState.PAUSED)
+    for each in (job_id, *(part for part in parts if move(session, part, JobState.PAUSED))):
+        note(session, each, Event.PAUSED)
 
 
 def resume(session: Session, job_id: str) -> None:
@@ -66,6 +69,7 @@ def resume(session: Session, job_id: str) -> None:
         raise Conflict(f"job {job_id} is {state}, not paused")
     for each in (*(part for part, at in parts.items() if at == JobState.PAUSED), job_id):
         move(session, each, JobState.QUEUED)
+        note(session, each, Event.RESUMED)
         queued = (Shard.job_id == each) & (Shard.state == ShardState.QUEUED)
         session.execute(update(Shard).where(queued).values(sent_at=None), execution_options=UNSYNCHRONIZED)
         if _shards(session, each, ShardState.RUNNING):  # a worker that has not let go yet
@@ -79,6 +83,7 @@ def expire(session: Session, job_id: str) -> None:
     if state in (*GOING, JobState.VALIDATING) and session.scalar(select(Job.deadline < now()).where(Job.id == job_id)):
         move(session, job_id, JobState.CANCELLING)
         session.execute(update(Job).where(Job.id == job_id).values(error=DEADLINE), execution_options=UNSYNCHRONIZED)
+        note(session, job_id, Event.EXPIRED)
         settle(session, job_id)
 
 
@@ -100,6 +105,8 @@ def retry(session: Session, job_id: str) -> int:
         states[parent] = lock(session, parent)
     changed = [each for each in states if states[each] not in STOPPED and (tried.get(each) or each in (job_id, parent))]
     for each in changed:
+        if n := tried.get(each):
+            note(session, each, Event.RETRIED, items=n)
         redo_last(session, each)
         if states[each] in TERMINAL_JOB:
             move(session, each, JobState.QUEUED)

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from service import jobs
 from service.db import now
 from service.fence import Lease, LeaseLost, fence
+from service.joblog import LONGEST, Event, note
 from service.jobs import CLAIMABLE, GOING, UNSYNCHRONIZED
 from service.models import Item, Job, Shard
 from service.saving import (
@@ -84,7 +85,10 @@ def claim(session: Session, shard_id: str, worker: str, lease_seconds: float) ->
         jobs.move(session, parent, JobState.RUNNING)
     running = {"state": ItemState.RUNNING}
     session.execute(update(Item).where(_open(shard_id)).values(running), execution_options=UNSYNCHRONIZED)
-    return held(session, Lease(shard_id, job_id, epoch))
+    work = held(session, Lease(shard_id, job_id, epoch))
+    detail = {"items": len(work.items), "checkpoint": work.checkpoint is not None}
+    note(session, work.lease, Event.TAKEN_OVER if epoch > 1 else Event.CLAIMED, **detail)
+    return work
 
 
 def held(session: Session, lease: Lease) -> Work:
@@ -105,11 +109,18 @@ def heartbeat(session: Session, lease: Lease, lease_seconds: float, progress: Ma
     return Directive.CONTINUE if state in CLAIMABLE and not over else Directive.STOP
 
 
-def finish(session: Session, lease: Lease, pause: float = 0.0) -> ShardState:
+def finish(session: Session, lease: Lease) -> ShardState:
     """Let go of a shard: done if all its items are terminal, cancelled with its job, otherwise queued again.
 
-    It is not claimed for `pause` seconds. Raises LeaseLost.
+    Raises LeaseLost.
     """
+    state = _end(session, lease)
+    note(session, lease, Event.RELEASED, state=state)
+    return state
+
+
+def _end(session: Session, lease: Lease, pause: float = 0.0) -> ShardState:
+    """Let go of it, and have nobody claim it for `pause` seconds."""
     jobs.expire(session, lease.job_id)
     job = jobs.lock(session, lease.job_id)
     fence(session, lease)  # before its items: in the order in which `save_item` locks them
@@ -140,7 +151,11 @@ def fail_attempt(
     attempts = session.scalars(select(Shard.attempts).where(Shard.id == lease.shard_id)).one()
     if counts and attempts >= max_attempts:
         return give_up(session, lease, title, detail)
-    return finish(session, lease, min(pause * 2.0 ** min(max(attempts - 1, 0), 30), LONGEST_PAUSE))
+    pause = min(pause * 2.0 ** min(max(attempts - 1, 0), 30), LONGEST_PAUSE)
+    state = _end(session, lease, pause)
+    told = {"title": title, "detail": detail[:LONGEST], "attempts": attempts, "pause": pause, "state": state}
+    note(session, lease, Event.ATTEMPT_FAILED, **told)
+    return state
 
 
 def give_up(session: Session, lease: Lease, title: str, detail: str) -> ShardState:
@@ -150,11 +165,13 @@ def give_up(session: Session, lease: Lease, title: str, detail: str) -> ShardSta
     ended = {"state": ItemState.FAILED, "error": {"title": title, "detail": detail}, "finished_at": now(),
              "epoch": lease.epoch}  # fmt: skip
     claimed = (Item.shard_id == lease.shard_id) & (Item.state == ItemState.RUNNING)
-    session.execute(update(Item).where(claimed).values(ended), execution_options=UNSYNCHRONIZED)
-    return finish(session, lease)
+    query = update(Item).where(claimed).values(ended).returning(Item.index)
+    failed = session.scalars(query, execution_options=UNSYNCHRONIZED).all()
+    note(session, lease, Event.ITEMS_FAILED, title=title, detail=detail[:LONGEST], items=len(failed))
+    return _end(session, lease)
 
 
-def crashed(session: Session, lease: Lease, max_crashes: int) -> ShardState:
+def crashed(session: Session, lease: Lease, max_crashes: int, why: str = "the worker fell silent") -> ShardState:
     """The worker is gone: queue the shard again, and find out which item kills workers, if one does.
 
     A shard is split into its items when one more crash is allowed: each then runs in a process of its own, and the one
@@ -163,13 +180,15 @@ def crashed(session: Session, lease: Lease, max_crashes: int) -> ShardState:
     jobs.lock(session, lease.job_id)
     fence(session, lease, crashes=Shard.crashes + 1)
     shard = session.get_one(Shard, lease.shard_id, populate_existing=True)
+    note(session, lease, Event.LEASE_LOST, why=why, crashes=shard.crashes)
     indices = session.scalars(select(Item.index).where(_open(shard.id)).order_by(Item.index)).all()
     if len(indices) == 1 and shard.crashes >= max_crashes:
         detail = f"{shard.crashes} workers died while computing it, the last one while computing nothing else"
         return give_up(session, lease, "Quarantined", detail)
     if shard.crashes >= max_crashes - 1:
         _split(session, shard, indices[1:])
-    return finish(session, lease)
+        note(session, lease, Event.SPLIT, items=len(indices))
+    return _end(session, lease)
 
 
 def _split(session: Session, shard: Shard, indices: Sequence[int]) -> None:

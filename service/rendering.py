@@ -18,8 +18,8 @@ from service.requests import PRIORITIES
 from service.states import TERMINAL_JOB, ItemState, ShardState
 
 LINKS = (
-    "items", "artifacts", "events", "errors", "failures", "shards", "archive", "result_shards", "table", "cancel",
-    "pause", "resume", "retry", "clone",
+    "items", "artifacts", "events", "errors", "failures", "shards", "logs", "archive", "result_shards", "table",
+    "cancel", "pause", "resume", "retry", "clone",
 )  # fmt: skip
 PATHS = {"result_shards": "result-shards"}
 NAMES = {number: name for name, number in PRIORITIES.items()}

@@ -89,6 +89,7 @@ class JobLinks(BaseModel):
     errors: str
     failures: str
     shards: str
+    logs: str
     archive: str
     result_shards: str
     table: str

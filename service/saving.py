@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from service.bulk_models import ResultShard
 from service.db import now
 from service.fence import Lease, LeaseLost, fence
+from service.joblog import LONGEST, Event, note
 from service.models import Artifact, Epoch, Item, Shard
 from service.objects import Part, Stored
 from service.states import ItemState
@@ -82,6 +83,7 @@ def fail_item(session: Session, lease: Lease, index: int, title: str, detail: st
         session.connection().execute(
             update(Item).where(Item.job_id == lease.job_id, Item.index == index).values(values)
         )
+        note(session, lease, Event.ITEM_FAILED, item=index, title=title, detail=detail[:LONGEST])
 
 
 def save_checkpoint(session: Session, lease: Lease, stored: Stored) -> str | None:
@@ -92,6 +94,7 @@ def save_checkpoint(session: Session, lease: Lease, stored: Stored) -> str | Non
     fence(session, lease, **PROGRESS)
     shard = session.get_one(Shard, lease.shard_id)
     before, shard.checkpoint = shard.checkpoint, stored._asdict()
+    note(session, lease, Event.CHECKPOINTED, size=stored.size)
     # One from before this claim may be that of other shards too: when a shard is split, each part goes on from it.
     of_this_claim = before is not None and _folder(before["key"]) == _folder(stored.key)
     return _replaced(before, stored) if of_this_claim else None
@@ -102,6 +105,7 @@ def save_item_checkpoint(session: Session, lease: Lease, index: int, stored: Sto
     fence(session, lease, **PROGRESS)
     item = session.get_one(Item, (lease.job_id, index))
     before, item.checkpoint = item.checkpoint, {**stored._asdict(), "step": step}
+    note(session, lease, Event.CHECKPOINTED, item=index, step=step, size=stored.size)
     return _replaced(before, stored)
 
 

@@ -70,7 +70,8 @@ def _count(session: Session, runtime: "Runtime", shard_id: str, pid: int) -> Non
     shard = session.get_one(Shard, shard_id)
     if _is_of(shard, pid):
         try:
-            leases.crashed(session, Lease(shard_id, shard.job_id, shard.epoch), runtime.settings.max_crashes)
+            lease = Lease(shard_id, shard.job_id, shard.epoch)
+            leases.crashed(session, lease, runtime.settings.max_crashes, "its process died")
         except LeaseLost:
             log.info("counted already")
 

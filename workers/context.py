@@ -15,7 +15,8 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service import leases
+from service import joblog, leases
+from service.joblog import LONGEST, Event
 from service.keys import checkpoint_key, result_shard_key, shard_checkpoint_key
 from service.leases import Directive, LeaseLost, Work
 from service.registry import Also
@@ -181,6 +182,7 @@ class ShardContext:
             stored = self.put(shard_checkpoint_key(lease.job_id, lease.shard_id, lease.epoch, next(self._keeps)), data)
         except StorageError as e:
             log.warning("a checkpoint was not kept; the next will be", reason=str(e))
+            self.note(Event.CHECKPOINT_LOST, why=f"it was not kept: {e}"[:LONGEST])
             return
         self._forget(self._written(lambda session: leases.save_checkpoint(session, lease, stored)))
 
@@ -196,6 +198,7 @@ class ShardContext:
         if hashlib.sha256(data).hexdigest() == checkpoint["sha256"]:
             return data
         log.error("a checkpoint is not what was stored; beginning anew", key=checkpoint["key"])
+        self.note(Event.CHECKPOINT_LOST, why="it is not what was stored")
         return None
 
     def checkpoint(self, index: int, path: Path, step: int) -> None:
@@ -217,6 +220,11 @@ class ShardContext:
         """This item cannot be computed. Raises LeaseLost."""
         self._written(lambda session: leases.fail_item(session, self.work.lease, index, title, detail))
 
+    def note(self, event: Event, **detail: Any) -> None:
+        """Add a line to the job's log; what the database does not take is not told."""
+        with suppress(SQLAlchemyError), self.runtime.db.transaction() as session:
+            joblog.note(session, self.work.lease, event, **detail)
+
     def _beat(self) -> None:
         settings, sent = self.runtime.settings, 0
         began = moved = time.monotonic()
@@ -226,6 +234,7 @@ class ShardContext:
             if self._moves == sent and not loading and not self._storing:
                 if at - moved > settings.lease_seconds:  # a device that hangs loses its lease
                     log.error("lease given up: nothing moves on")
+                    self.note(Event.STALLED, seconds=round(at - moved))
                     self._stop.set()
                     return
                 continue

@@ -120,7 +120,9 @@ def ending(runtime: Runtime, lease: Lease, error: Exception) -> Callable[[Sessio
             return lambda session: leases.finish(session, lease)
         log.error("the device is lost", reason=what)
         runtime.batcher.lose(what)
-        return lambda session: leases.crashed(session, lease, settings.max_crashes)
+        return lambda session: leases.crashed(
+            session, lease, settings.max_crashes, f"the device was lost: {what}"[:500]
+        )
     log.error("attempt failed", exc_info=error)
     counts, title = not (is_disk(error) or (is_away(error) and runtime.outage())), type(error).__name__
     return lambda session: leases.fail_attempt(

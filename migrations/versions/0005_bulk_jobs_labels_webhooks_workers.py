@@ -1,4 +1,4 @@
-"""bulk planning, labels, retention, result shards, uploads by URL, webhooks, workers
+"""bulk planning, labels, retention, result shards, uploads by URL, webhooks, workers, logs
 
 Revision ID: 0005
 Revises: 0004
@@ -134,6 +134,21 @@ def upgrade() -> None:
     )
     op.create_index("ix_labels_key_value_job_id", "labels", ["key", "value", "job_id"])
     op.create_table(
+        "log_lines",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("job_id", sa.String(length=40), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
+        sa.Column("level", sa.String(length=10), nullable=False),
+        sa.Column("event", sa.String(length=40), nullable=False),
+        sa.Column("shard", sa.BigInteger(), nullable=True),
+        sa.Column("epoch", sa.BigInteger(), nullable=True),
+        sa.Column("worker", sa.Text(), nullable=True),
+        sa.Column("detail", sa.JSON(), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_log_lines_job_id", ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name="pk_log_lines"),
+    )
+    op.create_index("ix_log_lines_job_id_id", "log_lines", ["job_id", "id"])
+    op.create_table(
         "plan_errors",
         sa.Column("job_id", sa.String(length=40), nullable=False),
         sa.Column("entry", sa.BigInteger(), nullable=False),
@@ -204,6 +219,7 @@ def downgrade() -> None:
         "result_shards",
         "plannings",
         "plan_errors",
+        "log_lines",
         "labels",
         "deliveries",
         "workers",

@@ -66,3 +66,18 @@ def test_failed_items_of_all_jobs_are_listed(client: Client, command: Command, t
     assert row.split()[:3] == [torn["id"], "1", "inversion"]
     assert [json.loads(line) for line in command("failed", "--json").stdout.splitlines()] == list(client.dead_letters())
     assert command("failed", "--title", "Another", "--json").stdout == ""
+
+
+def test_what_happened_to_a_job_is_listed_newest_first(client: Client, command: Command, torn: Job) -> None:
+    head, released, *others = command("logs", torn["id"]).stdout.splitlines()
+    assert head.split() == ["at", "level", "shard", "event", "worker", "detail"]
+    assert "released" in released
+    assert released.split()[-1] == "state=done"
+    assert "claimed" in others[-1]
+    listed = [json.loads(line) for line in command("logs", torn["id"], "--json").stdout.splitlines()]
+    assert listed == list(client.logs(torn))
+    failed = command("logs", torn["id"], "--shard", "0", "--level", "error", "-n", "1").stdout.splitlines()[1:]
+    assert [line.split()[2:6] for line in failed] == [["error", "0", "item", "failed"]]
+    assert client.failures(torn)[0]["items"] == [1]
+    assert [shard["state"] for shard in client.shards(torn)] == ["done"]
+    assert command("logs", torn["id"], "--level", "fatal").returncode == 3

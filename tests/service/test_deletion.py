@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
 
 from service import collector, deletion, jobs, leases
-from service.bulk_models import Label, PlanError, Planning, ResultShard, Reuse
+from service.bulk_models import Label, LogLine, PlanError, Planning, ResultShard, Reuse
 from service.db import Database, now
 from service.errors import Conflict, NotFound
 from service.keys import weights_key
@@ -31,7 +31,7 @@ from tests.service.test_jobs import cancel, claimed, do, finish, save, state_of,
 from tests.service.test_lifecycle import until
 from tests.service.test_recipe_parts import submit_recipe
 
-TABLES = (Artifact, Item, Shard, Transition, Label, PlanError, Planning, ResultShard, Epoch)
+TABLES = (Artifact, Item, Shard, Transition, Label, PlanError, Planning, ResultShard, Epoch, LogLine)
 
 
 def stored(storage: Storage) -> set[str]:

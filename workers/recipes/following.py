@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from service.joblog import LONGEST, Event
 from service.models import Item
 from service.storage import StorageError
 from workers.context import ShardContext
@@ -70,6 +71,7 @@ class Keeper:
                 ended.result()
         except (StorageError, SQLAlchemyError) as e:
             log.warning("a checkpoint was not kept; the next will be", reason=str(e))
+            self.ctx.note(Event.CHECKPOINT_LOST, why=f"it was not kept: {e}"[:LONGEST])
         if self.newest is None:
             return False
         (path, step), self.newest = self.newest, None

@@ -21,6 +21,7 @@ from typing import Any
 import structlog
 
 from service import registry
+from service.joblog import Event
 from service.keys import weights_key
 from service.models import Item
 from service.storage import ObjectNotFound
@@ -97,6 +98,7 @@ def prepare(ctx: ShardContext, p: TrainingParameters, item: Item, folder: Path) 
             log.info("goes on", step=item.checkpoint["step"])
         else:
             log.error("a checkpoint is not what was stored; beginning anew", key=item.checkpoint["key"])
+            ctx.note(Event.CHECKPOINT_LOST, why="it is not what was stored")
             checkpoint.unlink(missing_ok=True)
 
 

@@ -1,0 +1,72 @@
+"""A job's log: what became of its shards and of what clients asked, written in the transaction that it tells of.
+
+So a line is there if, and only if, that happened. The newest KEPT lines of a job are kept.
+"""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.orm import Session
+
+from service.bulk_models import LogLine
+from service.db import now
+from service.models import Shard
+
+if TYPE_CHECKING:
+    from service.fence import Lease
+
+KEPT = 10_000
+LONGEST = 2000
+"""Characters of an error that are told; the item has all of them."""
+
+
+class Level(StrEnum):
+    INFO = "info"
+    WARNING = "warning"  # the service goes on by itself
+    ERROR = "error"  # something is lost
+
+
+class Event(StrEnum):
+    CLAIMED = "claimed"  # by its first worker
+    TAKEN_OVER = "taken_over"  # by a worker after another
+    RELEASED = "released"
+    CHECKPOINTED = "checkpointed"
+    ATTEMPT_FAILED = "attempt_failed"
+    CHECKPOINT_LOST = "checkpoint_lost"  # it was not kept, or is not what was stored
+    STALLED = "stalled"  # nothing moves on, so its worker lets the lease run out
+    LEASE_LOST = "lease_lost"
+    SPLIT = "split"
+    ITEM_FAILED = "item_failed"
+    ITEMS_FAILED = "items_failed"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    RETRIED = "retried"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+ERRORS = {Event.ITEM_FAILED, Event.ITEMS_FAILED}
+WARNINGS = {
+    Event.ATTEMPT_FAILED, Event.CHECKPOINT_LOST, Event.STALLED, Event.LEASE_LOST, Event.SPLIT, Event.EXPIRED,
+}  # fmt: skip
+
+
+def note(session: Session, /, of: "str | Lease", event: Event, **detail: Any) -> None:
+    """Add a line to the log of a job, by its id, or of the job whose shard is held under a lease."""
+    level = Level.ERROR if event in ERRORS else Level.WARNING if event in WARNINGS else Level.INFO
+    row: dict[str, Any] = {"at": now(), "level": level, "event": event, "detail": detail}
+    if isinstance(of, str):
+        job_id = of
+    else:
+        job_id, worker = of.job_id, select(Shard.worker).where(Shard.id == of.shard_id).scalar_subquery()
+        row |= {"shard": int(of.shard_id.rpartition(".")[2]), "epoch": of.epoch, "worker": worker}
+    session.connection().execute(insert(LogLine).values(job_id=job_id, **row))
+    if event is not Event.ITEM_FAILED:  # of which there may be very many; a line of their shard follows
+        _forget(session, job_id)
+
+
+def _forget(session: Session, job_id: str) -> None:
+    ids = select(LogLine.id).where(LogLine.job_id == job_id).order_by(LogLine.id.desc())
+    oldest = ids.offset(KEPT).limit(1).scalar_subquery()
+    session.connection().execute(delete(LogLine).where(LogLine.job_id == job_id, LogLine.id <= oldest))
