@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service import rendering
+from service import rendering, responses
 from service.bulk_models import Label
 from service.changes import merge
 from service.drafts import RECIPE
@@ -37,6 +37,35 @@ def clone(session: Session, job_id: str, overrides: Mapping[str, Any]) -> Clone:
 
     Raises NotFound, InvalidInput, or Conflict for a part of a recipe, and a job from before requests were kept.
     """
+    kind, name, body = _sent(session, job_id)
+    told = json.dumps([job_id, overrides], sort_keys=True)
+    return Clone(_parse(kind, name, merge(body, overrides)), name, hashlib.sha256(told.encode()).hexdigest())
+
+
+def sent(session: Session, job_id: str) -> responses.SentRequest:
+    """The job's request, as a clone without overrides would send it. Raises NotFound and Conflict, as `clone`."""
+    kind, name, body = _sent(session, job_id)
+    place = {RECIPE: f"recipes/{name}", registration.MODEL: "models", registration.DATASET: "datasets"}
+    return responses.SentRequest(
+        address=f"/v1/{place.get(kind, 'jobs')}", body=body, differs_from=_differs_from(_parse(kind, name, body))
+    )
+
+
+def _differs_from(request: Submission) -> dict[str, Any]:
+    """What the preset, or else the default, has for each field that the request has otherwise."""
+    presets = getattr(request, "PRESETS", {})
+    usual = presets.get(getattr(request, "preset", None), {})
+    found = {}
+    for name, field in type(request).model_fields.items():
+        if name in request.model_fields_set and not (field.exclude or field.is_required() or name == "preset"):
+            value = usual.get(name, field.get_default(call_default_factory=True))
+            if getattr(request, name) not in (None, value):
+                found[name] = value
+    return found
+
+
+def _sent(session: Session, job_id: str) -> tuple[str, str, dict[str, Any]]:
+    """The kind of a job, the name of its recipe or registration, and its request's body with what it has by now."""
     row = session.get(Job, job_id)
     if row is None or row.deleted_at is not None:
         raise NotFound(f"no job {job_id}")
@@ -46,16 +75,15 @@ def clone(session: Session, job_id: str, overrides: Mapping[str, Any]) -> Clone:
     if sent is None:
         raise Conflict(f"job {job_id} is from before requests were kept; submit it anew")
     labels = session.scalars(select(Label).where(Label.job_id == job_id))
+    priority = rendering.NAMES[row.priority]
     now = {
-        "priority": rendering.NAMES[row.priority], "description": row.description, "metadata": row.meta,
+        "priority": None if priority == "normal" else priority, "description": row.description, "metadata": row.meta,
         "labels": {label.key: label.value for label in labels}, "retention_seconds": row.retention_seconds,
     }  # fmt: skip
     now = {name: int(value) if isinstance(value, float) else value for name, value in now.items() if value}
     known = {name: value for name, value in sent.items() if name not in Submission.model_fields}
     name = str(row.parameters["recipe"]) if row.kind == RECIPE else row.kind if row.kind in REGISTRATIONS else ""
-    request = _parse(row.kind, name, merge(known | now, overrides))
-    told = json.dumps([job_id, overrides], sort_keys=True)
-    return Clone(request, name, hashlib.sha256(told.encode()).hexdigest())
+    return row.kind, name, known | now
 
 
 def _parse(kind: str, name: str, body: dict[str, Any]) -> Submission:

@@ -19,7 +19,7 @@ from service.states import TERMINAL_JOB, ItemState, ShardState
 
 LINKS = (
     "items", "artifacts", "events", "errors", "failures", "shards", "logs", "archive", "result_shards", "table",
-    "cancel", "pause", "resume", "retry", "clone",
+    "cancel", "pause", "resume", "retry", "clone", "request",
 )  # fmt: skip
 PATHS = {"result_shards": "result-shards"}
 NAMES = {number: name for name, number in PRIORITIES.items()}

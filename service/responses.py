@@ -98,6 +98,7 @@ class JobLinks(BaseModel):
     resume: str
     retry: str
     clone: str
+    request: str
 
 
 class JobSummary(BaseModel):
@@ -135,6 +136,16 @@ class Job(JobSummary):
     parameters: dict[str, Any]
     transitions: list[Transition]
     progress: Progress
+
+
+class SentRequest(BaseModel):
+    """What a job was asked for by, to be posted again."""
+
+    address: str = Field(description="Where it is posted: /v1/jobs, or that of a recipe or a registry")
+    body: dict[str, Any] = Field(description="As it was sent, with labels and the like as they are now; no deadline")
+    differs_from: dict[str, Any] = Field(
+        description="For each field that is not as usual, what its preset has, or else its default"
+    )
 
 
 class JobList(BaseModel):

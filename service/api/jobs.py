@@ -92,6 +92,12 @@ def delete_job(
         deletion.remove(session, job_id, cancel)
 
 
+@router.get("/jobs/{job_id}/request")
+def get_request(job_id: Id, session: Reading) -> responses.SentRequest:
+    """The request behind a job, as cloning it would send it again, and what of it differs from its preset."""
+    return cloning.sent(session, job_id)
+
+
 @router.post("/jobs/{job_id}/clone", status_code=202, response_model=responses.Job)
 def clone_job(
     job_id: Id, ctx: Ctx, client: Client, idempotency_key: Key = None,

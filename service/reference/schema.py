@@ -58,8 +58,8 @@ PARAMETERS = {
     "If-Range": "The ETag that the range is meant for; if it has changed, all of it is answered",
 }
 CONFLICTS = {
-    "cancel_job", "pause_job", "resume_job", "retry_job", "patch_job", "delete_job", "clone_job", "put_content",
-    "complete_upload", "create_webhook", "rotate_webhook", "test_webhook", "retry_delivery",
+    "cancel_job", "pause_job", "resume_job", "retry_job", "patch_job", "delete_job", "clone_job", "get_request",
+    "put_content", "complete_upload", "create_webhook", "rotate_webhook", "test_webhook", "retry_delivery",
 }  # fmt: skip
 """Operations that the state of what they are about may not allow."""
 _OCTETS, _TAR = "application/octet-stream", "application/x-tar"

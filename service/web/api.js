@@ -38,7 +38,7 @@ const text = (response) => (response.ok ? response.text() : json(response));
 
 async function request(path, options, signal, read = json) {
   const response = await answer(path, options, signal);
-  const body = await read(response);
+  const body = response.status === 204 ? {} : await read(response);
   if (signal?.aborted) throw signal.reason;
   if (passing(response.status)) {
     const reason = body?.detail || body?.title || `it answers ${response.status}`;
@@ -68,6 +68,9 @@ export const getJob = (id, signal) => request(jobPath(id), fresh, signal);
 export const listItems = (id, filters, signal) => request(`${jobPath(id)}/items?${query(filters)}`, fresh, signal);
 export const getItem = (id, index, signal) => request(`${jobPath(id)}/items/${index}`, fresh, signal);
 export const listEpochs = (id, signal) => request(`${jobPath(id)}/epochs`, fresh, signal);
+export const listFailures = (id, signal) => request(`${jobPath(id)}/failures`, fresh, signal);
+export const listShards = (id, asked, signal) => request(`${jobPath(id)}/shards?${query(asked)}`, fresh, signal);
+export const listLogs = (id, asked, signal) => request(`${jobPath(id)}/logs?${query(asked)}`, fresh, signal);
 const change = (verb) => (id) => request(`${jobPath(id)}/${verb}`, { method: "POST" });
 export const cancelJob = change("cancel");
 export const pauseJob = change("pause");
@@ -103,6 +106,8 @@ const sending = (method, body, headers = {}) => ({
 export const cloneJob = (id, patch, key) =>
   request(`${jobPath(id)}/clone`, sending("POST", patch, { "Idempotency-Key": key }));
 export const postJob = (address, body, key) => request(address, sending("POST", body, { "Idempotency-Key": key }));
+export const patchJob = (id, patch) => request(jobPath(id), sending("PATCH", patch));
+export const deleteJob = (id) => request(jobPath(id), { method: "DELETE" });
 /** What a request would become: a dry run at the address where it would be posted. */
 export const preview = (address, body, signal) => request(`${address}?dry_run=true`, sending("POST", body), signal);
 

@@ -3,7 +3,7 @@
 import { getArtifact } from "./api.js";
 import { lineChart } from "./chart.js";
 import { changes, h } from "./dom.js";
-import { metricRows, parameterRows } from "./facts.js";
+import { metricRows, parameterRows, QUANTITIES } from "./facts.js";
 import { files } from "./files.js";
 import { isFinal, stateLabel } from "./format.js";
 import { Frames } from "./frames.js";
@@ -11,13 +11,6 @@ import { Lightbox } from "./lightbox.js";
 import { animation, artifact, extremes, itemName, Pictures, pictureOf, sourceName, views } from "./picture.js";
 import { note } from "./ui.js";
 import { Viewer } from "./viewer.js";
-
-const QUANTITIES = {
-  relative_distance: "Relative distance",
-  activation: "Activation",
-  loss: "Loss",
-  grad_norm: "Gradient norm",
-};
 
 /** A picture of an item for the viewer, by its file and caption. */
 export function source(item, [name, caption]) {

@@ -1,8 +1,8 @@
-// The parts of a job's page that are words and numbers: progress, notices, timeline, parameters.
+// The parts of a job's page that are words and numbers: progress, notices, parameters, metrics.
 
 import { arrange, h, setAttribute, setText } from "./dom.js";
-import { clockTime, count, duration, exactTime, isFinal, measure, percent, plural, stateLabel } from "./format.js";
-import { Badge, note } from "./ui.js";
+import { count, duration, isFinal, measure, percent, plural, stateLabel } from "./format.js";
+import { note } from "./ui.js";
 
 const LONGEST_LIST = 12;
 const LONGEST_ENTRY = 200;
@@ -31,31 +31,17 @@ function showParts(line, parts) {
   spans.forEach((span, i) => setText(span, parts[i]));
 }
 
+/** Warnings take one line until they are opened: the pictures come first. */
+function warned(warnings) {
+  const more = h("span", { class: "glance" }, `: ${warnings.join("; ")}`);
+  const summary = h("summary", {}, h("strong", {}, plural(warnings.length, "warning")), more);
+  return h("details", { class: "note", "data-tone": "mixed" }, summary, ...warnings.map((line) => h("p", {}, line)));
+}
+
 export function notices(job) {
-  const found = job.warnings.length
-    ? [note("mixed", plural(job.warnings.length, "warning"), ...job.warnings.map(String))]
-    : [];
+  const found = job.warnings.length ? [warned(job.warnings.map(String))] : [];
   if (job.error) found.unshift(note("bad", String(job.error.title), job.error.detail ?? ""));
   return found;
-}
-
-export function timeline(job) {
-  return job.transitions.map(({ state, at }, i) => {
-    const before = i ? `+${duration((Date.parse(at) - Date.parse(job.transitions[i - 1].at)) / 1000)}` : "";
-    return h(
-      "li",
-      {},
-      new Badge(state).node,
-      h("time", { datetime: at, title: exactTime(at) }, clockTime(at)),
-      h("span", { class: "muted" }, before),
-    );
-  });
-}
-
-/** Until when a job may go on, and how long that is. */
-export function deadlineText({ deadline, state }) {
-  const left = (Date.parse(deadline) - Date.now()) / 1000;
-  return `Deadline ${exactTime(deadline)}${left > 0 && !isFinal(state) ? `, ${duration(left)} left` : ""}`;
 }
 
 const brief = (object) => JSON.stringify(object, (_, value) => value ?? undefined).slice(0, LONGEST_ENTRY);
@@ -99,6 +85,21 @@ export function parameterRows(parameters, prefix = "") {
   );
 }
 
+/** The rows of a job's parameters; those that are not as the preset or the default has them say what that is. */
+export function parameterTable(job, differs = {}) {
+  const absent = job.kind === "recipe" ? "the preset's" : "none";
+  return Object.entries(parametersOf(job)).flatMap(([name, value]) => {
+    const rows = parameterRows({ [name]: value });
+    if (!(name in differs) || rows.length === 0) return rows;
+    for (const row of rows) row.className = "differs";
+    const usual = differs[name] === null ? absent : usually(differs[name]);
+    rows[0].lastChild.append(h("small", {}, `else ${usual}`));
+    return rows;
+  });
+}
+
+const usually = (value) => (typeof value === "object" && !Array.isArray(value) ? brief(value) : shown(value));
+
 const given = (request) => Object.fromEntries(Object.entries(request).filter(([, value]) => value !== null));
 
 /** A request as it was meant: fields left open say nothing, a recipe's networks stand once, directions have names. */
@@ -112,6 +113,14 @@ export function parametersOf({ kind, parameters }) {
   const { recipe, networks, request } = parameters;
   return { recipe, ...networks, ...given(request) };
 }
+
+/** What a trace may hold, by its names there. */
+export const QUANTITIES = {
+  relative_distance: "Relative distance",
+  activation: "Activation",
+  loss: "Loss",
+  grad_norm: "Gradient norm",
+};
 
 /** In this order; a kind of job has those that its items have. `AIM` is what the kind's target picture shows. */
 export const METRICS = {

@@ -1,20 +1,28 @@
 // One job, live until it is in a final state.
 
-import { cancelJob, getJob, pauseJob, resumeJob, retryJob } from "./api.js";
+import { About } from "./about.js";
+import { Actions } from "./actions.js";
+import { getJob, listLogs } from "./api.js";
+import { Attempts } from "./attempts.js";
 import { lineChart } from "./chart.js";
+import { Curves } from "./curves.js";
 import { changes, h, mount, setText } from "./dom.js";
 import { drawEvaluation } from "./evaluation.js";
 import { drawExtremes } from "./extremes.js";
-import { deadlineText, notices, parameterRows, parametersOf, showProgress, timeline } from "./facts.js";
-import { canCancel, canPause, canResume, canRetry, exactTime, isFinal, percent, stateLabel } from "./format.js";
+import { notices, parameterTable, showProgress } from "./facts.js";
+import { Failures } from "./failures.js";
+import { exactTime, isFinal, percent, plural, stateLabel } from "./format.js";
+import { Logs } from "./logs.js";
+import { standing, timeline } from "./moments.js";
 import { poll } from "./poll.js";
 import { Recipe } from "./recipe.js";
 import { Registration } from "./registration.js";
 import { isRecipe, kindOf } from "./rows.js";
 import { Runs } from "./runs.js";
 import { Study } from "./study.js";
+import { Tabs } from "./tabs.js";
 import { Training } from "./training.js";
-import { announce, askRetry, Badge, hideBanner, messagePage, refusal, showBanner } from "./ui.js";
+import { announce, Badge, hideBanner, messagePage, refusal, showBanner } from "./ui.js";
 
 /** What the page of a kind of job holds, what its steps are called, and whether what runs now has a curve to show. */
 const registration = { content: (ref) => new Registration(ref.content), unit: "step" };
@@ -26,13 +34,16 @@ const KINDS = {
   model_registration: registration,
   dataset_registration: registration,
 };
-const STUDY = { content: (ref, id) => new Study(ref, id), unit: "image-step", curve: true };
+const STUDY = { content: (ref, id) => new Study(ref, id), unit: "image-step", curve: true, curves: true };
 /** What a curve is of: its title, and whether it begins with a logarithmic axis. */
 const CURVES = {
   activation: ["Median activation", false],
   loss: ["Loss, mean of the epoch so far", true],
   relative_distance: ["Median relative distance", true],
 };
+/** Log lines that the timeline looks through, and every how many polls it does so though no count has changed. */
+const LINES = 100;
+const ANYWAY = 5;
 
 /** Failed items of a job, and of a recipe the parts that have some; `parts` counts them by state. */
 const failures = ({ items }, parts) => items.failed + (parts.failed ?? 0) + (parts.partially_succeeded ?? 0);
@@ -44,12 +55,15 @@ class JobPage {
     this.ref = mount(main, "job-view");
     this.badge = new Badge();
     this.ref.badge.replaceWith(this.badge.node);
-    this.news = { curve: changes(), notices: changes(), timeline: changes(), parameters: changes() };
-    this.ref.cancel.addEventListener("click", () => this.ask());
-    this.ref.dialog.addEventListener("close", () => this.ref.dialog.returnValue === "cancel" && this.change(cancelJob));
-    this.ref.pause.addEventListener("click", () => this.change(pauseJob));
-    this.ref.resume.addEventListener("click", () => this.change(resumeJob));
-    this.ref.retry.addEventListener("click", () => this.retry());
+    this.news = { curve: changes(), notices: changes(), timeline: changes(), parameters: changes(), logs: changes() };
+    this.counts = {};
+    this.polls = 0;
+    const changed = (job) => {
+      this.show(job);
+      this.follow();
+    };
+    this.about = new About(this.ref.about, changed);
+    this.actions = new Actions(this.ref.actions, id, { changed, problem: (node) => this.ref.notices.prepend(node) });
     document.title = `${id} · robustreps`;
     this.follow();
   }
@@ -68,9 +82,14 @@ class JobPage {
     if (!this.job) this.begin(job);
     this.show(job);
     if (job.parent && !this.parent) this.showParent(await getJob(job.parent, signal));
-    const counts = await this.content.refresh(job, signal);
-    if (isRecipe(job)) showProgress(this.ref, job, this.kind.unit, counts, "part");
-    this.ref.retry.hidden = !canRetry(job.state) || !failures(job, isRecipe(job) ? counts : {});
+    const { name } = this.tabs;
+    if (name === "items" || isRecipe(job)) this.counts = (await this.content.refresh(job, signal)) ?? {};
+    if (isRecipe(job)) showProgress(this.ref, job, this.kind.unit, this.counts, "part");
+    this.actions.show(job, failures(job, isRecipe(job) ? this.counts : {}));
+    await this.panels[name]?.refresh(job, signal);
+    this.asked ??= await this.actions.offerRequest(job, signal);
+    await this.showMoments(job, signal);
+    this.showParameters(job);
     return !isFinal(job.state) || this.content.moves === true;
   }
 
@@ -85,7 +104,30 @@ class JobPage {
     setText(ref.id, isRecipe(job) ? kindOf(job) : job.id);
     ref.id.classList.toggle("mono", !isRecipe(job));
     setText(ref.kind, isRecipe(job) ? `recipe ${job.id}` : kindOf(job));
-    ref.whole.hidden = !isRecipe(job);
+    this.actions.offerFiles(job);
+    this.beginTabs(job);
+  }
+
+  beginTabs(job) {
+    const { ref, id } = this;
+    const place = (hidden) => h("div", { class: "items", hidden });
+    const nodes = { curves: place(true), failures: place(true), workers: place(true), log: place(true) };
+    this.panels = {
+      curves: this.kind.curves && new Curves(nodes.curves, id, job),
+      failures: new Failures(nodes.failures, id),
+      workers: new Attempts(nodes.workers, id),
+      log: new Logs(nodes.log, id),
+    };
+    const named = { items: this.kind === STUDY ? "Items" : "Results", curves: "Curves", failures: "Failures" };
+    const labels = { ...named, workers: "Workers", log: "Log" };
+    const own = Object.entries(labels).map(([name, label]) => ({ name, label, node: nodes[name] ?? ref.content }));
+    const shown = own.filter(({ name }) => name === "items" || this.panels[name]);
+    ref.center.append(...shown.slice(1).map(({ node }) => node));
+    shown.push({ name: "about", label: "About", node: ref.facts, narrow: true });
+    this.tabs = new Tabs(ref.tabs, shown, (name) => {
+      ref.columns.dataset.tab = name;
+      if (this.tabs) this.follow();
+    });
   }
 
   /** A part's way back: the recipe, and what the part is called there. */
@@ -104,49 +146,37 @@ class JobPage {
     ref.loading.hidden = true;
     ref.body.hidden = false;
     this.badge.set(job.state);
-    ref.cancel.hidden = !canCancel(job.state);
-    ref.pause.hidden = !canPause(job.state);
-    ref.resume.hidden = !canResume(job.state);
-    ref.deadline.hidden = !job.deadline;
-    if (job.deadline) setText(ref.deadline, deadlineText(job));
-    if (ref.cancel.hidden && ref.dialog.open) ref.dialog.close("keep");
+    this.actions.show(job, failures(job, this.counts));
+    this.about.show(job);
+    this.tabs.offer("failures", job.items.failed > 0, plural(job.items.failed, "failure"));
     if (!isRecipe(job)) showProgress(ref, job, this.kind.unit);
+    const waits = standing(job);
+    ref.standing.hidden = !waits;
+    setText(ref.standing, waits);
     const { curve = [], fraction } = job.progress;
     const headline = isFinal(job.state) ? stateLabel(job.state) : percent(fraction ?? 0);
     document.title = `${headline} · ${ref.id.textContent} · robustreps`;
     // The API has a curve only of what runs now; the last one seen stays, between shards and after the end.
     if (curve.length > 0 && news.curve(curve)) this.chart.update([curve]);
     if (news.notices([job.warnings, job.error])) ref.notices.replaceChildren(...notices(job));
-    if (news.timeline(job.transitions)) ref.timeline.replaceChildren(...timeline(job));
     setText(ref.day, `${exactTime(job.created_at).slice(0, 10)}, UTC`);
     ref.curve.hidden = !this.kind.curve || (isFinal(job.state) && this.chart.empty);
-    if (news.parameters(job.parameters)) ref.parameters.replaceChildren(...parameterRows(parametersOf(job)));
   }
 
-  ask() {
-    this.ref.dialog.returnValue = ""; // Escape leaves the value of the last answer
-    this.ref.dialog.showModal();
+  showParameters(job) {
+    const differs = this.asked.differs_from ?? {};
+    if (!this.news.parameters([job.parameters, differs])) return;
+    const number = Object.keys(differs).length;
+    const usual = this.asked.body?.preset ? `in ${job.parameters.preset ?? this.asked.body.preset}` : "usual";
+    setText(this.ref.differing, number ? `${number} not as ${usual}` : "");
+    this.ref.parameters.replaceChildren(...parameterTable(job, differs));
   }
 
-  /** What was shown of the failed items, and of what was made of all, holds no more: begin the page afresh. */
-  async retry() {
-    if ((await askRetry()) && (await this.change(retryJob))) window.location.reload();
-  }
-
-  /** Ask the API for a change of state; answers whether it agreed. */
-  async change(call) {
-    const buttons = [this.ref.cancel, this.ref.pause, this.ref.resume, this.ref.retry];
-    for (const button of buttons) button.disabled = true;
-    try {
-      this.show(await call(this.id));
-      this.follow();
-      return true;
-    } catch (error) {
-      this.ref.notices.prepend(refusal(error));
-      return false;
-    } finally {
-      for (const button of buttons) button.disabled = false;
-    }
+  async showMoments(job, signal) {
+    this.polls += 1;
+    const changed = this.news.logs([job.transitions, job.items]);
+    if (changed || this.polls % ANYWAY === 0) this.lines = (await listLogs(this.id, { limit: LINES }, signal)).logs;
+    if (this.news.timeline([job.transitions, this.lines])) this.ref.timeline.replaceChildren(...timeline(job, this.lines));
   }
 
   refused(error) {

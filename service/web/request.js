@@ -1,13 +1,29 @@
-// A job's request as commands that post it again, and what was changed of it as a merge patch (RFC 7396).
+// A job's request as text, as commands that post it again, and what was changed of it as a merge patch (RFC 7396).
 
 const INDENT = "    ";
+/** Characters of a list or an object in one line. */
+const SHORT = 60;
+
+/** JSON in which what is short stands in one line. */
+export function written(value, indent = "") {
+  if (typeof value !== "object" || value === null) return JSON.stringify(value);
+  const inner = `${indent}  `;
+  const [open, close] = Array.isArray(value) ? "[]" : "{}";
+  const lines = Object.entries(value).map(([key, each]) => {
+    const text = written(each, inner);
+    return Array.isArray(value) ? text : `${JSON.stringify(key)}: ${text}`;
+  });
+  const short = `${open}${lines.join(", ")}${close}`;
+  const fits = lines.length === 0 || (indent && short.length < SHORT && !short.includes("\n"));
+  return fits ? short : `${open}\n${inner}${lines.join(`,\n${inner}`)}\n${indent}${close}`;
+}
 
 /** In single quotes of a shell, in which only the quote itself needs care. */
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 export function asCurl({ address, body }) {
   const url = quoted(window.location.origin + address);
-  return `curl -sf ${url} -H 'Content-Type: application/json' -d ${quoted(JSON.stringify(body, null, 2))}`;
+  return `curl -sf ${url} -H 'Content-Type: application/json' -d ${quoted(written(body))}`;
 }
 
 /** A JSON value as Python writes it; a JSON string is a Python string. */

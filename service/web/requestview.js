@@ -1,25 +1,8 @@
 // A request as what would be sent: JSON that can be edited, a command for the shell, and a program.
 
 import { h, setText } from "./dom.js";
-import { asCurl, asPython } from "./request.js";
+import { asCurl, asPython, written } from "./request.js";
 import { announce } from "./ui.js";
-
-/** Characters of a list or an object in one line. */
-const SHORT = 60;
-
-/** JSON in which what is short stands in one line. */
-function written(value, indent = "") {
-  if (typeof value !== "object" || value === null) return JSON.stringify(value);
-  const inner = `${indent}  `;
-  const [open, close] = Array.isArray(value) ? "[]" : "{}";
-  const lines = Object.entries(value).map(([key, each]) => {
-    const text = written(each, inner);
-    return Array.isArray(value) ? text : `${JSON.stringify(key)}: ${text}`;
-  });
-  const short = `${open}${lines.join(", ")}${close}`;
-  const fits = lines.length === 0 || (indent && short.length < SHORT && !short.includes("\n"));
-  return fits ? short : `${open}\n${inner}${lines.join(`,\n${inner}`)}\n${indent}${close}`;
-}
 
 /** Copies also where the page is served without TLS, where there is no clipboard to write to. */
 async function copy(text, area) {

@@ -102,6 +102,22 @@ def test_a_clone_is_the_same_request_changed(api: TestClient) -> None:
     assert (again["kind"], again["cloned_from"]) == ("radius_sweep", other["id"])
 
 
+def test_a_job_tells_its_request_and_what_its_preset_has_otherwise(api: TestClient) -> None:
+    body = inversion(steps=7, restarts=2, eps=1000.0, best=None, labels={"a": "1"}, deadline=LATER)
+    job = post(api, body).json()
+    told = api.get(job["links"]["request"]).json()
+    assert told["address"] == "/v1/jobs"
+    assert told["body"] == {name: value for name, value in body.items() if name != "deadline"}
+    assert told["differs_from"] == {"steps": 300, "restarts": 1}
+    assert post(api, told["body"]).json()["parameters"] == job["parameters"]
+    recipe = post_recipe(api, "figure-3", figure("figure-3", steps=9)).json()
+    told = api.get(recipe["links"]["request"]).json()
+    assert (told["address"], told["differs_from"]["steps"]) == ("/v1/recipes/figure-3", None)
+    assert api.post(told["address"], json=told["body"]).json()["parameters"] == recipe["parameters"]
+    assert_problem(api.get(f"/v1/jobs/{recipe['parts']['model']}/request"), 409)
+    assert_problem(api.get("/v1/jobs/none/request"), 404)
+
+
 def test_a_clone_that_is_asked_for_twice_is_made_once(api: TestClient) -> None:
     job, key = post(api, inversion()).json(), {"Idempotency-Key": "k"}
     first, again = (api.post(job["links"]["clone"], json={"steps": 7}, headers=key).json() for _ in range(2))
