@@ -150,11 +150,11 @@ KILLED = """
 @pytest.mark.e2e
 def test_the_deletion_of_a_killed_process_is_gone_on_with(sqlite_url: str, tmp_path: Path) -> None:
     database, storage = Database(sqlite_url), LocalStorage(tmp_path / "objects")
-    job_id = over(database, storage, items=10)
+    job_id = over(database, storage, items=40)
     do(database, deletion.remove, job_id)
     command = [sys.executable, "-c", textwrap.dedent(KILLED), sqlite_url, str(tmp_path / "objects")]
     assert subprocess.run(command, check=False, env=os.environ).returncode == -signal.SIGKILL
-    assert 0 < len(stored(storage)) < 11
+    assert 0 < len(stored(storage)) < 41
     deletion.sweep(database, storage)
     assert (rows(database, job_id), stored(storage)) == (0, set())
     database.close()
