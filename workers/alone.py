@@ -80,10 +80,12 @@ def main(shard_id: str) -> None:
     """Claim the shard, compute it, let go of it; as the worker does, but once."""
     from service.app import open_context
     from workers.main import drain, leave, make_runtime, watch
+    from workers.runtime import give_way
     from workers.tasks import run_shard
 
     settings, parent = get_settings(), os.getppid()
     logs.configure(settings.log_format)
+    give_way(settings)
     context = open_context(settings)
     runtime = replace(make_runtime(context), alone=True)
 

@@ -140,6 +140,9 @@ def worker() -> None:
         raise SystemExit(
             "broker_url is memory://, whose worker is `robustreps serve` itself; set ROBUSTREPS_BROKER_URL"
         )
+    from workers.runtime import give_way
+
+    give_way(settings)
     context = open_context(settings)
     runtime = make_runtime(context)
     watch(runtime)

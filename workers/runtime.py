@@ -7,7 +7,9 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
@@ -51,6 +53,19 @@ def pick_device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
+
+
+def give_way(settings: Settings) -> None:
+    """A process that computes on processors leaves them to the API beside it: call it before there are threads.
+
+    It has no effect on who runs in a container of his own, which has its share of the machine.
+    """
+    if pick_device(settings.device).type != "cpu":
+        return
+    os.setpriority(os.PRIO_PROCESS, 0, max(settings.worker_nice, os.getpriority(os.PRIO_PROCESS, 0)))
+    if os.getsid(0) == os.getpid():  # where Linux shares processors out by session, niceness counts only within one
+        with suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(settings.worker_nice))
 
 
 def make_batcher(settings: Settings, device: torch.device) -> Batcher:

@@ -45,7 +45,7 @@ from workers.engine.training_config import Config
 from workers.patience import is_disk
 from workers.recipes.following import lives
 from workers.recipes.reading import at_once, read_pixels
-from workers.runtime import pick_device
+from workers.runtime import give_way, pick_device
 
 CHUNK = 500
 """Validation images held in memory at once, and so many for the accuracies after each epoch."""
@@ -205,6 +205,7 @@ def main() -> int:
     """The exit status: 0 for an end that was told of, be it that the loss diverged."""
     die_with_parent()
     settings = Settings()
+    give_way(settings)
     world, device = parallel.join(str(pick_device(settings.device)))
     here = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     job = world.from_first(json.loads((here / "job.json").read_text()) if here and world.rank == 0 else None)

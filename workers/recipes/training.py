@@ -33,7 +33,7 @@ log = structlog.get_logger()
 ERROR_BYTES = 2000
 NEEDED = (
     "data_dir", "storage_url", "s3_endpoint", "s3_access_key", "s3_secret_key", "s3_region", "assets_dir",
-    "datasets_dir", "cache_dir", "cache_bytes", "device",
+    "datasets_dir", "cache_dir", "cache_bytes", "device", "worker_nice",
 )  # fmt: skip
 """Settings of the processes: they read data sets, and nothing else of the service."""
 TORCHRUN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
