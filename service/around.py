@@ -1,14 +1,13 @@
 """What other tables say of jobs, in one statement for a whole page: a statement costs more than the rows it finds."""
 
-from collections import defaultdict
-from collections.abc import Collection
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     Double,
-    Row,
     Select,
     String,
     cast,
@@ -23,13 +22,23 @@ from sqlalchemy.orm import Session
 
 from service.bulk_models import Label, Planning
 from service.db import among, now
-from service.models import Item, Shard, Transition
+from service.models import Base, Item, Job, Shard, Transition
 from service.states import ShardState
 
 COLUMNS: dict[str, Any] = {"name": String, "text": String, "number": Double, "place": BigInteger, "data": JSON}
 LABEL, PLANNED, MOVED, FIRST, COUNT, SHARD, SOONEST = "label", "planned", "moved", "first", "count", "shard", "soonest"
-Found = dict[str, list[Row[Any]]]
+Found = dict[str, list[Any]]
 """Rows by the id of their job, with the columns of `COLUMNS`."""
+
+
+class Fact(NamedTuple):
+    """Such a row, of a job that need not be read."""
+
+    name: str | None = None
+    text: str | None = None
+    number: float | None = None
+    place: int | None = None
+    data: Any = None
 
 
 def _branch(what: str, job_id: Any, **columns: Any) -> Select[Any]:
@@ -76,4 +85,17 @@ def read(
     found: dict[str, Found] = defaultdict(lambda: defaultdict(list))
     for row in session.execute(WHOLE if whole else BRIEF, lists):
         found[row.what][row.job_id].append(row)
+    return found
+
+
+def of_new(drafts: Iterable[Mapping[type[Base], Sequence[Mapping[str, Any]]]]) -> dict[str, Found]:
+    """What `read` would find about jobs that have just been inserted, each by its rows."""
+    found: dict[str, Found] = defaultdict(lambda: defaultdict(list))
+    for rows in drafts:
+        job_id = rows[Job][0]["id"]
+        found[LABEL][job_id] = [Fact(label["key"], label["value"]) for label in rows[Label]]
+        moves = enumerate(rows[Transition])
+        found[MOVED][job_id] = [Fact(move["state"], number=move["at"], place=n) for n, move in moves]
+        found[COUNT][job_id] = [Fact(state, number=n) for state, n in Counter(i["state"] for i in rows[Item]).items()]
+        found[SOONEST][job_id] = [Fact(number=0.0)]
     return found

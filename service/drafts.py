@@ -29,6 +29,8 @@ BESIDE: Mapping[str, Any] = {
 """Columns of a job that not every one has."""
 TIMES: Mapping[type[Base], str] = {Job: "created_at", Transition: "at", Shard: "sent_at"}
 """Columns that say when a row was inserted."""
+COLUMNS = {"metadata": "meta"}
+"""Columns that have another name as attributes."""
 ORDER: tuple[type[Base], ...] = (Job, Planning, Transition, Label, Shard, Item)
 Row = dict[str, Any]
 
@@ -43,9 +45,18 @@ class Draft(NamedTuple):
         return self.rows[Job][0]
 
     @property
+    def at_once(self) -> bool:
+        """Whether it is one job that can begin, neither a recipe nor to be planned later."""
+        return len(self.rows[Job]) == 1 and not self.rows[Planning]
+
+    @property
     def items(self) -> int:
         """How many they are, by which limits count them."""
         return sum(int(job["items"]) for job in self.rows[Job])
+
+    def read(self) -> Job:
+        """The job as it would be read after it was inserted."""
+        return Job(**{COLUMNS.get(name, name): value for name, value in self.job.items()}, stamp=0)
 
     @property
     def shard_ids(self) -> list[str]:
@@ -146,7 +157,8 @@ def insert(session: Session, drafts: Iterable[Draft]) -> None:
     for table in ORDER:
         rows = [row for drafted in drafts for row in drafted.rows[table]]
         if name := TIMES.get(table):
-            rows = [row | {name: at} for row in rows]
+            for row in rows:
+                row[name] = at
         if rows:
             session.execute(sqlalchemy.insert(cast("Table", table.__table__)), rows)
     for row in (row for drafted in drafts for row in drafted.rows[Job] if webhooks):

@@ -1,28 +1,18 @@
 """Takes submissions in and tells of jobs, each for all who ask at a time: one transaction, one page of queries."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service import drafts, limits, queries
+from service import drafts, limits
 from service.batches import Answered, Batches
 from service.db import Database
 from service.drafts import Draft
 from service.errors import NotFound, Problem
-from service.requests import PRIORITIES
 from service.settings import Settings
 from service.submissions import Made, by_keys
-
-
-class Told(NamedTuple):
-    """A job as JSON, with what else an answer needs of it."""
-
-    job_id: str
-    body: bytes
-    over: bool
-    priority: int
+from service.telling import Teller, Told
 
 
 class Intake:
@@ -30,6 +20,7 @@ class Intake:
 
     def __init__(self, db: Database, settings: Settings) -> None:
         self.db, self.settings = db, settings
+        self._teller = Teller()
         self._taken = Batches[Draft, Told]("intake", self._take)
         self._told = Batches[str, Told]("reader", self._tell)
         self.take, self.tell = self._taken.ask, self._told.ask
@@ -43,7 +34,12 @@ class Intake:
             ids = self._insert(asked)
         except IntegrityError:  # another process's submission with a key committed in between: now it is found
             ids = self._insert(asked)
-        told = self._read([each for each in ids if isinstance(each, str)])
+        made = {each for each in ids if isinstance(each, str)}
+        new = {each.job["id"]: each for each in asked if each.at_once and each.job["id"] in made}
+        with self.db.reading() as session:
+            told = self._teller.tell_new(session, list(new.values())) if new else {}
+            if others := made - new.keys():
+                told |= self._teller.tell(session, others)
         return [told.get(each, unknown(each)) if isinstance(each, str) else each for each in ids]
 
     def _insert(self, asked: Sequence[Draft]) -> Answered[str]:
@@ -51,16 +47,9 @@ class Intake:
             return admitted(session, self.settings, asked)
 
     def _tell(self, ids: Sequence[str]) -> Answered[Told]:
-        told = self._read(ids)
-        return [told.get(job_id, unknown(job_id)) for job_id in ids]
-
-    def _read(self, ids: Sequence[str]) -> dict[str, Told]:
         with self.db.reading() as session:
-            found = queries.whole(session, set(ids))
-        return {
-            job.id: Told(job.id, job.model_dump_json().encode(), job.finished_at is not None, PRIORITIES[job.priority])
-            for job in found
-        }
+            told = self._teller.tell(session, ids)
+        return [told.get(job_id, unknown(job_id)) for job_id in ids]
 
 
 def unknown(job_id: str) -> NotFound:

@@ -1,5 +1,6 @@
 """The tables. Times are seconds since the epoch on the database's clock, so that a lease is one sum in any dialect."""
 
+import secrets
 from enum import StrEnum
 from typing import Any
 
@@ -26,6 +27,10 @@ FAILED = text(f"state = '{ItemState.FAILED}'")
 DELETED = text("deleted_at IS NOT NULL")
 KEPT_FOR = text("retention_seconds IS NOT NULL AND deleted_at IS NULL")
 KNOWN = text("digest IS NOT NULL")
+
+
+def _stamp() -> int:
+    return secrets.randbits(62)
 
 
 class Base(DeclarativeBase):
@@ -86,6 +91,7 @@ class Job(Base):
     cloned_from: Mapped[str | None] = mapped_column(String(40))
     counts: Mapped[dict[str, Any] | None]  # of its items by state, once it is over
     summary: Mapped[dict[str, Any] | None]  # what lists show of the parameters, which may be long
+    stamp: Mapped[int] = mapped_column(default=0, server_default="0", onupdate=_stamp)  # another one after each change
 
 
 class Transition(Base):

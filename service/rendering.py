@@ -51,9 +51,11 @@ def briefly(session: Session, rows: Sequence[Job], why: bool = True) -> list[res
     return [responses.JobSummary(**each) for each in facts]
 
 
-def wholly(session: Session, rows: Sequence[Job]) -> list[responses.Job]:
-    """As each job's own address has it."""
-    of_rows = _around(session, rows, True)
+def wholly(
+    session: Session, rows: Sequence[Job], known: dict[str, around.Found] | None = None
+) -> list[responses.Job]:  # fmt: skip
+    """As each job's own address has it. What `around.read` would find may be `known`."""
+    of_rows = _around(session, rows, True, known=known)
     found = [
         responses.Job(**_facts(row, of_rows), parameters=row.parameters, transitions=of_rows.moves[row.id])
         for row in rows
@@ -64,7 +66,10 @@ def wholly(session: Session, rows: Sequence[Job]) -> list[responses.Job]:
     return found
 
 
-def _around(session: Session, rows: Sequence[Job], whole: bool = False, why: bool = True) -> Around:
+def _around(
+    session: Session, rows: Sequence[Job], whole: bool = False, why: bool = True,
+    known: dict[str, around.Found] | None = None,
+) -> Around:  # fmt: skip
     parts: dict[str, list[Job]] = defaultdict(list)
     if recipes := [row.id for row in rows if row.kind == RECIPE]:
         of_recipes = select(Job).where(Job.parent_id.in_(recipes)).order_by(Job.part).options(defer(Job.parameters))
@@ -74,7 +79,9 @@ def _around(session: Session, rows: Sequence[Job], whole: bool = False, why: boo
     going = [row for row in every if row.state not in TERMINAL_JOB]
     counts = {row.id: row.counts for row in every if row.counts and row.state in TERMINAL_JOB}
     few = [row.id for row in every if row.id not in counts and row.items <= MANY]
-    found = around.read(session, [row.id for row in every], [row.id for row in going], few, whole)
+    found = known
+    if found is None:
+        found = around.read(session, [row.id for row in every], [row.id for row in going], few, whole)
     for job_id in few:
         counts[job_id] = {row.name: int(row.number) for row in found[around.COUNT][job_id]}
     for row in every:

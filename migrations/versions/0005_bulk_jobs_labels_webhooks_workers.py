@@ -31,6 +31,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("counts", sa.JSON(), nullable=True))
         batch_op.add_column(sa.Column("purged_at", sa.Double(), nullable=True))
         batch_op.add_column(sa.Column("summary", sa.JSON(), nullable=True))
+        batch_op.add_column(sa.Column("stamp", sa.BigInteger(), server_default="0", nullable=False))
         batch_op.create_index("ix_jobs_kind_created_at", ["kind", "created_at"])
         batch_op.create_index("ix_jobs_deleted", ["deleted_at"], postgresql_where=DELETED, sqlite_where=DELETED)
         batch_op.create_index("ix_jobs_retention", ["finished_at"], postgresql_where=KEPT_FOR, sqlite_where=KEPT_FOR)
@@ -240,6 +241,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_jobs_retention", postgresql_where=KEPT_FOR, sqlite_where=KEPT_FOR)
         batch_op.drop_index("ix_jobs_deleted", postgresql_where=DELETED, sqlite_where=DELETED)
         for column in (
+            "stamp",
             "summary",
             "purged_at",
             "counts",

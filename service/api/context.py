@@ -18,7 +18,7 @@ from service.drafts import Draft
 from service.errors import Problem
 from service.intake import Intake
 from service.kinds import dispatch
-from service.kinds.planning import Plan, open_named
+from service.kinds.planning import Plan, is_here, open_named
 from service.requests import PRIORITIES, Submission
 from service.settings import Settings
 from service.storage import Storage
@@ -102,8 +102,9 @@ def accept(ctx: Context, draft: Callable[[Session], Draft], digest: str, key: st
 
 
 def opened(ctx: Context, body: Submission) -> Catalog:
-    """Everything that is registered by now, and what planning the request reads of it: before the transaction."""
-    catalog = ctx.catalog.latest(ctx.db)
+    """All that the request may name of what is registered by now, and what planning reads of it: before the
+    transaction."""
+    catalog = ctx.catalog if is_here(body, ctx.catalog) else ctx.catalog.latest(ctx.db)
     open_named(body, catalog)
     return catalog
 

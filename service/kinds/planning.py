@@ -16,7 +16,7 @@ from service.catalog import Catalog
 from service.errors import FieldError, InvalidInput
 from service.schemas import DatasetImages, JobParameters, MixedImages, Request, TopImages
 from service.settings import Settings
-from service.studies import Directions, Layer
+from service.studies import Directions, Layer, Study
 
 Source = dict[str, Any]
 MOST_TERMS, NAMED_IN_ERROR = 65_536, 20
@@ -150,6 +150,16 @@ def open_named(request: Request, catalog: Catalog) -> None:
         for named in _images(getattr(request, field)):
             if (dataset := catalog.datasets.get(named.dataset)) and dataset.card.classes:
                 _ = dataset.labels
+
+
+def is_here(request: Request, catalog: Catalog) -> bool:
+    """Whether all that a study names is in the catalog already: a name means the same for ever."""
+    if not isinstance(request, Study) or (card := catalog.models.get(request.model)) is None:
+        return False
+    fields = {field: getattr(request, field) for field in type(request).model_fields}
+    datasets = {name for field, value in fields.items() for _, name in _datasets(field, value)}
+    judges = {name for name in (request.judge, card.judge) if name}
+    return datasets <= catalog.datasets.keys() and judges <= catalog.models.keys()
 
 
 def _images(value: Any) -> Iterator[DatasetImages]:

@@ -15,9 +15,10 @@ from service.bulk_models import Delivery, Webhook
 from service.db import Database, among
 from service.drafts import Draft
 from service.errors import IdempotencyKeyReused, NotFound, TooManyQueued
-from service.intake import Intake, Told, admitted
+from service.intake import Intake, admitted
 from service.models import Item, Job, Shard, Transition
 from service.settings import Settings
+from service.telling import Told
 from tests.service import inserting
 from tests.service.test_jobs import do, plan
 
