@@ -2,9 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,15 +14,19 @@ from alembic.config import Config
 from sqlalchemy import (
     ARRAY,
     Boolean,
+    ColumnDefault,
     Dialect,
     Double,
     Engine,
     String,
+    Table,
     TypeDecorator,
     bindparam,
     create_engine,
     event,
+    insert,
     make_url,
+    text,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
@@ -92,6 +97,36 @@ def _among_postgresql(element: Any, compiler: Any, **options: Any) -> str:
 def _among_sqlite(element: Any, compiler: Any, **options: Any) -> str:
     column, values = (compiler.process(each, **options) for each in element.clauses)
     return f"{column} IN (SELECT value FROM json_each({values}))"
+
+
+def insert_all(session: Session, rows: Mapping[Any, Sequence[Mapping[str, Any]]]) -> None:
+    """Insert rows by table, all of a table with the same columns: for Postgres in one statement, however many.
+
+    It checks foreign keys once all rows are there.
+    """
+    tables: dict[Table, Sequence[Mapping[str, Any]]] = {of.__table__: each for of, each in rows.items() if each}
+    if session.get_bind().dialect.name == "sqlite":
+        for table, each in tables.items():
+            session.execute(insert(table), each)
+    elif tables:
+        filled = {table.name: [{**_defaults(table), **row} for row in each] for table, each in tables.items()}
+        *others, last = (_inserting(name, each[0]) for name, each in filled.items())
+        named = ", ".join(f"of_{n} AS ({other})" for n, other in enumerate(others))
+        sent = {name: json.dumps(each) for name, each in filled.items()}
+        session.execute(text(f"WITH {named} {last}" if named else last), sent)
+
+
+def _inserting(table: str, columns: Collection[str]) -> str:
+    names = ", ".join(f'"{name}"' for name in columns)
+    rows = f"json_populate_recordset(CAST(NULL AS {table}), CAST(:{table} AS json))"
+    return f"INSERT INTO {table} ({names}) SELECT {names} FROM {rows}"
+
+
+@cache
+def _defaults(table: Table) -> dict[str, Any]:
+    """What the columns of a table have where a row does not say."""
+    defaults = {column.name: column.default for column in table.columns if isinstance(column.default, ColumnDefault)}
+    return {name: each.arg(None) if each.is_callable else each.arg for name, each in defaults.items()}
 
 
 class Database:

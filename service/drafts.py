@@ -2,14 +2,13 @@
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import sqlalchemy
-from sqlalchemy import Table, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.bulk_models import Label, Planning
-from service.db import now
+from service.db import insert_all, now
 from service.kinds.planning import ItemPlan, Plan
 from service.models import Base, Item, Job, Shard, Transition
 from service.states import ItemState, JobState, ShardState
@@ -154,13 +153,11 @@ def insert(session: Session, drafts: Iterable[Draft]) -> None:
     """All their rows, in a few statements however many there are."""
     at, webhooks = session.execute(select(now(), outbox.asked())).one()
     drafts = list(drafts)
-    for table in ORDER:
-        rows = [row for drafted in drafts for row in drafted.rows[table]]
-        if name := TIMES.get(table):
-            for row in rows:
-                row[name] = at
-        if rows:
-            session.execute(sqlalchemy.insert(cast("Table", table.__table__)), rows)
-    for row in (row for drafted in drafts for row in drafted.rows[Job] if webhooks):
-        if row["state"] is JobState.QUEUED:
+    rows = {table: [row for drafted in drafts for row in drafted.rows[table]] for table in ORDER}
+    for table, name in TIMES.items():
+        for row in rows[table]:
+            row[name] = at
+    insert_all(session, rows)
+    for row in rows[Job]:
+        if webhooks and row["state"] is JobState.QUEUED:
             outbox.note(session, row["id"], JobState.QUEUED)

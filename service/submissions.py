@@ -5,11 +5,11 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import drafts, requests
-from service.db import among
+from service.db import among, insert_all
 from service.errors import IdempotencyKeyReused
 from service.kinds.planning import ItemPlan
 from service.models import Item, Job, Shard
@@ -71,6 +71,5 @@ def fill(
     None of them is sent for yet: `jobs.to_send` answers those that may be.
     """
     shards, rows = drafts.filled(job_id, items, shard_items, state, first, shard)
-    session.execute(insert(Shard), shards)
-    session.execute(insert(Item), rows)
+    insert_all(session, {Shard: shards, Item: rows})
     return [row["id"] for row in shards]
