@@ -1,7 +1,7 @@
 // An item in the grid: its pictures, and in a line what came of it. All cards are equally high.
 
 import { changes, h, setText } from "./dom.js";
-import { measure, plural } from "./format.js";
+import { count, measure, plural } from "./format.js";
 import { itemName, Pictures, sourceName, views } from "./picture.js";
 import { Badge } from "./ui.js";
 
@@ -13,6 +13,7 @@ const SHORT = {
   rows: { rows: "rows", columns: "columns" },
 };
 
+const shown = (value) => (Number.isInteger(value) ? count(value) : measure(value));
 const steps = (metrics) => plural(metrics.steps_taken, "step");
 
 export function numbers(item) {
@@ -21,7 +22,7 @@ export function numbers(item) {
   if (!item.metrics) return [h("span", { class: "muted" }, sourceName(item.target))];
   const { metrics } = item;
   const kind = Object.keys(SHORT).find((name) => name in metrics);
-  const found = Object.entries(SHORT[kind] ?? {}).map(([name, label]) => pair(label, measure(metrics[name])));
+  const found = Object.entries(SHORT[kind] ?? {}).map(([name, label]) => pair(label, shown(metrics[name])));
   if (metrics.reached === true) found.push(h("span", { class: "good-text" }, `✓ after ${steps(metrics)}`));
   if (metrics.reached === false) found.push(h("span", { class: "bad-text" }, `✗ not in ${steps(metrics)}`));
   if (metrics.judge_agrees === true) found.push(h("span", { class: "good-text" }, "✓ judge agrees"));
