@@ -223,6 +223,19 @@ def test_an_address_fills_it_and_a_recipe_is_submitted(still_service: Still, pag
     assert job["parameters"]["request"]["radii"] == [0.5, 2]
 
 
+def test_a_clone_begins_with_its_jobs_request_and_is_known_as_its_clone(still_service: Still, page: Page) -> None:
+    body = JOBS["feature_manipulation"][1] | {"steps": 33, "labels": {"a": "1", "b": "2"}, "description": HOSTILE}
+    first = still_service[0].submit(body)["id"]
+    open_form(page, still_service, f"?clone={first}")
+    assert request(page) == body
+    page.get_by_label("Steps", exact=True).fill("")
+    page.get_by_text("Notes, priority, deadline").click()
+    page.get_by_label("Labels").fill("b=3")
+    job = submitted(page, still_service)
+    assert (job["cloned_from"], job["parameters"]["steps"], job["labels"]) == (first, 400, {"b": "3"})
+    assert (job["description"], job["items"]["total"]) == (HOSTILE, 2)
+
+
 def test_a_service_that_is_away_costs_nothing_that_was_filled_in(still_service: Still, page: Page) -> None:
     with page_with_failing_requests(page) as page:
         open_form(page, still_service)
