@@ -87,7 +87,7 @@ def test_an_evaluation_shows_its_accuracies_by_attack_and_class(live_service: Li
         files[name] = download.value.path().read_text()
     summary = json.loads(files["summary.json"])
     assert summary["images"] == len(list(csv.DictReader(files["images.csv"].splitlines()))) == 40
-    rows = page.get_by_role("table", name="Accuracy").locator("tbody tr")
+    rows = page.get_by_role("table", name="Accuracy", exact=True).locator("tbody tr")
     shares = [summary["clean"], *summary["attacks"], *summary["worst"]]
     expect(rows).to_have_count(len(shares))
     for row, share in zip(rows.all(), shares, strict=True):
@@ -119,7 +119,7 @@ def test_suspicions_and_missing_images_are_warned_of_and_stay_text(live_service:
     sign = page.locator(".note").filter(has_text="1 sign that the network hides its gradients")
     expect(sign).to_contain_text(HOSTILE, timeout=SOON)
     expect(page.locator(".note").filter(has_text="16 images missing")).to_be_visible()
-    expect(page.get_by_role("table", name="Accuracy")).to_contain_text(HOSTILE)
+    expect(page.get_by_role("table", name="Accuracy", exact=True)).to_contain_text(HOSTILE)
     expect(page.locator("img[src=x]")).to_have_count(0)
 
 
