@@ -86,10 +86,10 @@ export class Row {
       "tr",
       { role: "row" },
       box && cell("c-select", h("label", {}, box)),
-      cell("c-job", name, this.kind, this.about, this.labels, this.thumbs?.node),
+      cell("c-job", name, this.kind, this.about, this.labels),
       this.model,
       cell("c-state", this.badge.node, this.reason),
-      cell("c-progress", this.bar, this.pace),
+      cell("c-progress", this.bar, h("span", { class: "under" }, this.pace, this.thumbs?.node)),
       this.items,
       cell("c-created number", this.time),
     );

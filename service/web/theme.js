@@ -1,5 +1,5 @@
 // Light, dark, or as the system has it: settled before anything is drawn, and kept by this browser. A classic script,
-// since a module would run after the first paint; pages that draw by script hear of a change as `themechange`.
+// since a module would run after the first paint. What draws by script watches `data-theme` of the document.
 (() => {
   const KEY = "robustreps.theme";
   const THEMES = {
@@ -13,6 +13,7 @@
     theme = Object.hasOwn(THEMES, wanted) ? wanted : "system";
     const { media, sign, next } = THEMES[theme];
     document.getElementById("dark").media = media;
+    document.documentElement.dataset.theme = theme;
     const button = document.getElementById("theme");
     if (!button) return;
     button.textContent = sign;
@@ -35,12 +36,6 @@
     } catch {
       // it holds for this page
     }
-    window.dispatchEvent(new Event("themechange"));
-  }
-
-  function changed() {
-    apply(read());
-    window.dispatchEvent(new Event("themechange"));
   }
 
   apply(read());
@@ -48,6 +43,5 @@
     apply(theme);
     document.getElementById("theme").addEventListener("click", choose);
   });
-  window.addEventListener("storage", ({ key }) => key === KEY && changed()); // in another tab
-  matchMedia(THEMES.system.media).addEventListener("change", () => window.dispatchEvent(new Event("themechange")));
+  window.addEventListener("storage", ({ key }) => key === KEY && apply(read())); // in another tab
 })();

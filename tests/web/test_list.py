@@ -208,6 +208,11 @@ def test_the_list_is_worked_by_keys(still_service: Still, page: Page) -> None:
     expect(page.get_by_role("table")).to_be_visible(timeout=SOON)
     page.keyboard.press("j")
     expect(page.get_by_role("table").get_by_role("link").first).to_be_focused()
+    page.goto(f"{still_service[0].url}/ui/jobs/{first}")
+    expect(page.get_by_role("button", name="#2")).to_be_visible(timeout=SOON)
+    for key in "jjjk":
+        page.keyboard.press(key)
+    expect(page.get_by_role("button", name="#1")).to_be_focused()
 
 
 def test_the_theme_is_kept_and_set_before_anything_is_drawn(still_service: Still, page: Page) -> None:
