@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     )
     worker_threads: int = Field(4, ge=1, le=64, description="Shards that one worker process holds at once")
     worker_nice: int = Field(
-        10, ge=0, le=19, description="How far a worker that computes on processors gives way to others; 0: not at all"
+        5, ge=0, le=19, description="How far a worker that computes on processors gives way to others; 0: not at all"
     )
     batch_rows: int | None = Field(
         None, ge=1, le=4096, description="Most searches in one batch; empty: 256 on a GPU, 32 elsewhere, or what fits"

@@ -8,8 +8,9 @@ from sqlalchemy import update
 
 from bench.dashboard import moved
 from service.models import Item, Job
+from tests.fixtures import LiveService
 from tests.web.gallery import Still, computed, distance
-from tests.web.test_dashboard import HOSTILE, LATE, LONG, SOON, LiveService, open_job
+from tests.web.test_dashboard import HOSTILE, LATE, LONG, SOON, open_job
 
 pytestmark = pytest.mark.e2e
 
