@@ -1,5 +1,7 @@
 """On a GPU: the batcher's graphs, precisions and pinned buckets, against the plain loop and against each other."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from tests.engine.networks import pixels, small
 from workers.engine import objectives
 from workers.engine.batcher import Batcher
 from workers.engine.descent import Precision, descent
+from workers.engine.glances import Glance
 from workers.engine.lanes import Program
 from workers.engine.pgd import pgd
 from workers.engine.rows import Outcome, Row
@@ -91,3 +94,19 @@ def test_bf16_comes_as_near_as_fp32() -> None:
         for name, found in (("exact", exact), ("short", short))
     }
     assert distance["short"] == pytest.approx(distance["exact"], rel=0.1)
+
+
+def test_a_glance_is_the_iterate_of_its_step() -> None:
+    asked = [replace(row, frames=frozenset(range(STEPS + 1))) for row in rows(4)]
+    batcher, glances = Batcher(), list[Glance]()
+    ticket = batcher.submit(program(), asked)
+    batcher.step()
+    batcher.look(ticket, [1, 3], glances.extend)
+    while batcher.step():
+        pass
+    ended = {outcome.number: outcome for outcome in ticket.completed(0)}
+    (found,) = glances
+    shown = torch.frombuffer(bytearray(found.data()), dtype=torch.uint8).view(2, 32, 32, 3).permute(0, 3, 1, 2)
+    for number, step, image in zip(found.numbers, found.steps, shown, strict=True):
+        assert 0 < step < STEPS
+        assert torch.equal(image, ended[number].frames[step])
