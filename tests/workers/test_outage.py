@@ -88,3 +88,28 @@ def test_attempts_that_a_working_storage_refuses_do(settings: Settings, live_ser
     live_service.client.retry(job_id)
     assert live_service.wait(job_id)["state"] == "succeeded"
     db.close()
+
+
+def test_a_checkpoint_that_is_not_what_was_stored_is_told_in_the_log(
+    settings: Settings, live_service: LiveService
+) -> None:
+    client, db = live_service.client, Database(settings.database)
+    job = live_service.submit(inversion(steps=50_000))
+    while not client.job(job)["progress"]["steps_done"]:
+        time.sleep(0.05)
+    client.pause(job)
+    while (kept := shard(db, job["id"])).state != "queued":
+        time.sleep(0.05)
+    assert kept.checkpoint is not None
+    (Path(settings.storage) / kept.checkpoint["key"]).write_bytes(b"torn")
+    client.resume(job)
+    wait_for(db, job["id"], 2)
+    client.cancel(job)
+    live_service.wait(job["id"])
+    [lost] = client.logs(job, level="warning")
+    assert (lost["event"], lost["epoch"], lost["detail"]) == (
+        "checkpoint_lost",
+        2,
+        {"why": "it is not what was stored"},
+    )
+    db.close()
