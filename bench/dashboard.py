@@ -32,9 +32,10 @@ from service.db import Database
 from service.models import Artifact, Base, Item, Job, Shard, Transition
 from service.settings import Settings
 from workers.engine.bench import machine
+from workers.runtime import pick_device
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
-REAL = {"kind": "inversion", "model": "cifar10-robust", "preset": "cifar", "steps": 20,
+REAL: dict[str, Any] = {"kind": "inversion", "model": "cifar10-robust", "preset": "cifar", "steps": 20,
         "targets": {"source": "dataset", "dataset": "cifar10-sample", "indices": list(range(24))}}  # fmt: skip
 WATCH = """
 window.seen = {frames: []};
@@ -150,7 +151,7 @@ def measured(browser: Browser, url: str, seconds: float) -> Found:
     page.locator(".window").hover()
     found |= moved(browser, page, "wheel", seconds, lambda: page.mouse.wheel(0, 300))
     drag = "document.querySelector('.window').scrollTop = Math.random() * document.querySelector('.space').offsetHeight"
-    found |= moved(browser, page, "bar", seconds, lambda: (page.evaluate(drag), page.wait_for_timeout(50)))
+    found |= moved(browser, page, "bar", seconds, lambda: page.evaluate(drag))
     return found | {"cards in the page": page.locator(".card").count()}
 
 
@@ -176,7 +177,9 @@ def main() -> None:
         table.add_row(name, f"{value:,.0f}")
     Console().print(table)
     if asked.out:
-        asked.out.write_text(json.dumps(found | {"items": asked.items, "machine": machine()}, indent=1) + "\n")
+        asked.out.write_text(
+            json.dumps(found | {"items": asked.items, "machine": machine(pick_device("cpu"))}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":
