@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +32,7 @@ from service.db import Database
 from service.models import Artifact, Base, Item, Job, Shard, Transition
 from service.settings import Settings
 from workers.engine.bench import machine
+from workers.runtime import pick_device
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 REAL: dict[str, Any] = {"kind": "inversion", "model": "cifar10-robust", "preset": "cifar", "steps": 20,
@@ -150,10 +150,7 @@ def measured(browser: Browser, url: str, seconds: float) -> Found:
     found = opened(page, url)
     page.locator(".window").hover()
     found |= moved(browser, page, "wheel", seconds, lambda: page.mouse.wheel(0, 300))
-    drag = """new Promise(done => {
-        document.querySelector('.window').scrollTop = Math.random() * document.querySelector('.space').offsetHeight;
-        setTimeout(done, 50);
-    })"""
+    drag = "document.querySelector('.window').scrollTop = Math.random() * document.querySelector('.space').offsetHeight"
     found |= moved(browser, page, "bar", seconds, lambda: page.evaluate(drag))
     return found | {"cards in the page": page.locator(".card").count()}
 
@@ -181,7 +178,7 @@ def main() -> None:
     Console().print(table)
     if asked.out:
         asked.out.write_text(
-            json.dumps(found | {"items": asked.items, "machine": machine(torch.device("cpu"))}, indent=1) + "\n"
+            json.dumps(found | {"items": asked.items, "machine": machine(pick_device("cpu"))}, indent=1) + "\n"
         )
 
 

@@ -28,8 +28,11 @@ export class Gallery {
   }
 
   begin() {
-    this.pages = new Pages(this.jobId, this.bar.order, (first, items) => this.take(first, items));
-    this.pages.over = this.over;
+    // An answer in the order before may come after those in this one.
+    const took = (first, items) => pages === this.pages && this.take(first, items);
+    const pages = new Pages(this.jobId, this.bar.order, took);
+    pages.over = this.over;
+    this.pages = pages;
   }
 
   /** Another order: all anew, from the top. */

@@ -84,7 +84,7 @@ def test_the_order_lives_in_the_address(still_service: Still, many: str, page: P
 
 def test_items_are_filtered_by_state_and_cause(still_service: Still, many: str, page: Page) -> None:
     open_grid(page, still_service, many)
-    page.get_by_label("State").select_option(label="failed (3)")
+    page.locator(".order").get_by_label("State").select_option(label="failed (3)")
     expect(page.locator(".card")).to_have_count(3)
     assert names(page, 3) == ["#7", "#8", "#1500"]
     expect(page.locator(".order")).to_contain_text("3 of 2,000")

@@ -186,7 +186,8 @@ def test_the_detail_of_a_feature_has_its_extremes_animation_and_curve(live_servi
     live_service.wait(job["id"])
     page.goto(f"{live_service.url}/ui/jobs/{job['id']}#item-1")
     detail = page.locator(".detail")
-    expect_loaded(detail.locator(".large"), ["start", "result", "path"])
+    expect_loaded(detail.locator(".stage > :not([data-file=path])"), ["start", "result"])
+    expect(detail.locator(".stage [data-file=path] canvas")).to_be_visible(timeout=SOON)
     for end in ("top", "bottom"):
         row = detail.locator(".pictures").filter(has=page.locator(f"[data-file='{end}-1.png']"))
         expect_loaded(row, [re.compile(rf"^{end} {i}: -?\d") for i in (1, 2)])  # type: ignore[misc]
@@ -198,7 +199,7 @@ def test_the_detail_of_a_feature_has_its_extremes_animation_and_curve(live_servi
     quantity.select_option("Loss")  # below zero, where a logarithmic axis would show nothing
     expect_curve(detail)
     expect(detail.get_by_role("table", name="Metrics")).to_contain_text("Activation at the start")
-    page.get_by_role("button", name="#0").click()
+    detail.get_by_role("button", name="Previous item").click()
     expect(detail.get_by_role("heading", name="#0")).to_be_visible()
     expect(quantity).to_have_value("loss")
 
@@ -208,8 +209,10 @@ def test_motion_is_left_out_for_those_who_mind_it(live_service: LiveService, pag
     live_service.wait(job["id"])
     page.emulate_media(reduced_motion="reduce")
     page.goto(f"{live_service.url}/ui/jobs/{job['id']}#item-0")
-    expect_loaded(page.locator(".detail .stage"), ["target", "start", "result"])
-    expect(page.locator(".detail").get_by_role("link", name="path.gif")).to_be_visible()
+    detail = page.locator(".detail")
+    expect_loaded(detail.locator(".stage > :not([data-file=path])"), ["target", "start", "result"])
+    expect(detail.get_by_role("link", name="path.gif")).to_be_visible()
+    expect(detail.locator("img[src*='path.gif']")).to_have_count(0)
 
 
 def test_hostile_text_in_a_recipe_stays_text(live_service: LiveService, page: Page) -> None:
