@@ -67,8 +67,13 @@ def estimate(
         return Estimate(seconds=None, device_seconds=None, basis=f"no worker has reported its speed at {like} yet")
     rate, processes = rates[int(USUAL * (len(rates) - 1))], fleet.threads(session)[0]
     used = min(max(processes, 1), shards)
-    basis = f"{len(rates)} earlier shards of {like}: {rate:,.0f} image-steps a second, {used} workers at a time"
+    shards_seen, workers = _several(len(rates), "earlier shard"), _several(used, "worker")
+    basis = f"{shards_seen} of {like}: {rate:,.0f} image-steps a second, {workers} at a time"
     return Estimate(seconds=steps / rate / used, device_seconds=steps / rate, basis=basis)
+
+
+def _several(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _rates(session: Session, kind: str, model: str | None, precision: str | None) -> list[float]:

@@ -6,6 +6,7 @@ import { Estimate } from "./estimate.js";
 import { fieldsOf, valuesOf } from "./fields.js";
 import { plural } from "./format.js";
 import { describe, showUsual } from "./hints.js";
+import { addKeys } from "./keyboard.js";
 import { fieldAt, showErrors } from "./problems.js";
 import { mergePatch } from "./request.js";
 import { RequestView } from "./requestview.js";
@@ -39,6 +40,9 @@ export class NewJob {
     this.view = new RequestView((body) => this.edit(body));
     const beside = h("div", { class: "beside" }, this.estimate.node, this.view.node);
     this.form = h("form", { class: "new-job", novalidate: true }, this.sections.node, beside);
+    // A file that misses its place would otherwise be opened in place of the page.
+    for (const type of ["dragover", "drop"]) window.addEventListener(type, (event) => event.preventDefault());
+    addKeys([{ key: "Ctrl+Enter", label: "Submit" }]);
     this.form.addEventListener(
       "keydown",
       ({ key, ctrlKey, metaKey }) => key === "Enter" && (ctrlKey || metaKey) && this.submit(),

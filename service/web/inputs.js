@@ -76,7 +76,11 @@ export class Text extends Field {
   get = () => this.codec.parse(this.input.value);
 
   set(value) {
-    this.input.value = value === undefined || value === null ? "" : this.codec.format(value);
+    try {
+      this.input.value = value === undefined || value === null ? "" : this.codec.format(value);
+    } catch {
+      this.input.value = JSON.stringify(value); // of another type than the field's
+    }
   }
 
   usual(value) {
