@@ -7,6 +7,7 @@ its `total`, milliseconds of the clock (the median of the rounds) and of the pro
 """
 
 import argparse
+import os
 import random
 import tempfile
 import time
@@ -16,7 +17,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
 from sqlalchemy import insert, text
 
 from deploy import servers
@@ -37,14 +37,18 @@ NAMES = (
 )
 PROVENANCE = {f"parameter_{n}": "a value of a usual length" for n in range(32)}
 DIGEST = "0" * 64
-PAGES = {
-    "by index, first page": Wanted(),
-    "by index, in the middle": Wanted(offset=25_000),
-    "succeeded, in the middle": Wanted([ItemState.SUCCEEDED], offset=25_000),
-    "by a metric, first page": Wanted(sort="ssim", order="desc"),
-    "by a metric, in the middle": Wanted(sort="ssim", offset=25_000),
-    "failed in one way, by a metric": Wanted(error="Cause 1", sort="ssim"),
-}
+
+
+def pages(items: int) -> dict[str, Wanted]:
+    """What is asked for."""
+    return {
+        "by index, first page": Wanted(),
+        "by index, in the middle": Wanted(offset=items // 2),
+        "succeeded, in the middle": Wanted([ItemState.SUCCEEDED], offset=items // 2),
+        "by a metric, first page": Wanted(sort="ssim", order="desc"),
+        "by a metric, in the middle": Wanted(sort="ssim", offset=items // 2),
+        "failed in one way, by a metric": Wanted(error="Cause 1", sort="ssim"),
+    }
 
 
 def item(index: int) -> dict[str, Any]:
@@ -85,13 +89,14 @@ def processor(db: Database) -> float:
     if db.sqlite:
         return time.process_time()
     with db.reading() as session:
-        backend = psutil.Process(session.scalar(text("SELECT pg_backend_pid()"))).cpu_times()
-    return time.process_time() + backend.user + backend.system
+        backend = session.scalar(text("SELECT pg_backend_pid()"))
+    fields = Path(f"/proc/{backend}/stat").read_text().rpartition(")")[2].split()
+    return time.process_time() + sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(db: Database, rounds: int) -> Iterator[tuple[str, float, float]]:
+def measure(db: Database, items: int, rounds: int) -> Iterator[tuple[str, float, float]]:
     """What was asked for, and its seconds: the median by the clock, the mean of the processor."""
-    for name, wanted in PAGES.items():
+    for name, wanted in pages(items).items():
         times, before = [], processor(db)
         for _ in range(rounds):
             began = time.perf_counter()
@@ -123,7 +128,7 @@ def main() -> None:
     with databases() as made:
         for name, db in made.items():
             fill(db, asked.items)
-            for what, clock, cost in measure(db, asked.rounds):
+            for what, clock, cost in measure(db, asked.items, asked.rounds):
                 print(f"{name:9} {what:32} {1000 * clock:6.0f} ms, {1000 * cost:6.0f} ms of the processor")
             db.close()
 
