@@ -6,10 +6,10 @@ PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install servers demo up test chaos quick lint bench bench-api gallery fuzz reference
+.PHONY: help install servers demo up test chaos quick lint bench bench-api gallery screenshots fuzz reference
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/installed ## the pinned dependencies and this project, in .venv
 
@@ -53,6 +53,9 @@ lint: install ## ruff and mypy, strict
 
 gallery: install ## every figure on the shipped networks, into deploy/gallery and the README (20 minutes on 2 cores)
 	@$(BIN)/python -m workers.gallery
+
+screenshots: install servers ## the pictures of the dashboard in deploy/gallery (5 minutes on 2 cores)
+	@$(BIN)/python -m deploy.screenshots
 
 bench: install ## image-steps, the service, training and evaluation, each against a plain loop in one run
 	@$(BIN)/python -m bench.steps --items 10 100 1000 10000 100000 --out runs/bench-steps.json
