@@ -14,7 +14,7 @@ const said = (value) => (value !== null && typeof value === "object" ? JSON.stri
 /** What a line tells beside its event, as words. */
 const details = (detail) =>
   Object.entries(detail ?? {})
-    .filter(([, value]) => value !== null)
+    .filter(([, value]) => value !== null && value !== false)
     .map(([name, value]) => `${name.replaceAll("_", " ")} ${said(value)}`)
     .join(" · ");
 

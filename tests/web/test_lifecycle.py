@@ -82,7 +82,7 @@ def test_the_failed_items_of_all_jobs_are_listed_and_retried(
 ) -> None:
     job, lost = failed_job(live_service, settings)
     page.goto(f"{live_service.url}/ui/")
-    page.get_by_role("link", name="Failed", exact=True).click()
+    page.get_by_role("navigation", name="Main").get_by_role("link", name="Failed", exact=True).click()
     table = page.get_by_role("table", name=f"Failed items of {job['id']}")
     (letter,) = live_service.client.dead_letters()
     expect(table.get_by_role("cell").first).to_contain_text(letter["error"]["title"], timeout=SOON)
