@@ -177,9 +177,8 @@ def main() -> None:
         table.add_row(name, f"{value:,.0f}")
     Console().print(table)
     if asked.out:
-        asked.out.write_text(
-            json.dumps(found | {"items": asked.items, "machine": machine(pick_device("cpu"))}, indent=1) + "\n"
-        )
+        told = found | {"items": asked.items, "machine": machine(pick_device("cpu"))}
+        asked.out.write_text(json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":

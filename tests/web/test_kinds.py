@@ -197,7 +197,7 @@ def test_the_detail_of_a_feature_has_its_extremes_animation_and_curve(live_servi
     slider.press("Home")
     expect(slider).to_have_attribute("aria-valuetext", re.compile(r"^step 0: "))
     quantity.select_option("Loss")  # below zero, where a logarithmic axis would show nothing
-    expect_curve(detail)
+    expect_curve(detail.locator(".chart"))
     expect(detail.get_by_role("table", name="Metrics")).to_contain_text("Activation at the start")
     detail.get_by_role("button", name="Previous item").click()
     expect(detail.get_by_role("heading", name="#0")).to_be_visible()
