@@ -14,7 +14,7 @@ export class Frames {
     this.slider = h("input", { type: "range", min: 0, "aria-label": "Frame", oninput: () => this.draw() });
     this.said = h("output", {});
     this.button = h("button", { type: "button", onclick: () => this.play(!this.timer) }, "Play");
-    this.node = h("div", { class: "strip" }, this.button, this.slider, this.said);
+    this.node = h("div", { class: "frame-strip" }, this.button, this.slider, this.said);
     this.node.hidden = true;
   }
 

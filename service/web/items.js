@@ -75,7 +75,7 @@ export class ItemGrid {
     const some = [...this.chosen];
     const curves = `?${new URLSearchParams({ tab: "curves", curves: some.slice(0, MOST_CURVES) })}`;
     const clear = h("button", { type: "button", onclick: () => this.clear() }, "Clear");
-    const said = [`${plural(some.length, "item")} chosen`, h("a", { href: curves }, "Curves over each other"), clear];
+    const said = [`${plural(some.length, "item")} chosen`, h("a", { href: curves }, "Their curves"), clear];
     this.picked.replaceChildren(...(some.length ? said : []));
   }
 

@@ -47,7 +47,7 @@ export class Viewer {
     const zooms = [zoomed("Zoom out", 0.5, "−"), this.times, zoomed("Zoom in", 2, "+"), zoomed("Whole picture", 0, "Fit")];
     const modes = h("span", { class: "buttons modes", role: "group", "aria-label": "View" }, ...this.modes);
     const bar = h("div", { class: "viewer-bar" }, modes, this.pair, h("span", { class: "buttons push" }, ...zooms));
-    this.stage = h("div", { class: "stage" });
+    this.stage = h("div", { class: "viewed" });
     this.node = h("div", { class: "viewer" }, this.stage, bar);
   }
 

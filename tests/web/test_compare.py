@@ -51,7 +51,7 @@ def test_a_job_is_compared_with_another_of_its_kind(still_service: Still, pair: 
     row = dialog.get_by_role("row").filter(has=page.get_by_role("rowheader", name="Relative distance", exact=True))
     expect(row.get_by_role("cell")).to_have_text(["0.022", "0.044", "+0.022"])
     page.keyboard.press("d")
-    expect(dialog.locator(".stage .caption")).to_have_text(["cifar10-robust", "cifar10-standard", re.compile("L2 0,")])
+    expect(dialog.locator(".viewed .caption")).to_have_text(["cifar10-robust", "cifar10-standard", re.compile("L2 0,")])
     page.keyboard.press("ArrowRight")
     expect(dialog.get_by_role("heading", name="#4 ")).to_be_visible()
     page.keyboard.press("Escape")

@@ -98,6 +98,18 @@ def test_items_are_filtered_by_state_and_cause(still_service: Still, many: str, 
     expect(page.get_by_role("dialog").get_by_role("heading", name="#5 ")).to_be_visible()
 
 
+def test_chosen_items_lead_to_their_curves(still_service: Still, many: str, page: Page) -> None:
+    open_grid(page, still_service, many)
+    for index in (4, 1):
+        page.get_by_label(f"Choose item {index}", exact=True).check()
+    expect(page.locator(".picked")).to_contain_text("2 items chosen")
+    link = page.get_by_role("link", name="Their curves")
+    expect(link).to_have_attribute("href", "?tab=curves&curves=4%2C1")
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator(".card input:checked")).to_have_count(0)
+    expect(link).to_have_count(0)
+
+
 def test_nothing_that_is_like_it_says_so(still_service: Still, many: str, page: Page) -> None:
     page.goto(f"{still_service[0].url}/ui/jobs/{many}?state=cancelled")
     expect(page.get_by_text("No item is like that.")).to_be_visible(timeout=SOON)

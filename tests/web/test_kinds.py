@@ -186,8 +186,8 @@ def test_the_detail_of_a_feature_has_its_extremes_animation_and_curve(live_servi
     live_service.wait(job["id"])
     page.goto(f"{live_service.url}/ui/jobs/{job['id']}#item-1")
     detail = page.locator(".detail")
-    expect_loaded(detail.locator(".stage > :not([data-file=path])"), ["start", "result"])
-    expect(detail.locator(".stage [data-file=path] canvas")).to_be_visible(timeout=SOON)
+    expect_loaded(detail.locator(".viewed > :not([data-file=path])"), ["start", "result"])
+    expect(detail.locator(".viewed [data-file=path] canvas")).to_be_visible(timeout=SOON)
     for end in ("top", "bottom"):
         row = detail.locator(".pictures").filter(has=page.locator(f"[data-file='{end}-1.png']"))
         expect_loaded(row, [re.compile(rf"^{end} {i}: -?\d") for i in (1, 2)])  # type: ignore[misc]
@@ -210,7 +210,7 @@ def test_motion_is_left_out_for_those_who_mind_it(live_service: LiveService, pag
     page.emulate_media(reduced_motion="reduce")
     page.goto(f"{live_service.url}/ui/jobs/{job['id']}#item-0")
     detail = page.locator(".detail")
-    expect_loaded(detail.locator(".stage > :not([data-file=path])"), ["target", "start", "result"])
+    expect_loaded(detail.locator(".viewed > :not([data-file=path])"), ["target", "start", "result"])
     expect(detail.get_by_role("link", name="path.gif")).to_be_visible()
     expect(detail.locator("img[src*='path.gif']")).to_have_count(0)
 

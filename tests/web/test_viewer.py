@@ -62,7 +62,7 @@ def test_two_pictures_flicker_and_stand_still_for_those_who_mind(still_service: 
 
 def test_all_pictures_are_zoomed_and_moved_alike_without_smoothing(still_service: Still, job: str, page: Page) -> None:
     dialog = look(page, still_service, job)
-    images = dialog.locator(".stage img")
+    images = dialog.locator(".viewed img")
     expect(images).to_have_count(3)
     for _ in range(3):
         dialog.get_by_role("button", name="Zoom in").click()
@@ -100,7 +100,7 @@ def test_the_frames_of_a_search_are_stepped_through(live_service: LiveService, p
     page.goto(f"{live_service.url}/ui/jobs/{job['id']}#item-0")
     slider = page.get_by_role("slider", name="Frame")
     expect(slider).to_have_attribute("aria-valuetext", "step 20 of 20", timeout=SOON)
-    path = page.locator(".stage [data-file=path] canvas")
+    path = page.locator(".viewed [data-file=path] canvas")
     expect(path).to_have_js_property("width", 32)
     seen = {path.evaluate("canvas => canvas.toDataURL()")}
     for _ in range(4):
