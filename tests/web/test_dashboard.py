@@ -35,7 +35,7 @@ def expect_state(page: Page, state: str) -> None:
 def expect_curve(chart: Locator) -> None:
     """Drawn, with more than one step to point at."""
     expect(chart.locator(".plot")).to_have_attribute("aria-valuemax", re.compile("^[1-9]"), timeout=LATE)
-    expect(chart.locator("canvas")).to_be_visible()
+    expect(chart.locator(".plot canvas")).to_be_visible()
 
 
 @contextmanager
