@@ -1,5 +1,6 @@
 // The pictures of an item, and how an item is called.
 
+import { imageUrl, uploadedUrl } from "./api.js";
 import { arrange, h, setText } from "./dom.js";
 import { count, isFinal, measure, stateLabel } from "./format.js";
 
@@ -60,11 +61,21 @@ function imageIn(box, url, alt, loading = "lazy") {
   return image;
 }
 
-/** Where a file of an item is to be seen: a result that is being computed as it was a moment ago, or null. */
+/** The picture that a source names, as it is before the item's network has it resized. */
+function original({ source: from, dataset, index, image }) {
+  if (from === "dataset") return { url: imageUrl(dataset, index) };
+  return from === "image" ? { url: uploadedUrl(image) } : null;
+}
+
+/**
+ * Where a file of an item is to be seen: until it is stored, a result as it was a moment ago, and a target or a start
+ * where it was taken from. Null: nowhere.
+ */
 export function pictureOf(item, file) {
   const url = artifact(item, file)?.url;
   if (url) return { url };
-  return file === "result.png" && item.preview ? item.preview : null;
+  if (isFinal(item.state)) return null;
+  return { "result.png": item.preview, "target.png": original(item.target), "start.png": original(item.start) }[file];
 }
 
 /** A picture that is of no item. */
@@ -92,16 +103,18 @@ export class Picture {
     this.place = url ? null : place;
     const caption = step === undefined ? this.caption : `step ${count(step)}`;
     setText(this.below, caption);
-    if (url) this.put(`${caption} of item ${item.index} ${itemName(item)}`.trim(), step !== undefined);
-    else this.box.replaceChildren(h("span", { class: "no-picture", "data-state": item.state }, place));
+    const passing = !artifact(item, this.file);
+    if (!url || (passing && !this.box.querySelector("img")))
+      this.box.replaceChildren(h("span", { class: "no-picture", "data-state": item.state }, place));
+    if (url) this.put(`${caption} of item ${item.index} ${itemName(item)}`.trim(), passing);
   }
 
   /** What was seen before stays until an image that may soon give way can take its place: nothing flickers. */
-  async put(alt, preview) {
+  async put(alt, passing) {
     const { url, box } = this;
-    const swapped = preview || box.querySelector("img");
+    const swapped = passing || box.querySelector("img");
     const image = imageIn(box, url, alt, swapped ? "eager" : "lazy");
-    if (swapped) await image.decode().catch(() => {}); // a preview is gone once its item is over
+    if (swapped) await image.decode().catch(() => {}); // a preview is gone once its item is over; a tensor is no image
     if (url === this.url && (!swapped || image.naturalWidth)) box.replaceChildren(image);
   }
 }
