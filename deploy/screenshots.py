@@ -64,9 +64,7 @@ def submitted(client: Client) -> dict[str, str]:
 @contextmanager
 def opened(browser: Browser, url: str, height: int, dark: bool = False) -> Iterator[Page]:
     """A page of which everything is there."""
-    page = browser.new_page(
-        viewport={"width": 1280, "height": height}, color_scheme="dark" if dark else "light", device_scale_factor=1.5
-    )
+    page = browser.new_page(viewport={"width": 1280, "height": height}, color_scheme="dark" if dark else "light")
     page.goto(url)
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(5000)
