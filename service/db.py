@@ -110,6 +110,8 @@ def insert_all(session: Session, rows: Mapping[Any, Sequence[Mapping[str, Any]]]
             session.execute(insert(table), each)
     elif tables:
         filled = {table.name: [{**_defaults(table), **row} for row in each] for table, each in tables.items()}
+        if any(row.keys() != each[0].keys() for each in filled.values() for row in each):
+            raise ValueError("rows of a table with different columns")
         *others, last = (_inserting(name, each[0]) for name, each in filled.items())
         named = ", ".join(f"of_{n} AS ({other})" for n, other in enumerate(others))
         sent = {name: json.dumps(each) for name, each in filled.items()}

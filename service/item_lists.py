@@ -10,10 +10,12 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from service.cursors import decoded, encode_cursor
 from service.errors import FieldError, InvalidInput
-from service.models import Item
+from service.models import Item, Job
 from service.states import ItemState
 
 INDEX = "index"
+MOST_SORTED = 200_000
+"""Items of a job whose metrics are all read to put them in order."""
 LAST = 1.7976931348623157e308
 """The rank of what has no number: none is greater."""
 
@@ -54,6 +56,10 @@ class Wanted(NamedTuple):
     offset: int = 0
     cursor: str | None = None
 
+    @property
+    def named(self) -> str:
+        return f"{self.order} {self.sort}"
+
     def conditions(self, job_id: str) -> Iterator[ColumnElement[bool]]:
         """What must hold of a row."""
         yield Item.job_id == job_id
@@ -79,16 +85,21 @@ def find(session: Session, job_id: str, wanted: Wanted, limit: int) -> tuple[lis
     keys = wanted.keys()
     falling = wanted.sort == INDEX and wanted.order == "desc"
     query = select(*keys).where(*wanted.conditions(job_id)).order_by(*(key.desc() if falling else key for key in keys))
+    if wanted.sort != INDEX and (session.scalar(select(Job.items).where(Job.id == job_id)) or 0) > MOST_SORTED:
+        raise InvalidInput(FieldError("sort", f"a job of more than {MOST_SORTED:,} items is only listed by {INDEX}"))
     if wanted.cursor is not None:
         if wanted.offset:
             raise InvalidInput(FieldError("offset", "cannot stand beside cursor; allowed: one of them"))
-        ended, here = decoded(wanted.cursor, [key.type.python_type for key in keys]), tuple_(*keys)
-        query = query.where(here < ended if falling else here > ended)
+        order, *ended = decoded(wanted.cursor, [str, *(key.type.python_type for key in keys)])
+        if order != wanted.named:
+            raise InvalidInput(FieldError("cursor", "is of another order; allowed: next_cursor of the page before"))
+        here = tuple_(*keys)
+        query = query.where(here < tuple(ended) if falling else here > tuple(ended))
     found = session.execute(query.limit(limit + 1).offset(wanted.offset or None)).all()
     shown = [int(row[-1]) for row in found[:limit]]
     of_page = select(Item).where(Item.job_id == job_id, Item.index.in_(shown))
     rows = {row.index: row for row in session.scalars(of_page)}
-    following = encode_cursor(*found[limit - 1]) if len(found) > limit else None
+    following = encode_cursor(wanted.named, *found[limit - 1]) if len(found) > limit else None
     return [rows[index] for index in shown if index in rows], following
 
 

@@ -1,6 +1,6 @@
 """A job's log: what became of its shards and of what clients asked, written in the transaction that it tells of.
 
-So a line is there if, and only if, that happened. The newest KEPT lines of a job are kept.
+So a line is there if, and only if, that happened. The newest KEPT lines of a job are kept, and some older ones.
 """
 
 from enum import StrEnum
@@ -16,7 +16,8 @@ from service.models import Shard
 if TYPE_CHECKING:
     from service.fence import Lease
 
-KEPT = 10_000
+KEPT, EVERY = 10_000, 256
+"""Lines of a job that are kept, and with how many lines there are of all jobs a job's older ones go."""
 LONGEST = 2000
 """Characters of an error that are told; the item has all of them."""
 
@@ -61,12 +62,14 @@ def note(session: Session, /, of: "str | Lease", event: Event, **detail: Any) ->
     else:
         job_id, worker = of.job_id, select(Shard.worker).where(Shard.id == of.shard_id).scalar_subquery()
         row |= {"shard": int(of.shard_id.rpartition(".")[2]), "epoch": of.epoch, "worker": worker}
-    session.connection().execute(insert(LogLine).values(job_id=job_id, **row))
-    if event is not Event.ITEM_FAILED:  # of which there may be very many; a line of their shard follows
+    number = session.connection().scalar(insert(LogLine).values(job_id=job_id, **row).returning(LogLine.id))
+    if number is not None and number % EVERY == 0:
         _forget(session, job_id)
 
 
 def _forget(session: Session, job_id: str) -> None:
     ids = select(LogLine.id).where(LogLine.job_id == job_id).order_by(LogLine.id.desc())
     oldest = ids.offset(KEPT).limit(1).scalar_subquery()
-    session.connection().execute(delete(LogLine).where(LogLine.job_id == job_id, LogLine.id <= oldest))
+    # Never waits for whoever else is at it, whose locks may be such as this transaction holds.
+    old = select(LogLine.id).where(LogLine.job_id == job_id, LogLine.id <= oldest).with_for_update(skip_locked=True)
+    session.connection().execute(delete(LogLine).where(LogLine.id.in_(old)))

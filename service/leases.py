@@ -23,6 +23,7 @@ from service.jobs import CLAIMABLE, GOING, UNSYNCHRONIZED
 from service.models import Item, Job, Shard
 from service.saving import (
     Result,
+    error_of,
     fail_item,
     record_epoch,
     save_checkpoint,
@@ -162,7 +163,7 @@ def give_up(session: Session, lease: Lease, title: str, detail: str) -> ShardSta
     """Fail every item of the shard that is not terminal, and finish it. Raises LeaseLost."""
     jobs.lock(session, lease.job_id)
     fence(session, lease)
-    ended = {"state": ItemState.FAILED, "error": {"title": title, "detail": detail}, "finished_at": now(),
+    ended = {"state": ItemState.FAILED, "error": error_of(title, detail), "finished_at": now(),
              "epoch": lease.epoch}  # fmt: skip
     claimed = (Item.shard_id == lease.shard_id) & (Item.state == ItemState.RUNNING)
     query = update(Item).where(claimed).values(ended).returning(Item.index)

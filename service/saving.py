@@ -75,10 +75,15 @@ def save_items(session: Session, lease: Lease, results: Sequence[Result], tar: S
     return len(ended)
 
 
+def error_of(title: str, detail: str) -> dict[str, str]:
+    """What an item has of its failure. Postgres finds nothing in JSON that holds a NUL, as the end of a stderr may."""
+    return {"title": title.replace("\0", "\ufffd"), "detail": detail.replace("\0", "\ufffd")}
+
+
 def fail_item(session: Session, lease: Lease, index: int, title: str, detail: str) -> None:
     """An item cannot be computed; its neighbours go on. Raises LeaseLost."""
     if _still_going(session, lease, [index], ItemState.FAILED, {}):
-        error = {"title": title, "detail": detail}
+        error = error_of(title, detail)
         values = {"state": ItemState.FAILED, "finished_at": now(), "epoch": lease.epoch, "error": error}
         session.connection().execute(
             update(Item).where(Item.job_id == lease.job_id, Item.index == index).values(values)

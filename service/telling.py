@@ -22,10 +22,10 @@ from service.states import TERMINAL_JOB, JobState
 MOST_KEPT, LONGEST = 8192, 8192
 """Answers that are kept, and bytes of one."""
 IN_LINE = ("queue", "no_worker")
-_versions = select(Job.id, Job.stamp, Job.state, Job.priority, Job.created_at)
+_versions = select(Job.id, Job.stamp, Job.state, Job.finished_at, Job.priority, Job.created_at)
 VERSIONS = _versions.where(among(Job.id, "ids"), Job.deleted_at.is_(None))
-Version = tuple[int, str]
-"""Of a job's row: its stamp and, since workers of the version before this one set none, its state."""
+Version = tuple[int, str, float | None]
+"""Of a job's row: its stamp and, since processes of the version before set none, its state and when it was over."""
 
 
 class Told(NamedTuple):
@@ -53,7 +53,7 @@ class Teller:
         """Those of these jobs that there are."""
         # Before their rows: what is told as of an older version than it is of will only be read again.
         found = session.execute(VERSIONS, {"ids": set(ids)}).all()
-        versions: dict[str, Version] = {row.id: (row.stamp, row.state) for row in found}
+        versions: dict[str, Version] = {row.id: (row.stamp, row.state, row.finished_at) for row in found}
         kept = {i: k for i, version in versions.items() if (k := self._kept.get(i)) and k.version == version}
         told, line = {}, None
         for row in found:
@@ -72,7 +72,9 @@ class Teller:
     def tell_new(self, session: Session, drafts: Sequence[Draft]) -> dict[str, Told]:
         """Jobs that were inserted a moment ago, which need not be read."""
         rows, found = [draft.read() for draft in drafts], around.of_new(draft.rows for draft in drafts)
-        return self._tell(rendering.wholly(session, rows, found), {row.id: (row.stamp, row.state) for row in rows})
+        return self._tell(
+            rendering.wholly(session, rows, found), {row.id: (row.stamp, row.state, row.finished_at) for row in rows}
+        )
 
     def _tell(self, jobs: Sequence[responses.Job], versions: Mapping[str, Version]) -> dict[str, Told]:
         told = {}
@@ -81,7 +83,7 @@ class Teller:
             told[job.id] = Told(job.id, _body(head, job.waiting), over, PRIORITIES[job.priority])
             if len(head) <= LONGEST and _stays(job):
                 if len(self._kept) >= MOST_KEPT:
-                    self._kept.clear()
+                    self._kept.pop(next(iter(self._kept)), None)
                 self._kept[job.id] = _Kept(versions[job.id], head, over)
         return told
 

@@ -234,8 +234,8 @@ class ShardContext:
             if self._moves == sent and not loading and not self._storing:
                 if at - moved > settings.lease_seconds:  # a device that hangs loses its lease
                     log.error("lease given up: nothing moves on")
-                    self.note(Event.STALLED, seconds=round(at - moved))
                     self._stop.set()
+                    self.note(Event.STALLED, seconds=round(at - moved))
                     return
                 continue
             sent, moved = self._moves, at

@@ -58,7 +58,12 @@ class Previews:
     def take(self, glances: Sequence[Glance], items: Mapping[int, int]) -> None:
         """Have these stored, whose rows are of these items, and then told of; the caller's thread does none of it."""
         store = (time.monotonic(), glances, items)
-        threading.Thread(target=self._store, args=store, name=f"previews {self._lease.shard_id}", daemon=True).start()
+        try:
+            threading.Thread(
+                target=self._store, args=store, name=f"previews {self._lease.shard_id}", daemon=True
+            ).start()
+        except RuntimeError:  # too many threads: there is no preview this time
+            self._next = time.monotonic() + self._seconds
 
     def told(self) -> dict[str, Any] | None:
         """What a heartbeat says: the newest's number, its age in seconds, the images' side, each item and its step."""

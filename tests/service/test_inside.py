@@ -45,6 +45,16 @@ def test_of_very_many_causes_the_most_frequent_are_told(database: Database, monk
     assert [(f.title, f.items) for f in causes(database, job_id)] == [("c", [0, 3, 4]), ("b", [1, 2])]
 
 
+def test_a_cause_may_hold_what_postgres_finds_in_no_json(database: Database) -> None:
+    job_id, [shard] = submit(database, 2, 2)
+    lease = claimed(database, shard).lease
+    do(database, leases.fail_item, lease, 0, "Ended\0", "the end of\0 a stderr")
+    do(database, leases.give_up, lease, "Ended\0", "\0")
+    assert causes(database, job_id) == [
+        Failure(title="Ended\ufffd", detail="the end of\ufffd a stderr", count=2, items=[0, 1])
+    ]
+
+
 def test_a_job_without_failures_has_no_causes_and_an_unknown_one_is_not_found(database: Database) -> None:
     job_id, _ = submit(database)
     assert do(database, failures.find, job_id) == FailureList(failures=[])

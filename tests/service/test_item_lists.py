@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from service import queries
+from service import item_lists, queries
 from service.cursors import encode_cursor
 from service.db import Database
 from service.errors import InvalidInput
@@ -102,10 +102,22 @@ def test_a_sorted_page_has_each_items_files(database: Database) -> None:
     assert urls == [[f"/v1/jobs/{job_id}/items/{index}/artifacts/a.png"] for index in (0, 2)] + [[]]
 
 
-@pytest.mark.parametrize("cursor", [encode_cursor(1), encode_cursor("nan", 1), encode_cursor(1.0, "x"), "!"])
+@pytest.mark.parametrize("cursor", [
+        encode_cursor("asc index", 1), encode_cursor("asc m", "nan", 1), encode_cursor("asc m", 1.0, "x"), "!",
+        encode_cursor("desc m", 1.0, 1), encode_cursor("asc n", 1.0, 1),
+    ])  # fmt: skip
 def test_a_cursor_of_another_order_is_refused(database: Database, job: str, cursor: str) -> None:
     with pytest.raises(InvalidInput, match="cursor"):
         page(database, job, sort="m", cursor=cursor)
+
+
+def test_too_many_items_are_listed_by_index_alone(
+    database: Database, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(item_lists, "MOST_SORTED", len(VALUES) - 1)
+    with pytest.raises(InvalidInput, match="sort: a job of more than 11 items is only listed by index"):
+        page(database, job, sort="m")
+    assert len(indices(page(database, job, order="desc"))) == len(VALUES)
 
 
 def test_an_offset_beside_a_cursor_is_refused(database: Database, job: str) -> None:

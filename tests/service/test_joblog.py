@@ -132,12 +132,26 @@ def test_shard_and_level_narrow_and_pages_are_the_log(database: Database) -> Non
 
 def test_the_newest_lines_of_each_job_are_kept(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joblog, "KEPT", 3)
+    monkeypatch.setattr(joblog, "EVERY", 1)
     job_id, other = submit(database)[0], submit(database)[0]
     do(database, joblog.note, other, Event.PAUSED)
     for n in range(5):
         do(database, joblog.note, job_id, Event.RETRIED, items=n)
     assert [line.detail["items"] for line in read(database, job_id)] == [4, 3, 2]
     assert len(read(database, other)) == 1
+
+
+def test_nobody_waits_for_old_lines(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = Database(postgres_url)
+    job_id = submit(db)[0]
+    do(db, joblog.note, job_id, Event.PAUSED)
+    do(db, joblog.note, job_id, Event.RESUMED)
+    monkeypatch.setattr(joblog, "KEPT", 1)
+    monkeypatch.setattr(joblog, "EVERY", 1)
+    with db.transaction() as session:
+        joblog.note(session, job_id, Event.PAUSED)  # and forgets the first two, which it holds from now on
+        do(db, joblog.note, job_id, Event.RESUMED)
+    db.close()
 
 
 def test_the_api_answers_the_log(api: TestClient) -> None:
