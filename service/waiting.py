@@ -58,7 +58,8 @@ class Queue(NamedTuple):
         starts = 0.0 if ahead < self.free else None
         if starts is None and self.rate and self.free_in is not None:
             starts = self.free_in + steps / self.rate
-        return _waiting("queue", f"{ahead:,} shards of other jobs are before its first", ahead, starts)
+        before = f"{ahead:,} shards of other jobs are before its first" if ahead else "it is next"
+        return _waiting("queue", before, ahead, starts)
 
 
 def _waiting(reason: Reason, detail: str, ahead: int | None = None, starts: float | None = None) -> Waiting:

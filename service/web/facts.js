@@ -15,7 +15,7 @@ export function showProgress(ref, job, unit, counts = job.items, word = "item") 
   setAttribute(ref.bar, "data-state", job.state);
   const parts = [percent(fraction ?? 0), `${count(done)} of ${plural(total, unit)}`];
   if (!isFinal(job.state) && rate) parts.push(`${measure(rate)} ${unit}s/s`);
-  if (!isFinal(job.state) && eta !== null && eta !== undefined) parts.push(`about ${duration(eta)} left`);
+  if (!isFinal(job.state) && job.state !== "cancelling" && eta !== null && eta !== undefined) parts.push(`about ${duration(eta)} left`);
   if (isFinal(job.state) && job.finished_at)
     parts.push(`took ${duration((Date.parse(job.finished_at) - Date.parse(job.created_at)) / 1000)}`);
   showParts(ref.numbers, parts);
@@ -154,6 +154,7 @@ export function metricRows(metrics) {
   const rows = Object.entries(METRICS)
     .filter(([name]) => name in metrics)
     .map(([name, label]) => [label.replace("AIM", aim), measure(metrics[name])]);
+  if (metrics.target_class_from === "judge") rows.find(([label]) => label === METRICS.target_class)[0] += ", by the judge";
   if ("judge_agrees" in metrics || !metrics.judge) rows.push(["Judge", verdict(metrics)]);
   return rows.map(([label, value]) => h("tr", {}, h("th", { scope: "row" }, label), h("td", {}, value)));
 }

@@ -86,7 +86,7 @@ class Optional extends Field {
   constructor(name, path, plain, form, inner) {
     super(name, path, plain, form);
     this.inner = inner;
-    this.box = h("input", this.control({ type: "checkbox", onchange: () => (this.show(), this.changed()) }));
+    this.box = h("input", this.control({ type: "checkbox", onchange: () => this.turn() }));
     this.frame();
     this.node.firstChild.prepend(this.box);
     this.node.classList.add("entry-check", "entry-wide");
@@ -95,6 +95,13 @@ class Optional extends Field {
     inner.node.querySelector("legend").className = "unseen";
     inner.node.removeAttribute("data-field");
     this.set(undefined);
+  }
+
+  /** A list that is asked for begins with one entry: none at all is another wish, which is said by removing it. */
+  turn() {
+    if (this.box.checked && this.inner.entries?.length === 0) this.inner.add();
+    this.show();
+    this.changed();
   }
 
   show() {

@@ -63,6 +63,7 @@ export function addKeys(more) {
 
 document.addEventListener("keydown", (event) => {
   if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "Escape" && event.target.matches("input[type=search]") && !event.target.value) event.target.blur();
   if (event.target.closest(FIELD) || document.querySelector("dialog[open]")) return;
   const run = KEYS.find(({ key }) => key === event.key)?.run;
   if (!run) return;

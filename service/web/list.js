@@ -177,7 +177,8 @@ function vacant() {
     "div",
     { class: "vacant" },
     h("h2", {}, "No jobs yet"),
-    h("p", {}, "Post one, and it appears here:"),
+    h("p", {}, h("a", { href: "/ui/new", class: "button" }, "New job")),
+    h("p", {}, "Or post one:"),
     h("pre", { tabindex: 0, role: "region", "aria-label": "Example command" }, command),
   );
 }

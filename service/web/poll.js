@@ -54,6 +54,8 @@ export function poll(task, health) {
   const whenSeen = () => document.hidden || run();
   document.addEventListener("visibilitychange", whenSeen, { signal });
   window.addEventListener("online", whenSeen, { signal });
+  // A page that the browser had put aside is shown as it was then; what has ended would say so for ever.
+  window.addEventListener("pageshow", ({ persisted }) => persisted && window.location.reload());
   signal.addEventListener("abort", () => clearTimeout(wake.timer));
   run();
   return { stop: () => controller.abort(), now: run };

@@ -90,7 +90,7 @@ export class Strips {
     if (weights.join() !== this.weights.join()) this.begin(weights);
     const byPair = parts.map(({ items }) => grouped(items, ({ settings }) => settings.pair));
     const keys = [...new Set(byPair.flatMap((pairs) => [...pairs.keys()]))];
-    this.about.textContent = `${plural(keys.length, "pair")}; lambda is the weight of the second image named`;
+    this.about.textContent = `${plural(keys.length, "pair")}; lambda is the weight of the image on the right, the request's first`;
     this.all = keys.map((key) => {
       const paths = parts.flatMap(({ name }, i) => (byPair[i].has(key) ? [[name, byPair[i].get(key)]] : []));
       return [key, { paths, weights, at: this.at }];
