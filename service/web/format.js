@@ -18,6 +18,10 @@ export const STATES = {
 export const stateLabel = (state) => STATES[state]?.label ?? String(state).replaceAll("_", " ");
 export const stateTone = (state) => STATES[state]?.tone ?? "waiting";
 export const isFinal = (state) => STATES[state]?.final === true;
+/** Whether an item is never tried again, unless it is made of those that are. */
+export const isSettled = ({ state }) => state === "succeeded" || state === "cancelled";
+/** How many items are over; fewer than before once some are tried again. */
+export const finished = ({ succeeded, failed, cancelled }) => succeeded + failed + cancelled;
 export const canCancel = (state) => ["validating", "queued", "running", "paused"].includes(state);
 export const canPause = (state) => ["queued", "running"].includes(state);
 export const canResume = (state) => state === "paused";

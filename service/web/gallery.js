@@ -1,7 +1,8 @@
 // A grid of a job's items with the controls of its order: what the page of one job and that of two have in common.
 
-import { Unreachable } from "./api.js";
+import { Refused, Unreachable } from "./api.js";
 import { h, setText } from "./dom.js";
+import { finished } from "./format.js";
 import { OrderBar } from "./order.js";
 import { Pages } from "./pages.js";
 import { hideBanner, refusal, showBanner } from "./ui.js";
@@ -11,9 +12,9 @@ import { VirtualGrid } from "./virtual.js";
 const PAUSE_MS = 40;
 
 export class Gallery {
-  /** `card(position)` makes the card of a place: its `node`, and `drop()`. `took(first, items)` hears of each page. */
+  /** `card(position)` makes the card of a place: its `node`, and `drop()`. `took(first, items)` hears of each page, and may be awaited. */
   constructor(jobId, { card, took }) {
-    Object.assign(this, { jobId, card, took, over: false });
+    Object.assign(this, { jobId, card, took });
     this.cards = new Map(); // by position
     this.note = h("div", { class: "loading" }, "Loading items…");
     this.bar = new OrderBar(() => this.start());
@@ -31,22 +32,20 @@ export class Gallery {
     // An answer in the order before may come after those in this one.
     const took = (first, items) => pages === this.pages && this.take(first, items);
     const pages = new Pages(this.jobId, this.bar.order, took);
-    pages.over = this.over;
     this.pages = pages;
   }
 
   /** Another order: all anew, from the top. */
   start() {
     this.begin();
-    this.grid.clear();
-    this.grid.resize(this.pages.plain ? (this.job?.items.total ?? 0) : 0);
-    this.look(0, 1);
+    setText(this.note, "");
+    this.grid.begin(this.pages.plain ? (this.job?.items.total ?? 0) : 0);
   }
 
-  /** The job as it is now; `over`: what was fetched of its items does not change any more. */
-  show(job, over) {
-    Object.assign(this, { job, over });
-    this.pages.over = over;
+  /** The job as it is now. */
+  show(job) {
+    if (this.job && finished(job.items) < finished(this.job.items)) this.pages.again(true); // some are tried again
+    this.job = job;
     const { plain, total } = this.pages;
     const matching = plain ? job.items.total : total;
     if (matching !== null) this.grid.resize(matching);
@@ -55,9 +54,14 @@ export class Gallery {
   }
 
   /** Ask again for what is seen and may have changed, or for `all`; what is not seen, once it is. */
-  refresh(all = false) {
+  async refresh(all = false) {
     this.pages.again(all);
-    return this.pages.want(...this.grid.range);
+    try {
+      await this.pages.want(...this.grid.range);
+    } catch (error) {
+      if (!(error instanceof Refused && error.status === 422)) throw error;
+      this.failed(error); // an order that the API does not have: another may be chosen
+    }
   }
 
   look(first, end) {
@@ -91,9 +95,9 @@ export class Gallery {
 
   take(first, items) {
     setText(this.note, "");
-    if (this.job) this.show(this.job, this.over);
+    if (this.job) this.show(this.job);
     for (const item of items) this.bar.offer(item);
-    this.took(first, items);
+    return this.took(first, items);
   }
 
   /** So many pictures stand on a card. */

@@ -4,7 +4,7 @@ import { getItem } from "./api.js";
 import { Card } from "./card.js";
 import { Detail } from "./detail.js";
 import { changes, h } from "./dom.js";
-import { isFinal, plural } from "./format.js";
+import { plural } from "./format.js";
 import { Gallery } from "./gallery.js";
 import { askOther } from "./others.js";
 import { views } from "./picture.js";
@@ -36,7 +36,7 @@ export class ItemGrid {
     const anyway = this.polls % ANYWAY === 0;
     this.polls += 1;
     this.job = job;
-    this.gallery.show(job, isFinal(job.state));
+    this.gallery.show(job);
     const changed = this.changed([job.state, job.items]);
     if (!changed && !anyway && !this.owing && !this.emerging) return;
     this.owing = true;

@@ -78,7 +78,7 @@ export class OrderBar {
     const { state, error, sort, order } = this.order;
     const of = (each) => (counts ? ` (${count(counts[each] ?? 0)})` : "");
     const states = STATES.filter((each) => counts?.[each] || state.includes(each));
-    const several = state.length > 1 ? [[state.join(), state.map(stateLabel).join(" or ")]] : [];
+    const several = state.length > 1 || (state.length && !STATES.includes(state[0])) ? [[state.join(), state.map(stateLabel).join(" or ")]] : [];
     fill(this.state, [["", "all"], ...states.map((each) => [each, stateLabel(each) + of(each)]), ...several], state.join());
     const metrics = [...new Set([...this.metrics, ...(sort && sort !== "index" ? [sort] : [])])];
     fill(this.sort, [["", "index"], ...metrics.map((name) => [name, metricLabel(name)])], sort === "index" ? "" : sort);

@@ -2,21 +2,21 @@
 // seen when its turn comes is not asked for.
 
 import { listItems } from "./api.js";
-import { isFinal } from "./format.js";
+import { isSettled } from "./format.js";
 
 const SIZE = 50;
 /** Pages that are remembered. */
 const MOST = 60;
 
 export class Pages {
-  /** `query` has the API's state, error, sort and order; `took(first, items)` hears of each page that came. */
+  /** `query` has the API's state, error, sort and order; `took(first, items)` is awaited for each page that came. */
   constructor(jobId, query, took) {
     Object.assign(this, { jobId, query, took });
     this.plain = Object.values(query).every((value) => !value?.length);
     this.pages = new Map();
     this.range = [0, SIZE];
     this.total = null; // how many match, once an answer has said so
-    this.over = false; // whether the job is, so that nothing changes any more
+    this.calls = 0; // of again()
   }
 
   at(position) {
@@ -34,7 +34,8 @@ export class Pages {
 
   /** Ask again for whatever may have changed, or for all, each page when it is wanted. */
   again(all = false) {
-    for (const page of this.pages.values()) page.stale = all || !page.settled;
+    this.calls += 1;
+    for (const page of this.pages.values()) page.stale ||= all || !page.settled;
   }
 
   async pump() {
@@ -52,17 +53,17 @@ export class Pages {
   }
 
   async load(number) {
-    const { over, plain } = this;
+    const { calls, plain } = this;
     const asked = { limit: SIZE, offset: number * SIZE, counted: plain ? undefined : true, ...this.query };
     const { items, total } = await listItems(this.jobId, asked);
     if (!plain) this.total = total;
-    const settled = over || (plain && items.length === SIZE && items.every((item) => isFinal(item.state)));
+    await this.took(number * SIZE, items);
+    const settled = plain && items.length === SIZE && items.every(isSettled);
     this.pages.delete(number); // the newest is last
-    this.pages.set(number, { items, settled, stale: false });
+    this.pages.set(number, { items, settled, stale: calls !== this.calls }); // the answer may be from before the last call
     for (const old of this.pages.keys()) {
       if (this.pages.size <= MOST) break;
       this.pages.delete(old);
     }
-    this.took(number * SIZE, items);
   }
 }

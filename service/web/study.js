@@ -3,7 +3,7 @@
 import { listItems } from "./api.js";
 import { Coordinates } from "./coordinates.js";
 import { h } from "./dom.js";
-import { count, isFinal } from "./format.js";
+import { count, finished, isSettled } from "./format.js";
 import { ItemGrid } from "./items.js";
 import { Manipulations } from "./manipulation.js";
 import { Strips } from "./strips.js";
@@ -35,11 +35,14 @@ class Items {
   async refresh(job, signal) {
     const now = JSON.stringify([job.state, job.items]);
     if (now === this.was) return;
+    const over = finished(job.items);
+    if (over < this.over) for (const page of this.pages) page.settled = false;
+    this.over = over;
     for (let i = 0; i * PAGE < Math.min(MOST, job.items.total); i += 1) {
       if (this.pages[i]?.settled) continue;
       const cursor = i ? this.pages[i - 1].next_cursor : null;
       const page = await listItems(this.id, { limit: PAGE, cursor }, signal);
-      this.pages[i] = { ...page, settled: page.items.length > 0 && page.items.every(({ state }) => isFinal(state)) };
+      this.pages[i] = { ...page, settled: page.items.length > 0 && page.items.every(isSettled) };
       if (!page.next_cursor) break;
     }
     this.was = now;

@@ -35,17 +35,19 @@ export class VirtualGrid {
   resize(count) {
     if (count === this.count) return;
     this.count = count;
+    for (const node of this.nodes.values()) node.setAttribute("aria-setsize", count);
     if (this.base >= count) this.base = 0;
     this.fit();
   }
 
-  /** Forget all nodes and begin at the top. */
-  clear() {
+  /** Forget all nodes and begin at the top of so many places. */
+  begin(count) {
     for (const position of this.nodes.keys()) this.drop(position);
     this.nodes.clear();
     this.list.replaceChildren();
-    this.base = 0;
+    Object.assign(this, { count, base: 0 });
     this.node.scrollTop = 0;
+    this.fit();
   }
 
   /** Measure anew; what was on top stays there. */

@@ -3,14 +3,14 @@
 import re
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import APIResponse, Browser, Page, Route, expect
 from sqlalchemy import update
 
 from bench.dashboard import moved
 from service.models import Item, Job
-from tests.fixtures import LiveService
+from tests.fixtures import LiveService, inversion
 from tests.web.gallery import Still, computed, distance
-from tests.web.test_dashboard import HOSTILE, LATE, LONG, SOON, open_job
+from tests.web.test_dashboard import HOSTILE, LATE, LONG, SOON, open_job, page_with_failing_requests
 
 pytestmark = pytest.mark.e2e
 
@@ -80,6 +80,76 @@ def test_the_order_lives_in_the_address(still_service: Still, many: str, page: P
     expect(page.get_by_role("button", name=first[2])).to_be_focused()
     page.go_back()
     expect(page.get_by_role("button", name="Ascending")).to_be_visible()
+
+
+def test_an_order_that_is_taken_back_shows_all_as_before(still_service: Still, many: str, page: Page) -> None:
+    open_grid(page, still_service, many)
+    page.get_by_role("button", name="Ascending").click()
+    expect(page.locator(".card .open").first).to_contain_text(f"#{MANY - 1} ")
+    page.get_by_role("button", name="Descending").click()
+    expect(page.locator(".card .open").first).to_contain_text("#0 ")
+    expect(page.locator(".card").first).to_have_attribute("aria-setsize", str(MANY))
+
+
+def test_an_order_that_is_none_leaves_the_page_to_choose_another(still_service: Still, many: str, page: Page) -> None:
+    with page_with_failing_requests(page) as other:
+        other.goto(f"{still_service[0].url}/ui/jobs/{many}?sort=a%20b&state=foo")
+        expect(other.locator(".items .note")).to_contain_text("sort", timeout=SOON)
+        expect(other.get_by_role("heading", name=many)).to_be_visible()
+        order = other.locator(".order")
+        order.get_by_label("State").select_option("all")
+        order.get_by_label("Sort by").select_option("index")
+        expect(other.locator(".card .open").first).to_contain_text("#0 ")
+        expect(other.locator(".items .note")).to_have_count(0)
+
+
+def over(still: Still, job: str, state: str, count: int, total: int) -> None:
+    """The first items of a job that goes on are in this state from now on, the others queued."""
+    with still[1].transaction() as session:
+        counts = {state: count, "queued": total - count} if state != "queued" else {"queued": total}
+        error = {"title": "it broke", "detail": "why"} if state == "failed" else None
+        session.execute(update(Item).where(Item.job_id == job, Item.index < count).values(state=state, error=error))
+        session.execute(update(Job).where(Job.id == job).values(counts=counts))
+
+
+def queued(still: Still, count: int) -> str:
+    of = {"source": "dataset", "dataset": "cifar10-sample", "indices": list(range(count))}
+    return str(still[0].submit(inversion(targets=of))["id"])
+
+
+def test_a_retry_from_elsewhere_is_seen(still_service: Still, page: Page) -> None:
+    job = queued(still_service, 60)
+    over(still_service, job, "failed", 50, 60)
+    open_grid(page, still_service, job)
+    badge = page.locator(".card .badge").first
+    expect(badge).to_have_text("failed")
+    over(still_service, job, "queued", 50, 60)
+    expect(badge).to_have_text("queued")
+
+
+def test_an_answer_from_before_a_change_is_not_the_last(still_service: Still, page: Page) -> None:
+    job = queued(still_service, 4)
+    open_grid(page, still_service, job)
+    held: list[tuple[Route, APIResponse]] = []
+    page.route("**/items?*", lambda route: held.append((route, route.fetch())), times=1)
+    states = page.locator(".order").get_by_label("State")
+    states.select_option("queued")
+    while not held:
+        page.wait_for_timeout(20)
+    over(still_service, job, "succeeded", 1, 4)
+    expect(states).to_contain_text("succeeded (1)")
+    route, old = held.pop()
+    route.fulfill(response=old)
+    expect(page.locator(".card").first).to_have_attribute("aria-setsize", "3", timeout=2500)  # it is asked again at once
+    expect(page.locator(".card .open").first).to_contain_text("#1 ")
+
+
+def test_the_size_of_what_is_filtered_is_told_as_it_changes(still_service: Still, page: Page) -> None:
+    job = queued(still_service, 4)
+    open_grid(page, still_service, job, "?state=queued")
+    expect(page.locator(".card").first).to_have_attribute("aria-setsize", "4")
+    over(still_service, job, "succeeded", 1, 4)
+    expect(page.locator(".card").first).to_have_attribute("aria-setsize", "3")
 
 
 def test_items_are_filtered_by_state_and_cause(still_service: Still, many: str, page: Page) -> None:
