@@ -29,7 +29,7 @@ class Compare {
   constructor(main, ids) {
     Object.assign(this, { main, ids, changed: changes(), position: 0 });
     this.partners = new Partners(ids[1]);
-    this.pairs = new Map(); // by the first job's index
+    this.pairs = new WeakMap(); // by the first job's item
     main.replaceChildren(h("p", { class: "loading" }, "Loading both jobs…"));
     document.title = "Comparison · robustreps";
     poll((signal) => this.refresh(signal), {
@@ -50,7 +50,8 @@ class Compare {
     if (!this.gallery) this.begin(jobs);
     const over = jobs.every(({ state }) => isFinal(state));
     jobs.forEach((job, i) => this.badges[i].set(job.state));
-    this.gallery.show(jobs[0], over);
+    this.partners.know(jobs[1]);
+    this.gallery.show(jobs[0]);
     await this.gallery.refresh(this.changed(jobs.map(({ state, items }) => [state, items])));
     return !over;
   }
@@ -61,9 +62,7 @@ class Compare {
     this.badges = jobs.map(() => new Badge());
     this.gallery = new Gallery(this.ids[0], {
       card: (position) => this.card(position),
-      took: (first, items) => {
-        this.taken = this.took(first, items);
-      },
+      took: (first, items) => this.took(first, items),
     });
     const closed = () => this.gallery.grid.focus(this.position);
     this.detail = new PairDetail(this.names, { step: (by) => this.step(by), closed });
@@ -91,27 +90,23 @@ class Compare {
     const { gallery } = this;
     const { pages } = gallery;
     gallery.layout(Math.max(1, ...items.map((item) => views(item).length + 1)));
-    try {
-      const partners = await this.partners.of(items);
-      items.forEach((item, i) => {
-        const pair = [item, partners[i]];
-        this.pairs.set(item.index, pair);
-        if (pages === gallery.pages) gallery.cards.get(first + i)?.show(pair, this.names);
-        if (this.detail.item?.index === item.index) this.detail.show(pair);
-      });
-    } catch (error) {
-      gallery.failed(error);
-    }
+    const partners = await this.partners.of(items);
+    items.forEach((item, i) => {
+      const pair = [item, partners[i]];
+      this.pairs.set(item, pair);
+      if (pages === gallery.pages) gallery.cards.get(first + i)?.show(pair, this.names, this.partners.none);
+      if (this.detail.item?.index === item.index) this.detail.show(pair);
+    });
   }
 
   pairAt(position) {
-    return this.pairs.get(this.gallery.pages.at(position)?.index);
+    return this.pairs.get(this.gallery.pages.at(position));
   }
 
   card(position) {
     const card = new PairCard({ open: () => this.open(position) });
     const pair = this.pairAt(position);
-    if (pair) card.show(pair, this.names);
+    if (pair) card.show(pair, this.names, this.partners.none);
     return card;
   }
 
@@ -125,7 +120,6 @@ class Compare {
   async step(by) {
     const to = this.position + by;
     const item = await this.gallery.reach(to).catch((error) => this.gallery.failed(error));
-    await this.taken; // the partners of what has just come
     if (item && this.detail.item) this.open(to);
   }
 }

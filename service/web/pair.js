@@ -39,7 +39,8 @@ export class PairCard {
     this.node = h("li", { class: "card", "data-blank": true }, head, this.pictures, this.numbers);
   }
 
-  show([first, second], names) {
+  /** `none` is said where there is no partner. */
+  show([first, second], names, none) {
     if (!this.news([first, second])) return;
     this.item = first;
     delete this.node.dataset.blank;
@@ -56,7 +57,7 @@ export class PairCard {
         h("span", { class: "line" }, h("span", { class: "muted" }, `${label} `), `${a} → ${b} (${by})`),
       ),
     );
-    if (!second) this.numbers.replaceChildren(h("span", { class: "muted" }, "The other job has no item for this."));
+    if (!second) this.numbers.replaceChildren(h("span", { class: "muted" }, none));
   }
 
   drop() {

@@ -2,6 +2,7 @@
 // choice. Jobs for the same images have it at the same place, so the others are looked through only where that fails.
 
 import { getItem, listItems, Refused } from "./api.js";
+import { count } from "./format.js";
 
 const MOST = 10_000;
 const PAGE = 500;
@@ -19,13 +20,25 @@ const same = (a, b) => b !== undefined && keysOf(a)[1] === keysOf(b)[1];
 export class Partners {
   constructor(jobId) {
     this.jobId = jobId;
+    this.none = "The other job has no item for this.";
+  }
+
+  /** The job as it is now: what was looked through while it was planned is not all of it. */
+  know({ state, items }) {
+    if (state === "validating" || items.total !== this.total) this.scanned = undefined;
+    this.total = items.total;
+    if (items.total > MOST) this.none = `Not found among the first ${count(MOST)} items of the other job.`;
   }
 
   /** The other job's items for these, each or undefined. */
   async of(items) {
     const there = await this.atPlaces(items.map(({ index }) => index));
     if (items.every((item, i) => same(item, there[i]))) return there;
-    const found = await (this.scanned ??= this.scan());
+    this.scanned ??= this.scan().catch((error) => {
+      this.scanned = undefined;
+      throw error;
+    });
+    const found = await this.scanned;
     const named = (item) => keysOf(item).map((key) => found.get(key)).find((index) => index !== undefined);
     const elsewhere = items.map((item, i) => (same(item, there[i]) ? item.index : named(item)));
     return this.atPlaces(elsewhere);

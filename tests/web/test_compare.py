@@ -68,15 +68,50 @@ def test_pairs_stay_together_in_any_order(still_service: Still, pair: tuple[str,
         expect(card.locator(".numbers")).to_contain_text(f"distance {d:.3g} → {2 * d:.3g} (+{d:.3g})")
 
 
-def test_items_are_matched_by_their_targets(still_service: Still, page: Page) -> None:
-    first = computed(still_service, 3, **images(5, 6, 7))
-    second = computed(still_service, 3, **images(7, 9, 5))
-    compare(page, still_service, first, second)
+@pytest.fixture(scope="module")
+def elsewhere(still_service: Still) -> tuple[str, str]:
+    """Two jobs that have their items in different places, and one that only the first has."""
+    first, second = ((5, 6, 7), (7, 9, 5))
+    return computed(still_service, 3, **images(*first)), computed(still_service, 3, **images(*second))
+
+
+def test_items_are_matched_by_their_targets(still_service: Still, elsewhere: tuple[str, str], page: Page) -> None:
+    compare(page, still_service, *elsewhere)
     cards = page.locator(".card")
     for i, partner in {0: 2, 2: 0}.items():
         result = cards.nth(i).locator(".picture img").last
-        expect(result).to_have_attribute("src", re.compile(f"{second}/items/{partner}/"))
+        expect(result).to_have_attribute("src", re.compile(f"{elsewhere[1]}/items/{partner}/"))
     expect(cards.nth(1)).to_contain_text("The other job has no item for this.")
+
+
+def test_partners_come_after_a_request_that_failed(
+    still_service: Still, elsewhere: tuple[str, str], page: Page
+) -> None:
+    with page_with_failing_requests(page) as other:
+        failing = re.compile(f"{elsewhere[1]}/items.*limit=500")
+        other.route(failing, lambda route: route.fulfill(status=503, json={}), times=1)
+        compare(other, still_service, *elsewhere)
+        expect(other.locator(".card:not([data-blank])")).to_have_count(3)
+        expect(other.locator("#banner")).to_be_empty()
+
+
+def test_where_not_all_were_looked_through_is_said(
+    still_service: Still, elsewhere: tuple[str, str], page: Page
+) -> None:
+    def many(body: dict[str, Any]) -> None:
+        body["items"]["total"] = 20_000
+
+    page.route(f"**/v1/jobs/{elsewhere[1]}", changed(many))
+    compare(page, still_service, *elsewhere)
+    expect(page.locator(".card").nth(1)).to_contain_text("Not found among the first 10,000 items of the other job.")
+
+
+def test_an_order_that_is_none_leaves_the_comparison(still_service: Still, pair: tuple[str, str], page: Page) -> None:
+    with page_with_failing_requests(page) as other:
+        other.goto(f"{still_service[0].url}/ui/compare?a={pair[0]}&b={pair[1]}&sort=a%20b")
+        expect(other.locator(".items .note")).to_contain_text("sort", timeout=SOON)
+        other.get_by_label("Sort by").select_option("index")
+        expect(other.locator(".card").first).to_contain_text("distance 0.001 → 0.002")
 
 
 def test_hostile_text_of_two_jobs_stays_text(still_service: Still, pair: tuple[str, str], page: Page) -> None:
