@@ -17,7 +17,8 @@ export function source(item, [name, caption]) {
   const { url, step } = pictureOf(item, name) ?? {};
   const said = step === undefined ? caption : `${caption}, step ${step}`;
   const place = isFinal(item.state) ? `no ${caption}` : stateLabel(item.state);
-  return { name, caption: said, title: caption, url, place, alt: `${said} of item ${item.index} ${itemName(item)}` };
+  const alt = `${said} of item ${item.index} ${itemName(item)}`;
+  return { name, of: item.index, caption: said, title: caption, url, place, alt };
 }
 
 export class Detail {
@@ -48,7 +49,7 @@ export class Detail {
 
   close(closed) {
     this.item = this.url = undefined;
-    this.frames.play(false);
+    this.frames.show(null);
     this.viewer.run(false);
     closed();
   }
@@ -109,8 +110,10 @@ export class Detail {
       this.trace = trace;
       this.plot();
       const sheet = artifact(this.item, "frames.png")?.url;
-      this.withFrames = (await this.frames.show(sheet, trace.frame_steps)) && url === this.url;
-      if (this.withFrames) this.draw();
+      const any = await this.frames.show(sheet, trace.frame_steps);
+      if (url !== this.url) return;
+      this.withFrames = any;
+      if (any) this.draw();
     } catch (error) {
       if (url !== this.url) return;
       this.url = undefined; // selecting the item again asks again

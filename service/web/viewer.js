@@ -3,6 +3,7 @@
 import { arrange, h, setText } from "./dom.js";
 import { measure } from "./format.js";
 import { drawDifference, loaded } from "./pixels.js";
+import { Frame, noPicture } from "./viewed.js";
 import { Zoom } from "./zoom.js";
 
 const MODES = { side: "Side by side", difference: "Difference", flicker: "Flicker" };
@@ -10,19 +11,6 @@ const KEYS = { s: "side", d: "difference", f: "flicker" };
 /** Slower than three flashes a second. */
 const EVERY_MS = 450;
 const still = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-
-/** A frame with a caption. */
-class Frame {
-  constructor(name) {
-    this.box = h("span", { class: "frame zoomable" });
-    this.below = h("span", { class: "caption" });
-    this.node = h("span", { class: "picture", "data-file": name }, this.box, this.below);
-  }
-
-  put(...contents) {
-    this.box.replaceChildren(...contents);
-  }
-}
 
 export class Viewer {
   /** `usual` are the names of the two pictures that are compared first. */
@@ -106,7 +94,7 @@ export class Viewer {
 
   frame(name) {
     if (!this.frames.has(name)) {
-      const frame = new Frame(name);
+      const frame = new Frame(name, () => this.zoomAll());
       this.frames.set(name, frame);
       this.zoom.listen(frame.box);
     }
@@ -121,6 +109,10 @@ export class Viewer {
       this.stage,
       frames.map(({ node }) => node),
     );
+    this.zoomAll();
+  }
+
+  zoomAll() {
     this.zoom.over([...this.stage.querySelectorAll(".zoomable > :is(img, canvas)")]);
   }
 
@@ -128,14 +120,13 @@ export class Viewer {
     return this.sources.map((source) => this.one(source));
   }
 
-  /** The frame of one picture, whose image stays while its address does. */
+  /** The frame of one picture. */
   one(source) {
     const frame = this.frame(source.name);
     setText(frame.below, source.caption);
     if (source.canvas) frame.put(source.canvas);
-    else if (!source.url) frame.put(h("span", { class: "no-picture" }, source.place));
-    else if (frame.box.firstElementChild?.getAttribute("src") !== source.url)
-      frame.put(h("img", { alt: source.alt ?? source.caption, src: source.url, draggable: "false" }));
+    else if (!source.url) frame.put(noPicture(source.place));
+    else frame.show(source);
     return frame;
   }
 
@@ -162,6 +153,7 @@ export class Viewer {
       setText(frame.below, text);
       this.canvas.setAttribute("aria-label", text);
     } catch {
+      if (asked !== this.asked) return;
       setText(frame.below, "a picture could not be loaded");
     }
   }

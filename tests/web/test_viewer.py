@@ -1,13 +1,14 @@
 """One item looked at closely: its pictures beside each other, as a difference, in turn, and as they came about."""
 
 import re
+from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.fixtures import LiveService, inversion
 from tests.web.gallery import Still, computed, shade
-from tests.web.test_dashboard import SOON
+from tests.web.test_dashboard import SOON, changed, page_with_failing_requests
 
 pytestmark = pytest.mark.e2e
 
@@ -34,11 +35,11 @@ def test_a_difference_is_that_of_the_pixels(still_service: Still, job: str, page
     expect(dialog.locator("[data-file=difference]")).to_contain_text(f"L2 {l2:.3g}, at most {gap / 255:.3g}")
     middle = "canvas => [...canvas.getContext('2d').getImageData(16, 16, 1, 1).data]"
     canvas = dialog.get_by_role("img", name="difference")
+    drawn = canvas.element_handle()
     for gain in (1, 4):
         dialog.get_by_label("Strength").select_option(f"{gain}× as strong")
-        expect(canvas).to_have_js_property("width", 32)
-        page.wait_for_timeout(100)
-        assert canvas.evaluate(middle)[0] == pytest.approx(127.5 + gain * gap / 2, abs=1)
+        close = f"canvas => Math.abs(({middle})(canvas)[0] - {127.5 + gain * gap / 2}) <= 1"
+        page.wait_for_function(close, arg=drawn, timeout=SOON)
     dialog.get_by_label("First picture").select_option("result")
     expect(dialog.locator("[data-file=difference]")).to_contain_text("L2 0,")
 
@@ -93,10 +94,30 @@ def test_arrows_lead_through_the_items(still_service: Still, job: str, page: Pag
     expect(page).to_have_url(re.compile("[^#]+$"))
 
 
+def test_a_preview_that_is_gone_is_no_broken_picture(still_service: Still, job: str, page: Page) -> None:
+    def emerging(body: dict[str, Any]) -> None:
+        item = body["items"][0]
+        item["artifacts"] = [each for each in item["artifacts"] if each["name"] != "result.png"]
+        item |= {"state": "running", "preview": {"step": 3, "at": item["finished_at"], "url": "/v1/gone.png"}}
+
+    with page_with_failing_requests(page) as other:
+        other.route("**/items?*", changed(emerging))
+        result = look(other, still_service, job).locator(".viewed [data-file='result.png']")
+        expect(result).to_contain_text("running")
+        expect(result.locator("img")).to_have_count(0)
+
+
 def test_the_frames_of_a_search_are_stepped_through(live_service: LiveService, page: Page) -> None:
-    targets = {"source": "dataset", "dataset": "cifar10-sample", "indices": [0]}
+    targets = {"source": "dataset", "dataset": "cifar10-sample", "indices": [0, 1]}
     job = live_service.submit(inversion(targets=targets, frames=5, steps=20))
     live_service.wait(job["id"])
+
+    def without(body: dict[str, Any]) -> None:
+        """Its second item has no trace."""
+        for item in body["items"][1:]:
+            item["artifacts"] = [each for each in item["artifacts"] if each["name"] != "trace.json"]
+
+    page.route("**/items?*", changed(without))
     page.goto(f"{live_service.url}/ui/jobs/{job['id']}#item-0")
     slider = page.get_by_role("slider", name="Frame")
     expect(slider).to_have_attribute("aria-valuetext", "step 20 of 20", timeout=SOON)
@@ -111,3 +132,7 @@ def test_the_frames_of_a_search_are_stepped_through(live_service: LiveService, p
     page.get_by_role("button", name="Play").click()
     expect(slider).to_have_attribute("aria-valuetext", "step 20 of 20")
     expect(page.get_by_role("button", name="Play")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="#1 ").click()
+    expect(page.get_by_role("dialog").get_by_role("heading", name="#1 ")).to_be_visible()
+    expect(slider).to_be_hidden()
