@@ -140,7 +140,7 @@ def test_an_answer_from_before_a_change_is_not_the_last(still_service: Still, pa
     expect(states).to_contain_text("succeeded (1)")
     route, old = held.pop()
     route.fulfill(response=old)
-    expect(page.locator(".card").first).to_have_attribute("aria-setsize", "3", timeout=2500)  # it is asked again at once
+    expect(page.locator(".card").first).to_have_attribute("aria-setsize", "3", timeout=2500)  # asked again at once
     expect(page.locator(".card .open").first).to_contain_text("#1 ")
 
 
