@@ -154,9 +154,13 @@ def test_a_strip_stays_where_it_was_scrolled_to_while_items_come(studies: Studie
         body["state"] = "running"
         body["items"]["succeeded"] = next(turns)  # something is new at each poll
 
+    def computed(body: dict[str, Any]) -> None:
+        for item in body["items"]:
+            item["state"] = "running"
+
     job = f"/v1/jobs/{studies.ids['path']}"
     page.route(f"**{job}", changed(goes_on))
-    page.route(f"**{job}/items?*", changed(lambda body: [item.update(state="running") for item in body["items"]]))
+    page.route(f"**{job}/items?*", changed(computed))
     page.set_viewport_size(PHONE)  # type: ignore[arg-type]
     studies.open(page, "path")
     strip = panel(page, "Interpolation").locator(".strip").first
