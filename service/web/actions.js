@@ -1,13 +1,14 @@
 // What can be done with a job: the buttons beside its name.
 
-import { cancelJob, deleteJob, getRequest, pauseJob, resumeJob, retryJob } from "./api.js";
+import { cancelJob, deleteJob, getRequest, pauseJob, Refused, resumeJob, retryJob } from "./api.js";
+import { copy } from "./clipboard.js";
 import { openClone } from "./clone.js";
 import { h } from "./dom.js";
 import { canCancel, canPause, canResume, canRetry, isFinal } from "./format.js";
 import { menu } from "./menu.js";
 import { asCurl, asPython } from "./request.js";
 import { isRecipe } from "./rows.js";
-import { announce, ask, askRetry, refusal } from "./ui.js";
+import { ask, askRetry, refusal } from "./ui.js";
 
 const FINISHED = "Items that are finished keep their results. The others stop and cannot be resumed.";
 const OF_PARTS = "Its parts are cancelled with it, and no figure is drawn.";
@@ -21,24 +22,6 @@ const DOWNLOADS = [
   ["table", "?format=jsonl", "Table of items, JSON lines"],
   ["errors", "", "Refused entries, JSON"],
 ];
-
-/** Copy, or where the page may not (plain http to another machine), show what is to be copied. */
-async function copy(text, what) {
-  try {
-    await navigator.clipboard.writeText(text);
-    announce(`${what} copied`);
-  } catch {
-    const area = h("textarea", { class: "mono", rows: 14, readonly: true, "aria-label": what });
-    area.value = text;
-    const form = h("form", { method: "dialog" }, h("h2", { id: "copy-title" }, `Copy ${what}`), area);
-    form.append(h("p", { class: "actions" }, h("button", { class: "solid" }, "Close")));
-    const dialog = h("dialog", { class: "wide-dialog", "aria-labelledby": "copy-title" }, form);
-    dialog.addEventListener("close", () => dialog.remove());
-    document.body.append(dialog);
-    dialog.showModal();
-    area.select();
-  }
-}
 
 export class Actions {
   /** `changed(job)` hears of a job that was changed, `problem(node)` shows what went wrong. */
@@ -73,10 +56,18 @@ export class Actions {
     this.clone.before(menu("Download", files));
   }
 
-  /** Ask for the job's request, and offer what can be done with it; a recipe's part has none. Answers the request. */
+  /**
+   * Ask for the job's request, and offer what can be done with it. Answers the request; empty for a recipe's part, and
+   * for a job whose request was not kept.
+   */
   async offerRequest(job, signal) {
     if (job.parent) return {};
-    this.sent = await getRequest(this.id, signal);
+    try {
+      this.sent = await getRequest(this.id, signal);
+    } catch (error) {
+      if (error instanceof Refused) return {};
+      throw error;
+    }
     this.clone.hidden = false;
     const copies = { "Copy as curl": asCurl, "Copy as Python": asPython };
     const entries = Object.entries(copies).map(([text, command]) =>

@@ -102,6 +102,9 @@ const sending = (method, body, headers = {}) => ({
   headers: { "Content-Type": "application/json", ...headers },
   body: JSON.stringify(body),
 });
+/** A key for a request: nobody else's, so that sending it twice makes one job. */
+export const newKey = () =>
+  [...crypto.getRandomValues(new Uint8Array(16))].map((n) => n.toString(16).padStart(2, "0")).join("");
 /** `patch` is a merge patch on the job's request; the same `key` makes the same job. */
 export const cloneJob = (id, patch, key) =>
   request(`${jobPath(id)}/clone`, sending("POST", patch, { "Idempotency-Key": key }));

@@ -29,7 +29,8 @@ class LineChart {
     const opened = () => this.tabulate();
     this.values = h("details", { class: "values", ontoggle: opened }, h("summary", {}, "Values"), this.table);
     const check = h("label", { class: "check", title: "Logarithmic axis", hidden: options.log === null }, this.log, "Log");
-    const head = [h("span", { class: "chart-title" }, title), this.readout, this.keys, ...options.controls, check];
+    this.heading = h("span", { class: "chart-title" }, title);
+    const head = [this.heading, this.readout, this.keys, ...options.controls, check];
     this.node = h("figure", { class: "chart" }, h("figcaption", {}, ...head), this.plot, this.values);
     this.name(options.names);
     this.plot.addEventListener("blur", () => this.choose(null));

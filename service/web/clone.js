@@ -1,6 +1,6 @@
 // A job's request as JSON, to be changed and submitted again: checked by the API before it is sent.
 
-import { cloneJob, preview } from "./api.js";
+import { cloneJob, newKey, preview } from "./api.js";
 import { h, setText } from "./dom.js";
 import { count, duration, plural } from "./format.js";
 import { mergePatch, written } from "./request.js";
@@ -21,8 +21,7 @@ class CloneDialog {
   constructor(id, sent) {
     this.id = id;
     this.sent = sent;
-    // One key for all attempts, so that a request which is sent twice makes one job.
-    this.key = [...crypto.getRandomValues(new Uint32Array(4))].map((n) => n.toString(16)).join("-");
+    this.key = newKey(); // one for all attempts
     this.text = h("textarea", { rows: 18, spellcheck: "false", class: "mono", "aria-label": "Request, as JSON" });
     this.text.value = written(sent.body);
     this.answer = h("div", { role: "status", class: "answer" });

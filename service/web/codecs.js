@@ -50,6 +50,12 @@ function local(iso) {
   return new Date(at.getTime() - 60_000 * at.getTimezoneOffset()).toISOString().slice(0, 19);
 }
 
+/** Local time as a moment; what no calendar has stays as it is. */
+function moment(text) {
+  const at = new Date(text);
+  return Number.isNaN(at.getTime()) ? text : at.toISOString();
+}
+
 const DAY = 86_400;
 
 export const CODECS = {
@@ -76,7 +82,7 @@ export const CODECS = {
     format: (list) => list.map((terms) => terms.map(termText).join(", ")).join("\n"),
   },
   json: { parse: (text) => (text.trim() ? json(text) : undefined), format: (value) => JSON.stringify(value, null, 2) },
-  time: { parse: (text) => (text ? new Date(text).toISOString() : undefined), format: local },
+  time: { parse: (text) => (text ? moment(text) : undefined), format: local },
   days: {
     parse(text) {
       const days = CODECS.number.parse(text);

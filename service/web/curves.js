@@ -2,7 +2,7 @@
 
 import { getArtifact, getItem, listItems } from "./api.js";
 import { lineChart } from "./chart.js";
-import { changes, h, setText } from "./dom.js";
+import { arrange, h, setText } from "./dom.js";
 import { QUANTITIES } from "./facts.js";
 import { isFinal } from "./format.js";
 import { artifact, itemName } from "./picture.js";
@@ -33,11 +33,11 @@ export class Curves {
     this.id = id;
     this.metric = job.progress.curve_of === "activation" ? "activation" : "relative_distance";
     this.traces = [];
-    this.news = changes();
     this.items = h("input", { type: "text", inputmode: "numeric", placeholder: "such as 0, 3-5", autocomplete: "off" });
     this.items.value = new URLSearchParams(window.location.search).get("curves") ?? "";
     this.quantity = h("select", { "aria-label": "Quantity", onchange: () => this.draw() });
     this.problem = h("div", { role: "status" });
+    this.chart = lineChart("", { controls: [this.quantity], names: [] });
     this.plot = h("div", { class: "panel" });
     const form = h("form", { class: "choice", onsubmit: (event) => this.choose(event) });
     form.append(h("label", { class: "field" }, "Items", this.items), h("button", {}, "Show"));
@@ -113,12 +113,14 @@ export class Curves {
     const names = Object.keys(QUANTITIES).filter((name) => this.traces.some(({ trace }) => trace[name]));
     const chosen = names.includes(this.quantity.value) ? this.quantity.value : names[0];
     this.quantity.replaceChildren(...names.map((value) => h("option", { value }, QUANTITIES[value])));
-    if (!chosen) return this.plot.replaceChildren();
+    arrange(this.plot, chosen ? [this.chart.node] : []);
+    if (!chosen) return;
     this.quantity.value = chosen;
+    const title = QUANTITIES[chosen];
+    if (title !== this.chart.title) this.chart.log.checked = chosen !== "activation";
     const keys = this.traces.map(({ item }) => `#${item.index} ${itemName(item)}`);
-    const log = chosen !== "activation";
-    const chart = lineChart(QUANTITIES[chosen], { controls: [this.quantity], log, names: keys });
-    this.plot.replaceChildren(chart.node);
-    return chart.update(this.traces.map(({ trace }) => (trace[chosen] ?? []).map((y, i) => [trace.step[i], y])));
+    const lines = this.traces.map(({ trace }) => (trace[chosen] ?? []).map((y, i) => [trace.step[i], y]));
+    setText(this.chart.heading, title);
+    this.chart.update(lines, title, keys);
   }
 }

@@ -18,10 +18,6 @@ import { Usual } from "./usual.js";
 const PAUSE_MS = 250; // after the last change, before the service is asked
 const AGAIN_MS = 5000; // after it could not be reached
 
-/** A key for a request: nobody else's, so that sending it twice makes one job. */
-const newKey = () =>
-  [...crypto.getRandomValues(new Uint8Array(16))].map((n) => n.toString(16).padStart(2, "0")).join("");
-
 const errorsOf = ({ errors, message }) => (errors.length ? errors : [{ field: "", message }]);
 
 export class NewJob {
@@ -121,7 +117,7 @@ export class NewJob {
 
   /** By the schema at once, and by the service a little later. */
   check() {
-    this.key = newKey();
+    this.key = api.newKey();
     this.asking?.abort();
     this.asking = new AbortController();
     clearTimeout(this.timer);
@@ -131,9 +127,18 @@ export class NewJob {
     if (errors.length) this.refuse(errors);
     else this.estimate.wait();
     this.timer = setTimeout(() => {
-      window.history.replaceState({ kind: this.kind.id, body: this.body }, "");
       if (!errors.length) this.ask(this.asking.signal);
+      this.keep();
     }, PAUSE_MS);
+  }
+
+  /** For when the page is left and come back to; a browser may refuse a state that is large, or set too often. */
+  keep() {
+    try {
+      window.history.replaceState({ kind: this.kind.id, body: this.body }, "");
+    } catch {
+      // then what was filled in is not kept, and all else goes on
+    }
   }
 
   async ask(signal) {

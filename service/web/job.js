@@ -55,7 +55,7 @@ class JobPage {
     this.ref = mount(main, "job-view");
     this.badge = new Badge();
     this.ref.badge.replaceWith(this.badge.node);
-    this.news = { curve: changes(), notices: changes(), timeline: changes(), parameters: changes(), logs: changes() };
+    this.news = { curve: changes(), notices: changes(), timeline: changes(), parameters: changes() };
     this.counts = {};
     this.polls = 0;
     const changed = (job) => {
@@ -174,8 +174,9 @@ class JobPage {
 
   async showMoments(job, signal) {
     this.polls += 1;
-    const changed = this.news.logs([job.transitions, job.items]);
-    if (changed || this.polls % ANYWAY === 0) this.lines = (await listLogs(this.id, { limit: LINES }, signal)).logs;
+    const now = JSON.stringify([job.transitions, job.items]);
+    if (now !== this.told || this.polls % ANYWAY === 0) this.lines = (await listLogs(this.id, { limit: LINES }, signal)).logs;
+    this.told = now;
     if (this.news.timeline([job.transitions, this.lines])) this.ref.timeline.replaceChildren(...timeline(job, this.lines));
   }
 

@@ -7,7 +7,7 @@ import { accuracies, ball, radiusCharts } from "./evaluation.js";
 import { pageLink } from "./facts.js";
 import { accuracy, count, exactTime, measure, plural } from "./format.js";
 import { dataTable, small } from "./tables.js";
-import { Curves } from "./training.js";
+import { EpochCurves } from "./training.js";
 
 /** An evaluation as a row: every attack in a line of its own. */
 function evaluationRow({ job, dataset, summary, at }) {
@@ -38,7 +38,7 @@ async function trained({ job }, signal) {
   try {
     const { epochs } = await api.listEpochs(job, signal);
     if (epochs.length === 0) return null;
-    const curves = new Curves();
+    const curves = new EpochCurves();
     curves.update(epochs);
     const link = h("a", { href: `/ui/jobs/${encodeURIComponent(job)}` }, "the job that trained it");
     return h("section", {}, h("h2", {}, "Training ", h("small", {}, link)), ...curves.nodes);

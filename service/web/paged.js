@@ -1,6 +1,6 @@
 // A list that is read from its first page on, live as long as no more than that is shown.
 
-import { changes, h, setText } from "./dom.js";
+import { arrange, changes, h, setText } from "./dom.js";
 import { plural } from "./format.js";
 import { announce, refusal } from "./ui.js";
 
@@ -14,6 +14,7 @@ export class Paged {
   constructor(place, { name, choice, word, read, draw }) {
     Object.assign(this, { name, word, read, draw });
     this.news = changes();
+    this.turn = 0; // how often something was chosen: what was asked for before comes too late
     const options = Object.entries(choice.options).map(([value, text]) => h("option", { value }, text));
     this.chosen = h("select", { onchange: () => this.attempt(() => this.load()) }, ...options);
     this.problem = h("div", { role: "status" });
@@ -26,26 +27,28 @@ export class Paged {
 
   /** Whoever reads on is not interrupted. `anew` draws it again even if nothing is new, because of the time that went by. */
   async refresh(signal, anew = false) {
-    if (!this.longer) await this.load(signal, anew);
+    if (!this.longer && !this.busy) await this.load(signal, anew);
   }
 
-  asked(cursor) {
-    return { limit: PAGE, [this.name]: this.chosen.value, cursor };
+  asked(value, cursor) {
+    return { limit: PAGE, [this.name]: value, cursor };
   }
 
   async load(signal, anew = false) {
-    const value = this.chosen.value;
-    const page = await this.read(this.asked(), signal);
-    if (value !== this.chosen.value) return;
-    this.longer = false;
+    const { turn } = this;
+    const { value } = this.chosen;
+    const page = await this.read(this.asked(value), signal);
+    if (turn !== this.turn) return;
+    [this.value, this.longer] = [value, false];
     if (!this.news([value, page]) && !anew) return;
     [this.rows, this.cursor] = [page.rows, page.cursor];
     this.show();
   }
 
   loadMore() {
-    return this.attempt(async () => {
-      const page = await this.read(this.asked(this.cursor));
+    return this.attempt(async (turn) => {
+      const page = await this.read(this.asked(this.value, this.cursor));
+      if (turn !== this.turn) return;
       [this.longer, this.cursor] = [true, page.cursor];
       this.rows.push(...page.rows);
       this.news(null); // the first page is drawn again when it is followed again
@@ -55,19 +58,21 @@ export class Paged {
   }
 
   async attempt(call) {
-    this.more.disabled = true;
+    const turn = (this.turn += 1);
+    this.busy = this.more.disabled = true;
+    let problem = [];
     try {
-      await call();
-      setText(this.problem, "");
+      await call(turn);
     } catch (error) {
-      this.problem.replaceChildren(refusal(error));
-    } finally {
-      this.more.disabled = false;
+      problem = [refusal(error)];
     }
+    if (turn !== this.turn) return;
+    this.busy = this.more.disabled = false;
+    this.problem.replaceChildren(...problem);
   }
 
   show() {
-    this.table.replaceChildren(this.draw(this.rows));
+    arrange(this.table, [this.draw(this.rows)]);
     this.more.hidden = !this.cursor;
     this.back.hidden = !this.longer;
   }

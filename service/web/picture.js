@@ -54,11 +54,15 @@ export function extremes(item, end) {
   return pairs.filter(([file]) => artifact(item, file));
 }
 
-/** An image in its frame. Whole pixels of a small one stay sharp; one larger than its frame is scaled down smoothly. */
-function imageIn(box, url, alt, loading = "lazy") {
-  const image = h("img", { alt, loading, decoding: "async", src: url });
-  image.addEventListener("load", () => image.classList.toggle("smooth", image.naturalWidth > box.clientWidth));
+/** Whole pixels of a small image stay sharp; one larger than its frame is scaled down smoothly. */
+export function smoothed(image, frame = image) {
+  image.addEventListener("load", () => image.classList.toggle("smooth", image.naturalWidth > frame.clientWidth));
   return image;
+}
+
+/** An image in its frame. */
+function imageIn(box, url, alt, loading = "lazy") {
+  return smoothed(h("img", { alt, loading, decoding: "async", src: url }), box);
 }
 
 /** The picture that a source names, as it is before the item's network has it resized. */

@@ -16,11 +16,22 @@ export const STYLES = COLOURS.length;
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
 
-/** Call `task` whenever the page turns light or dark. */
-function whenThemed(task) {
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", task);
-  new MutationObserver(task).observe(document.documentElement, { attributes: true });
+/** The plots that are on the page. */
+const shown = new Set();
+
+/** Let go of those that have left it; one that comes back is shown again. */
+function prune() {
+  for (const plot of shown) if (!plot.place.isConnected) plot.leave();
 }
+
+/** The page has turned light or dark. */
+function redraw() {
+  prune();
+  for (const { drawn } of shown) drawn?.redraw();
+}
+
+window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+new MutationObserver(redraw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
 
 function line(i) {
   const stroke = () => colour(COLOURS[i % STYLES]);
@@ -35,11 +46,18 @@ export class Plot {
     this.say = say;
     this.across = across;
     this.onpoint = onpoint;
-    whenThemed(() => this.drawn?.redraw());
+  }
+
+  leave() {
+    shown.delete(this);
+    this.drawn?.destroy();
+    this.drawn = this.shape = null;
   }
 
   /** Draw `lines`, maps of a step to its value; `steps` are all of theirs, in order. `log`: values by logarithm. */
   show(steps, lines, log, width) {
+    if (!shown.has(this)) prune();
+    shown.add(this);
     this.steps = steps;
     const values = lines.flatMap((points) => [...points.values()]);
     this.reach = { x: stepRange(steps, this.across === "log"), y: valueRange(values, log) };

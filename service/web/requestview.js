@@ -1,19 +1,8 @@
 // A request as what would be sent: JSON that can be edited, a command for the shell, and a program.
 
+import { copy } from "./clipboard.js";
 import { h, setText } from "./dom.js";
 import { asCurl, asPython, written } from "./request.js";
-import { announce } from "./ui.js";
-
-/** Copies also where the page is served without TLS, where there is no clipboard to write to. */
-async function copy(text, area) {
-  if (navigator.clipboard) await navigator.clipboard.writeText(text);
-  else {
-    area.focus();
-    area.select();
-    document.execCommand("copy");
-  }
-  announce("Copied");
-}
 
 const FORMS = { JSON: ({ body }) => written(body), curl: asCurl, Python: asPython };
 
@@ -35,7 +24,7 @@ export class RequestView {
     );
     const copied = h(
       "button",
-      { type: "button", class: "push", onclick: () => copy(this.area.value, this.area) },
+      { type: "button", class: "push", onclick: () => copy(this.area.value, `the request as ${this.form}`) },
       "Copy",
     );
     const bar = h(

@@ -1,7 +1,7 @@
 // What a job over a data set's images has in place of items: its runs of images and, at the end, what they come to.
 
 import { getItem, listItems } from "./api.js";
-import { changes, h, setText } from "./dom.js";
+import { h, setText } from "./dom.js";
 import { files } from "./files.js";
 import { count, isFinal, plural } from "./format.js";
 import { note } from "./ui.js";
@@ -15,7 +15,6 @@ export class Runs {
   /** `draw(job, item, signal)` makes the nodes that show the job's last item, which puts the runs together. */
   constructor(place, draw) {
     this.draw = draw;
-    this.failed = changes();
     this.failures = h("div");
     this.waiting = h("p", { class: "loading" });
     this.found = h("div", { class: "items" });
@@ -26,8 +25,12 @@ export class Runs {
     const { total, succeeded, failed } = job.items;
     const over = isFinal(job.state);
     setText(this.waiting, over ? "" : `${count(succeeded + failed)} of ${plural(total - 1, "run")} of images done.`);
-    if (failed > 0 && this.failed(failed)) await this.showFailures(job, signal);
-    if (over) await this.show(job, await getItem(job.id, total - 1, signal), signal);
+    if (failed > 0 && failed !== this.failed) await this.showFailures(job, signal);
+    this.failed = failed;
+    // What was chosen and unfolded in it stays: it is drawn once for each end of the job.
+    if (!over || job.finished_at === this.drawn) return;
+    await this.show(job, await getItem(job.id, total - 1, signal), signal);
+    this.drawn = job.finished_at;
   }
 
   async showFailures(job, signal) {

@@ -1,15 +1,12 @@
 // Pictures that change in place: by a slider, or by the pointer over a chart.
 
 import { arrange, h, setAttribute, setText } from "./dom.js";
-import { artifact } from "./picture.js";
+import { artifact, smoothed } from "./picture.js";
 
 /** One picture with its caption; what it shows stays until the next one is there. */
 export class Shot {
   constructor(caption = "") {
-    this.image = h("img", { alt: "", decoding: "async", hidden: true });
-    this.image.addEventListener("load", () =>
-      this.image.classList.toggle("smooth", this.image.naturalWidth > this.image.clientWidth),
-    );
+    this.image = smoothed(h("img", { alt: "", decoding: "async", hidden: true }));
     this.caption = h("span", { class: "caption" }, caption);
     this.frame = h("span", { class: "frame" }, this.image);
     this.node = h("span", { class: "picture" }, this.frame, this.caption);

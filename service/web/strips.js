@@ -70,9 +70,12 @@ class Pair {
       this.shots[i].show(item, file, [name, more].filter(Boolean).join(": "), `${name} at lambda ${measure(weights[at])}`);
     });
     for (const cell of this.strip.querySelectorAll("button")) {
-      cell.toggleAttribute("data-chosen", Number(cell.dataset.column) === at);
-      if (cell.hasAttribute("data-chosen")) this.strip.scrollLeft = cell.offsetLeft - this.strip.clientWidth / 2;
+      const chosen = Number(cell.dataset.column) === at;
+      cell.toggleAttribute("data-chosen", chosen);
+      // An update alone does not move what was scrolled by hand.
+      if (chosen && at !== this.at) this.strip.scrollLeft = cell.offsetLeft - this.strip.clientWidth / 2;
     }
+    this.at = at;
   }
 }
 

@@ -4,23 +4,23 @@ import { h } from "./dom.js";
 
 const cells = (value) => (Array.isArray(value) ? value : [value]);
 
-/** `heads` are texts; `rows` have as many cells, each a text, a node or a list of them; the first names the row. */
+/** A row of such a table: as many cells as `heads`, each a text, a node or a list of them; the first names the row. */
+export const dataRow = (heads, [first, ...others]) =>
+  h(
+    "tr",
+    { role: "row" },
+    h("th", { role: "rowheader", scope: "row" }, ...cells(first)),
+    ...others.map((value, i) => h("td", { role: "cell", "data-label": heads[i + 1] }, h("span", {}, ...cells(value)))),
+  );
+
+/** `heads` are texts; `rows` are lists of cells. */
 export function dataTable(label, heads, rows) {
   const head = heads.map((text) => h("th", { role: "columnheader", scope: "col" }, text));
-  const line = ([first, ...others]) =>
-    h(
-      "tr",
-      { role: "row" },
-      h("th", { role: "rowheader", scope: "row" }, ...cells(first)),
-      ...others.map((value, i) =>
-        h("td", { role: "cell", "data-label": heads[i + 1] }, h("span", {}, ...cells(value))),
-      ),
-    );
   return h(
     "table",
     { class: "data", role: "table", "aria-label": label },
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ...head)),
-    h("tbody", { role: "rowgroup" }, ...rows.map(line)),
+    h("tbody", { role: "rowgroup" }, ...rows.map((row) => dataRow(heads, row))),
   );
 }
 

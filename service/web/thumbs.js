@@ -3,18 +3,14 @@
 
 import { listItems } from "./api.js";
 import { h } from "./dom.js";
-import { artifact } from "./picture.js";
+import { artifact, smoothed } from "./picture.js";
 
 const MOST = 4;
 const FILE = "result.png";
 /** Kinds whose items are pictures. */
 const DRAWN = ["inversion", "radius_sweep", "interpolation", "feature_visualization", "feature_manipulation"];
 
-/** Whole pixels of a small image stay sharp; a large one is scaled down smoothly. */
-function image(src) {
-  const smooth = ({ target }) => target.classList.toggle("smooth", target.naturalWidth > target.clientWidth);
-  return h("img", { src, alt: "", decoding: "async", onload: smooth });
-}
+const image = (src) => smoothed(h("img", { src, alt: "", decoding: "async" }));
 
 const shown = new WeakMap();
 const sight = new IntersectionObserver((entries) => {

@@ -34,7 +34,7 @@ function paceOf({ epoch, metrics }) {
 }
 
 /** The curves and the table of some epochs, as `nodes`. */
-export class Curves {
+export class EpochCurves {
   constructor() {
     this.loss = lineChart("Loss", { along: "epoch" });
     this.accuracy = lineChart("Accuracy", { along: "epoch", log: null, names: Object.values(ACCURACIES) });
@@ -62,7 +62,7 @@ export class Training {
     this.epochs = [];
     this.problem = h("div");
     this.result = h("section", { class: "panel", "aria-labelledby": "result-title", hidden: true });
-    this.curves = new Curves();
+    this.curves = new EpochCurves();
     this.pace = h("p", { class: "muted" }, "The first epoch is not over yet.");
     const title = h("h2", { id: "epochs-title" }, "Epochs");
     const epochs = h("section", { "aria-labelledby": "epochs-title" }, title, this.pace, ...this.curves.nodes);
@@ -71,10 +71,13 @@ export class Training {
 
   /** Ask for the epochs when one more should be over, and once more at the end. */
   async refresh(job, signal) {
-    const { progress, parameters } = job;
+    const { progress, parameters, finished_at: end } = job;
+    if (end !== null && end === this.drawn) return;
     const due = Math.floor((progress.steps_done * parameters.epochs) / progress.steps_total);
     if (this.epochs.length < due || isFinal(job.state)) await this.load(job, signal);
-    if (isFinal(job.state)) this.show(job, await getItem(job.id, 0, signal));
+    if (!isFinal(job.state)) return;
+    this.show(job, await getItem(job.id, 0, signal));
+    this.drawn = end;
   }
 
   async load(job, signal) {

@@ -118,6 +118,16 @@ def test_a_job_tells_its_request_and_what_its_preset_has_otherwise(api: TestClie
     assert_problem(api.get("/v1/jobs/none/request"), 404)
 
 
+def test_a_request_that_is_no_longer_taken_is_told_as_it_was(api: TestClient) -> None:
+    context: Any = api.app.state.context  # type: ignore[attr-defined]
+    job = post(api, inversion()).json()
+    with context.db.transaction() as session:
+        session.execute(update(Job).values(request=inversion(gone=1)))
+    told = api.get(job["links"]["request"]).json()
+    assert (told["body"], told["differs_from"]) == (inversion(gone=1), {})
+    assert_problem(api.post(job["links"]["clone"]), 422, "gone")
+
+
 def test_a_clone_that_is_asked_for_twice_is_made_once(api: TestClient) -> None:
     job, key = post(api, inversion()).json(), {"Idempotency-Key": "k"}
     first, again = (api.post(job["links"]["clone"], json={"steps": 7}, headers=key).json() for _ in range(2))

@@ -200,6 +200,10 @@ def test_the_request_is_edited_as_json_and_copied_as_curl(still_service: Still, 
     assert (job["kind"], job["description"], job["labels"]) == ("feature_visualization", HOSTILE, body["labels"])
     page.get_by_role("button", name="Python").click()
     expect(page.get_by_role("textbox", name="The request")).to_have_value(re.compile(r"client\.submit\("))
+    page.evaluate("void (navigator.clipboard.writeText = () => Promise.reject(new Error('not here')))")
+    page.get_by_role("button", name="Copy").click()
+    shown = page.get_by_role("dialog", name="Copy the request as Python").get_by_role("textbox")
+    expect(shown).to_have_value(re.compile(r"client\.submit\("))
 
 
 def test_the_form_loses_nothing_of_any_request_in_the_reference(still_service: Still, page: Page) -> None:
@@ -234,6 +238,20 @@ def test_a_clone_begins_with_its_jobs_request_and_is_known_as_its_clone(still_se
     job = submitted(page, still_service)
     assert (job["cloned_from"], job["parameters"]["steps"], job["labels"]) == (first, 400, {"b": "3"})
     assert (job["description"], job["items"]["total"]) == (HOSTILE, 2)
+
+
+def test_a_browser_that_keeps_no_state_and_a_year_beyond_all_calendars_end_nothing(
+    still_service: Still, page: Page
+) -> None:
+    page.add_init_script("window.history.replaceState = () => { throw new DOMException('too often', 'SecurityError') }")
+    open_form(page, still_service)
+    page.get_by_text("Notes, priority, deadline").click()
+    page.get_by_label("Deadline").fill("275760-09-13T00:00")
+    assert request(page)["deadline"].startswith(("275760-09-1", "+275760-09-1"))
+    expect(problem(page, "deadline")).not_to_be_empty(timeout=SOON)
+    page.get_by_label("Deadline").fill("2099-09-13T00:00")
+    expect_taken(page)
+    assert request(page)["deadline"] == "2099-09-13T00:00:00.000Z"
 
 
 def test_a_service_that_is_away_costs_nothing_that_was_filled_in(still_service: Still, page: Page) -> None:

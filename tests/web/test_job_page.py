@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
+from sqlalchemy import create_engine, null, update
 
+from service.models import Job
 from service.settings import Settings
 from tests.fixtures import LiveService, inversion, live
-from tests.web.test_dashboard import HOSTILE, SOON, expect_state, open_job, page_with_failing_requests
+from tests.web.test_dashboard import HOSTILE, SOON, changed, expect_state, open_job, page_with_failing_requests
 from tests.web.test_lifecycle import failed_job
 
 pytestmark = pytest.mark.e2e
@@ -103,6 +105,24 @@ def test_a_job_is_cloned_with_edits_and_says_what_is_not_as_usual(
     assert (clone["cloned_from"], clone["parameters"]["steps"]) == (job["id"], 9)
 
 
+def test_a_job_from_before_requests_were_kept_has_its_page(
+    live_service: LiveService, settings: Settings, refused_page: Page
+) -> None:
+    job = live_service.submit(QUICK)
+    live_service.wait(job["id"])
+    engine = create_engine(settings.database)
+    with engine.begin() as connection:
+        connection.execute(update(Job).where(Job.id == job["id"]).values(request=null()))
+    engine.dispose()
+    with refused_page.expect_response("**/request") as answer:
+        open_job(refused_page, live_service, job["id"])
+    assert answer.value.status == 409
+    expect(row(refused_page, "steps").get_by_role("cell")).to_have_text("7", timeout=SOON)
+    expect(refused_page.locator(".card")).to_have_count(3)
+    for name in ("Clone", "Copy"):
+        expect(refused_page.get_by_role("button", name=name, exact=True)).to_be_hidden()
+
+
 def test_a_job_is_described_and_deleted_after_a_question(live_service: LiveService, refused_page: Page) -> None:
     page = refused_page
     job = live_service.submit(SENT)
@@ -145,7 +165,9 @@ def test_a_running_job_tells_who_computes_it_and_what_happened(live_service: Liv
     expect(shards).to_contain_text(re.compile(r"#0items 0 to 2running.*(ago|now)lease for .*1 claim"))
     steps = shards.get_by_role("cell").nth(3)
     before = steps.inner_text()
+    shards.get_by_role("link").focus()
     expect(steps).not_to_have_text(before, timeout=SOON)
+    expect(shards.get_by_role("link")).to_be_focused()
     page.get_by_role("button", name="Pause").click()
     expect_state(page, "paused")
     expect(page.locator("[data-ref=standing]")).to_have_text("Waiting: until it is resumed")
@@ -179,6 +201,38 @@ def test_failures_are_told_by_cause_and_lead_to_their_items(
     expect(tab(page, "Items")).to_have_attribute("aria-selected", "true", timeout=SOON)
 
 
+def test_causes_come_though_the_first_request_for_them_fails_and_one_may_have_no_title(
+    live_service: LiveService, settings: Settings, refused_page: Page
+) -> None:
+    page = refused_page
+    job, _ = failed_job(live_service, settings)
+    page.route("**/failures", changed(lambda body: body["failures"][0].update(title=None)))
+    page.route("**/failures", lambda route: route.abort(), times=1)
+    page.goto(f"{live_service.url}/ui/jobs/{job['id']}?tab=failures")
+    cause = page.get_by_role("table", name="1 failed item by cause").locator("tbody tr")
+    expect(cause.get_by_role("rowheader")).to_contain_text("no title", timeout=SOON)
+    link = cause.get_by_role("link", name="show them")
+    expect(link).to_have_attribute("href", f"/ui/jobs/{job['id']}?state=failed")
+
+
+def test_more_lines_of_a_log_that_come_after_another_choice_are_not_shown(
+    live_service: LiveService, page: Page
+) -> None:
+    job = live_service.submit(QUICK)
+    live_service.wait(job["id"])
+    late: list[Route] = []
+    page.route(re.compile(r"/logs\?limit=100$"), changed(lambda body: body.update(next_cursor="more")))
+    page.route("**/logs?*cursor=*", lambda route: late.append(route))
+    page.goto(f"{live_service.url}/ui/jobs/{job['id']}?tab=log")
+    page.get_by_role("button", name="Load more lines").click()
+    page.get_by_label("Level").select_option("error")
+    expect(page.get_by_text("Nothing to tell yet.")).to_be_visible(timeout=SOON)
+    with page.expect_response("**/logs?*cursor=*"):
+        late[0].fulfill(json=live_service.client.json("GET", f"/v1/jobs/{job['id']}/logs"))
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 50))")
+    expect(page.get_by_text("Nothing to tell yet.")).to_be_visible()
+
+
 def test_curves_of_chosen_items_lie_over_each_other(live_service: LiveService, page: Page) -> None:
     job = live_service.submit(QUICK)
     live_service.wait(job["id"])
@@ -194,8 +248,13 @@ def test_curves_of_chosen_items_lie_over_each_other(live_service: LiveService, p
     panel.get_by_label("Items").fill("0, 2")
     panel.get_by_role("button", name="Show").click()
     expect(keys).to_have_text([re.compile("^#0 "), re.compile("^#2 ")])
+    page.evaluate("document.querySelector('[role=tabpanel] .chart').kept = true")
+    panel.get_by_label("Quantity").focus()
     panel.get_by_label("Quantity").select_option("loss")
     expect(panel.locator(".chart-title")).to_have_text("Loss")
+    expect(panel.get_by_role("slider", name="Loss")).to_be_visible()
+    expect(panel.get_by_label("Quantity")).to_be_focused()
+    assert panel.locator(".chart").evaluate("chart => chart.kept")
     page.reload()
     expect(keys).to_have_text([re.compile("^#0 "), re.compile("^#2 ")], timeout=SOON)
     panel.get_by_label("Items").fill("0-99")

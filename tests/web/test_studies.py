@@ -1,5 +1,6 @@
 """What the studies come to, on the pages of jobs, recipes, networks and data sets, in a real browser."""
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,6 +111,10 @@ def test_a_chart_is_drawn_in_both_themes_and_has_its_values_as_a_table(studies: 
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("([canvas, was]) => canvas.toDataURL() !== was", arg=[canvas.element_handle(), light])
     dark = canvas.evaluate("canvas => canvas.toDataURL()")
+    page.emulate_media(color_scheme="light")
+    for _ in range(2):  # from the system's to the light one, and to the dark one
+        page.locator("#theme").click()
+    page.wait_for_function("was => document.querySelector('.sweep canvas').toDataURL() === was", arg=dark)
     sweep.get_by_label("Log").uncheck()
     page.wait_for_function("was => document.querySelector('.sweep canvas').toDataURL() !== was", arg=dark)
     sweep.get_by_text("Values").click()
@@ -140,6 +145,33 @@ def test_one_lambda_moves_along_every_path_and_its_pixel_blend(studies: Studies,
     pairs.nth(1).get_by_role("button", name="cifar10-robust, lambda 1").click()
     expect_at(1.0)
     expect(pairs.nth(1).locator(".strip [data-chosen]")).to_have_count(2)
+
+
+def test_a_strip_stays_where_it_was_scrolled_to_while_items_come(studies: Studies, page: Page) -> None:
+    turns = itertools.count()
+
+    def goes_on(body: dict[str, Any]) -> None:
+        body["state"] = "running"
+        body["items"]["succeeded"] = next(turns)  # something is new at each poll
+
+    def computed(body: dict[str, Any]) -> None:
+        for item in body["items"]:
+            item["state"] = "running"
+
+    job = f"/v1/jobs/{studies.ids['path']}"
+    page.route(f"**{job}", changed(goes_on))
+    page.route(f"**{job}/items?*", changed(computed))
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    studies.open(page, "path")
+    strip = panel(page, "Interpolation").locator(".strip").first
+    expect(strip.locator("[data-chosen]").first).to_be_visible(timeout=SOON)
+    strip.evaluate("strip => { strip.style.width = '120px'; strip.scrollLeft = 3 }")
+    for _ in range(2):
+        with page.expect_response(re.compile(f"{job}/items")):
+            pass
+    expect(strip).to_have_js_property("scrollLeft", 3)
+    panel(page, "Interpolation").get_by_role("slider", name="Lambda").press("End")
+    expect(strip).not_to_have_js_property("scrollLeft", 3)
 
 
 def test_a_coordinate_stands_beside_what_activates_it_most_and_least(studies: Studies, page: Page) -> None:
@@ -207,6 +239,12 @@ def test_an_evaluation_leads_from_its_confusions_to_their_images(studies: Studie
         wrong.click()
         expect(page.locator(".confused img")).to_have_count(int(wrong.inner_text()), timeout=SOON)
         expect(page.locator(".confused img").first).to_have_js_property("naturalWidth", 32)
+    page.get_by_role("tab", name="Log").click()
+    with page.expect_response(f"**/v1/jobs/{studies.ids['evaluation']}"):
+        page.get_by_role("tab", name="Results").click()
+    page.wait_for_timeout(500)  # long enough to draw it again
+    expect(page.get_by_role("combobox", name="Attack")).to_have_value("pgd-2")
+    expect(page.locator(".confused img").first).to_be_visible()
 
 
 def test_a_network_shows_what_was_measured_of_it_and_its_jobs(studies: Studies, page: Page) -> None:
