@@ -17,6 +17,7 @@ from safetensors.torch import load
 
 from service.catalog import ShippedDataset
 from service.client import Client
+from service.joblog import Event
 from service.models import Item
 from service.recipe_cli import connected
 from service.settings import Settings
@@ -203,6 +204,10 @@ def test_a_checkpoint_that_cannot_be_stored_does_not_end_the_run(tmp_path: Path)
                 raise StorageError("the disk is full")
             stored.append(step)
 
+        def note(self, event: Event, why: str) -> None:
+            noted.append((event, why))
+
+    noted: list[tuple[Event, str]] = []
     keeper = Keeper(cast(Any, Failing()), Item(index=0), tmp_path)
     for step in (1, 2, 3):
         (tmp_path / "new").write_text(str(step))
@@ -210,6 +215,7 @@ def test_a_checkpoint_that_cannot_be_stored_does_not_end_the_run(tmp_path: Path)
         keeper.offer(step)
         until(lambda: not keeper.busy())
     assert stored == [3]
+    assert noted == [(Event.CHECKPOINT_LOST, "it was not kept: the disk is full")] * 2
 
 
 def test_accuracies_after_an_epoch_are_of_images_from_all_over_the_data_set() -> None:
