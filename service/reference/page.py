@@ -62,6 +62,8 @@ def page(document: Mapping[str, Any]) -> str:
     """The whole page as HTML, without a script or a style of its own."""
     text = MarkdownIt("commonmark", {"html": True}).enable("table").render(reference(document))
     text = text.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
+    text = text.replace("<th></th>", "<td></td>")  # a header says what a column has
+    text = text.replace("<pre>", '<pre tabindex="0">')  # what is wider than its place is scrolled by keys too
     content = SECTION.sub(lambda found: f'<section class="entry">{found[0]}</section>', text)
     return SHELL.format(sections="\n".join(_sections(document)), content=content)
 

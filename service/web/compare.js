@@ -72,7 +72,7 @@ class Compare {
       h("nav", { "aria-label": "Breadcrumb", class: "crumb" }, jobsLink, " / comparison"),
       h("div", { class: "title-row" }, h("h1", {}, "Comparison"), swap),
       this.sides(jobs, models),
-      h("div", { class: "items" }, h("section", { "aria-label": "Items" }, ...this.gallery.nodes)),
+      h("div", { class: "items" }, h("div", {}, ...this.gallery.nodes)),
     );
   }
 

@@ -78,7 +78,7 @@ export class PairDetail {
     });
     this.viewer = new Viewer(["a", "b"]);
     this.box.shortcut = (key) => this.viewer.shortcut(key);
-    this.head = h("tr", {}, ...["", ...names, "difference"].map((text) => h("th", { scope: "col" }, text)));
+    this.head = h("tr", {}, h("td"), ...[...names, "difference"].map((text) => h("th", { scope: "col" }, text)));
     this.rows = h("tbody");
     const table = h("table", { class: "pairs", "aria-label": "Metrics" }, h("thead", {}, this.head), this.rows);
     this.box.body.append(h("div", { class: "looked-at" }, this.viewer.node), h("div", { class: "facts" }, table));
