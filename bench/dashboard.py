@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import insert, select
 
-from deploy.servers import find, usable_port
+from deploy.browser import chromium
+from deploy.servers import usable_port
 from service.client import Client
 from service.db import Database
 from service.models import Artifact, Base, Item, Job, Shard, Transition
@@ -34,7 +35,6 @@ from service.settings import Settings
 from workers.engine.bench import machine
 from workers.runtime import pick_device
 
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 REAL: dict[str, Any] = {"kind": "inversion", "model": "cifar10-robust", "preset": "cifar", "steps": 20,
         "targets": {"source": "dataset", "dataset": "cifar10-sample", "indices": list(range(24))}}  # fmt: skip
 WATCH = """
@@ -168,10 +168,8 @@ def main() -> None:
         db = Database(settings.database)
         stack.callback(db.close)
         url = f"http://127.0.0.1:{settings.port}/ui/jobs/{multiply(db, job['id'], asked.items)}"
-        playwright = stack.enter_context(sync_playwright())
-        browser = playwright.chromium.launch(executable_path=find("chromium", "chromium"), args=list(FLAGS))
+        browser = stack.enter_context(chromium())
         found = measured(browser, url, asked.seconds)
-        browser.close()
     table = Table("of a job with", f"{asked.items:,} items")
     for name, value in found.items():
         table.add_row(name, f"{value:,.0f}")

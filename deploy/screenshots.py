@@ -11,15 +11,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
-from deploy.servers import find
+from deploy.browser import chromium
 from service.client import Client
 from service.serving import running, serving
 from service.settings import Settings
 
 GALLERY = Path(__file__).parent / "gallery"
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 NETWORKS = ("cifar10-robust", "cifar10-standard")
 
 
@@ -81,9 +80,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = stack.enter_context(running(stack.enter_context(serving(Settings(data_dir=folder, port=0)))))
         client = stack.enter_context(Client(url))
-        playwright = stack.enter_context(sync_playwright())
-        browser = playwright.chromium.launch(executable_path=find("chromium", "chromium"), args=list(FLAGS))
-        stack.callback(browser.close)
+        browser = stack.enter_context(chromium())
         jobs = submitted(client)
         pages = {
             "jobs": ("/ui/", 760, False),

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page
 
+from deploy.browser import chromium
 from service.app import create_app, open_context
 from service.client import Client
 from service.db import Database, migrate
@@ -22,12 +23,8 @@ from service.server import Server, config
 from service.serving import running, serving
 from service.settings import Settings
 from service.storage import LocalStorage, S3Storage, Storage
-from tests.servers import Bucket
+from tests.servers import Bucket, installed
 
-CHROMIUM_FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 INVERSION: dict[str, Any] = {
     "kind": "inversion", "model": "cifar10-robust", "preset": "cifar", "steps": 20,
     "targets": {"source": "dataset", "dataset": "cifar10-sample", "indices": [0, 1, 2]},
@@ -172,11 +169,9 @@ def still_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Li
 
 
 @pytest.fixture(scope="module")  # no longer: while it is there, nothing else may run an event loop
-def browser(chromium_path: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_path, args=list(CHROMIUM_FLAGS))
+def browser() -> Iterator[Browser]:
+    with installed(), chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

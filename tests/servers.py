@@ -3,7 +3,6 @@
 A server that is not installed fails the tests, everywhere: skipped, they would look as good as passed.
 """
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from redis import Redis
 from sqlalchemy import make_url
 
 from deploy import servers
+from deploy.browser import program
 from deploy.servers import S3Endpoint
 
 if TYPE_CHECKING:
@@ -142,5 +142,4 @@ def s3_bucket(s3_server: S3Endpoint) -> Bucket:
 @pytest.fixture(scope="session")
 def chromium_path() -> str:
     with installed():
-        other = shutil.which("chromium-browser") or shutil.which("google-chrome")
-        return other or servers.find("chromium", "chromium")
+        return program()

@@ -2,13 +2,12 @@
 
 import { patchJob } from "./api.js";
 import { changes, h, setText } from "./dom.js";
-import { parameterRows } from "./facts.js";
+import { jobLink, parameterRows } from "./facts.js";
 import { duration, exactTime, isFinal } from "./format.js";
 import { deadlineText } from "./moments.js";
 import { mergePatch, written } from "./request.js";
 import { announce, note, refusal } from "./ui.js";
 
-const jobLink = (id) => h("a", { class: "mono", href: `/ui/jobs/${encodeURIComponent(id)}` }, id);
 const labelText = ([name, value]) => (value ? `${name}=${value}` : name);
 
 /** A label leads to the jobs that have it. */

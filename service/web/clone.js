@@ -2,6 +2,7 @@
 
 import { cloneJob, newKey, preview } from "./api.js";
 import { h, setText } from "./dom.js";
+import { jobUrl } from "./facts.js";
 import { count, duration, plural } from "./format.js";
 import { mergePatch, written } from "./request.js";
 import { note, refusal } from "./ui.js";
@@ -68,7 +69,7 @@ class CloneDialog {
   submit() {
     return this.attempt(async (body) => {
       const { id } = await cloneJob(this.id, mergePatch(this.sent.body, body), this.key);
-      window.location.assign(`/ui/jobs/${encodeURIComponent(id)}`);
+      window.location.assign(jobUrl(id));
     });
   }
 }

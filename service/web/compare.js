@@ -2,7 +2,7 @@
 
 import { getJob } from "./api.js";
 import { changes, h } from "./dom.js";
-import { parametersOf } from "./facts.js";
+import { jobUrl, parametersOf } from "./facts.js";
 import { isFinal } from "./format.js";
 import { Gallery } from "./gallery.js";
 import { compareUrl, networksOf } from "./others.js";
@@ -79,7 +79,7 @@ class Compare {
   /** What the jobs are, and of which parameters they have different ones. */
   sides(jobs, models) {
     const heads = jobs.map(({ id }, i) => {
-      const link = h("a", { href: `/ui/jobs/${encodeURIComponent(id)}` }, models[i]);
+      const link = h("a", { href: jobUrl(id) }, models[i]);
       return h("th", { scope: "col" }, link, " ", this.badges[i].node, h("small", { class: "mono" }, id));
     });
     const head = h("thead", {}, h("tr", {}, h("td", {}), ...heads));

@@ -52,3 +52,6 @@ export function changes() {
     return differs;
   };
 }
+
+/** Whether the viewer minds motion. */
+export const still = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -67,6 +67,8 @@ const PAGES = {
   validation: "datasets",
 };
 
+export const jobUrl = (id) => `/ui/jobs/${encodeURIComponent(id)}`;
+export const jobLink = (id) => h("a", { href: jobUrl(id), class: "mono" }, id);
 export const pageLink = (kind, name) => h("a", { href: `/ui/${kind}/${encodeURIComponent(name)}` }, name);
 
 /** A digest shows its first characters, and the whole of it on hovering. */

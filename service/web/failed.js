@@ -2,6 +2,7 @@
 
 import { listDeadLetters, retryJob } from "./api.js";
 import { h, mount } from "./dom.js";
+import { jobLink, jobUrl } from "./facts.js";
 import { canRetry, exactTime, plural, sinceThen } from "./format.js";
 import { poll } from "./poll.js";
 import { kindName } from "./rows.js";
@@ -12,7 +13,7 @@ const PAGE = 100;
 const HEADS = ["Item", "Cause", "Failed"];
 
 const row = ({ job, index, error, finished_at: at }) => [
-  h("a", { href: `/ui/jobs/${encodeURIComponent(job)}#item-${index}` }, `#${index}`),
+  h("a", { href: `${jobUrl(job)}#item-${index}` }, `#${index}`),
   [h("span", { class: "bad-text" }, String(error?.title ?? "–")), small(error?.detail ?? "")],
   h("time", { datetime: at, title: exactTime(at) }, sinceThen(at)),
 ];
@@ -72,7 +73,7 @@ class FailedList {
     const retry = h("button", { type: "button", class: "push" }, "Retry failed");
     retry.addEventListener("click", () => this.retry(id, retry));
     retry.hidden = !canRetry(state);
-    const name = h("a", { href: `/ui/jobs/${encodeURIComponent(id)}`, class: "mono" }, id);
+    const name = jobLink(id);
     return h(
       "section",
       { "aria-label": `Job ${id}` },

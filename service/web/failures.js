@@ -2,6 +2,7 @@
 
 import { listFailures } from "./api.js";
 import { h } from "./dom.js";
+import { jobUrl } from "./facts.js";
 import { count, plural } from "./format.js";
 import { dataTable, small } from "./tables.js";
 
@@ -29,7 +30,7 @@ export class Failures {
 
   /** Items are named by links, and all with the same cause are one filter of the grid. */
   row({ title, detail, count: number, items }) {
-    const page = `/ui/jobs/${encodeURIComponent(this.id)}`;
+    const page = jobUrl(this.id);
     const links = items.flatMap((index) => [h("a", { href: `${page}#item-${index}` }, `#${index}`), " "]);
     const same = new URLSearchParams({ state: "failed", ...(title !== null && { error: title }) });
     const all = h("a", { href: `${page}?${same}` }, "show them");

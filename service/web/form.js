@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { h } from "./dom.js";
 import { Estimate } from "./estimate.js";
+import { jobLink, jobUrl } from "./facts.js";
 import { fieldsOf, valuesOf } from "./fields.js";
 import { plural } from "./format.js";
 import { describe, showUsual } from "./hints.js";
@@ -45,7 +46,7 @@ export class NewJob {
     );
     const crumb =
       cloned &&
-      h("p", { class: "crumb" }, "From ", h("a", { href: `/ui/jobs/${cloned.id}`, class: "mono" }, cloned.id));
+      h("p", { class: "crumb" }, "From ", jobLink(cloned.id));
     main.replaceChildren(h("div", { class: "title-row" }, h("h1", {}, "New job"), crumb ?? ""), this.form);
     this.begin();
   }
@@ -184,7 +185,7 @@ export class NewJob {
     this.estimate.button.disabled = true;
     try {
       const { id } = await this.send();
-      window.location.assign(`/ui/jobs/${encodeURIComponent(id)}`);
+      window.location.assign(jobUrl(id));
     } catch (error) {
       this.estimate.button.disabled = false;
       if (!(error instanceof api.Refused)) return this.estimate.fail(error.message);

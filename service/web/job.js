@@ -9,7 +9,7 @@ import { Curves } from "./curves.js";
 import { changes, h, mount, setText } from "./dom.js";
 import { drawEvaluation } from "./evaluation.js";
 import { drawExtremes } from "./extremes.js";
-import { notices, parameterTable, showProgress } from "./facts.js";
+import { jobUrl, notices, parameterTable, showProgress } from "./facts.js";
 import { Failures } from "./failures.js";
 import { exactTime, isFinal, percent, plural, stateLabel } from "./format.js";
 import { Logs } from "./logs.js";
@@ -134,7 +134,7 @@ class JobPage {
   showParent(parent) {
     this.parent = parent;
     const [label] = Object.entries(parent.parts).find(([, id]) => id === this.id) ?? [""];
-    const link = h("a", { href: `/ui/jobs/${encodeURIComponent(parent.id)}` }, kindOf(parent));
+    const link = h("a", { href: jobUrl(parent.id) }, kindOf(parent));
     this.ref.parent.replaceChildren(link, h("span", { "aria-hidden": "true" }, " / "));
     setText(this.ref.kind, `${label.replace("/", " / ")} (${kindOf(this.job)})`);
   }

@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { crumb, facts, framed, heading, jobsWith, page } from "./catalog.js";
 import { h } from "./dom.js";
 import { accuracies, ball, radiusCharts } from "./evaluation.js";
-import { pageLink } from "./facts.js";
+import { jobLink, jobUrl, pageLink } from "./facts.js";
 import { accuracy, count, exactTime, measure, plural } from "./format.js";
 import { dataTable, small } from "./tables.js";
 import { EpochCurves } from "./training.js";
@@ -20,7 +20,7 @@ function evaluationRow({ job, dataset, summary, at }) {
     accuracy(summary.clean.accuracy),
     lines.length ? lines : "–",
     summary.suspicions.length ? h("span", { class: "bad-text" }, plural(summary.suspicions.length, "sign")) : "none",
-    [h("a", { href: `/ui/jobs/${encodeURIComponent(job)}`, class: "mono" }, job), small(exactTime(at))],
+    [jobLink(job), small(exactTime(at))],
   ];
 }
 
@@ -40,7 +40,7 @@ async function trained({ job }, signal) {
     if (epochs.length === 0) return null;
     const curves = new EpochCurves();
     curves.update(epochs);
-    const link = h("a", { href: `/ui/jobs/${encodeURIComponent(job)}` }, "the job that trained it");
+    const link = h("a", { href: jobUrl(job) }, "the job that trained it");
     return h("section", {}, h("h2", {}, "Training ", h("small", {}, link)), ...curves.nodes);
   } catch (error) {
     if (error instanceof api.Refused) return null;

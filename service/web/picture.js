@@ -1,7 +1,7 @@
 // The pictures of an item, and how an item is called.
 
 import { imageUrl, uploadedUrl } from "./api.js";
-import { arrange, h, setText } from "./dom.js";
+import { arrange, h, setText, still } from "./dom.js";
 import { count, isFinal, measure, stateLabel } from "./format.js";
 
 export const artifact = (item, name) => item.artifacts.find((each) => each.name === name);
@@ -43,8 +43,7 @@ export function views(item) {
 
 /** The animation of the search, where the job asked for one and the viewer does not mind motion. */
 export function animation(item) {
-  const still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-  return artifact(item, "path.gif") && !still ? [["path.gif", "path"]] : [];
+  return artifact(item, "path.gif") && !still() ? [["path.gif", "path"]] : [];
 }
 
 /** A data set's images that activate the item's direction most ("top") or least ("bottom"). */

@@ -11,6 +11,9 @@ const backOff = (failures, error) =>
     Math.min(LONGEST_MS, EVERY_MS * 2 ** (failures - 1)) * (0.8 + 0.4 * Math.random()),
   );
 
+// A page that the browser had put aside is shown as it was then; where polling has ended it would stay so for ever.
+window.addEventListener("pageshow", ({ persisted }) => persisted && window.location.reload());
+
 /**
  * Run `task(signal)` now and again until it returns false, is refused, or stop() is called.
  * @param {(signal: AbortSignal) => Promise<boolean|void>} task
@@ -54,8 +57,6 @@ export function poll(task, health) {
   const whenSeen = () => document.hidden || run();
   document.addEventListener("visibilitychange", whenSeen, { signal });
   window.addEventListener("online", whenSeen, { signal });
-  // A page that the browser had put aside is shown as it was then; what has ended would say so for ever.
-  window.addEventListener("pageshow", ({ persisted }) => persisted && window.location.reload());
   signal.addEventListener("abort", () => clearTimeout(wake.timer));
   run();
   return { stop: () => controller.abort(), now: run };

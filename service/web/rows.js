@@ -1,6 +1,7 @@
 // Jobs as the rows of a table, and how a job is called.
 
 import { changes, h, setAttribute, setText } from "./dom.js";
+import { jobUrl } from "./facts.js";
 import { count, duration, exactTime, isFinal, itemsDone, percent, plural, sinceThen, stateLabel } from "./format.js";
 import { Thumbs } from "./thumbs.js";
 import { announce, Badge } from "./ui.js";
@@ -81,7 +82,7 @@ export class Row {
     this.time = h("time", { datetime: job.created_at, title: exactTime(job.created_at) });
     this.news = changes();
     const cell = (name, ...nodes) => h("td", { role: "cell", class: name }, ...nodes);
-    const name = h("a", { class: label === job.id && "mono", href: `/ui/jobs/${encodeURIComponent(job.id)}` }, label);
+    const name = h("a", { class: label === job.id && "mono", href: jobUrl(job.id) }, label);
     this.node = h(
       "tr",
       { role: "row" },

@@ -1,6 +1,6 @@
 // Pictures of one thing, looked at together: side by side, as a difference, or in turn in one place.
 
-import { arrange, h, setText } from "./dom.js";
+import { arrange, h, setText, still } from "./dom.js";
 import { measure } from "./format.js";
 import { drawDifference, loaded } from "./pixels.js";
 import { Frame, noPicture } from "./viewed.js";
@@ -10,7 +10,6 @@ const MODES = { side: "Side by side", difference: "Difference", flicker: "Flicke
 const KEYS = { s: "side", d: "difference", f: "flicker" };
 /** Slower than three flashes a second. */
 const EVERY_MS = 450;
-const still = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 export class Viewer {
   /** `usual` are the names of the two pictures that are compared first. */
@@ -83,8 +82,9 @@ export class Viewer {
 
   /** Answers whether the key means anything here. */
   shortcut(key) {
-    if (KEYS[key] && !this.modes[0].disabled) {
-      if (!this.modes[Object.keys(MODES).indexOf(KEYS[key])].disabled) this.turn(KEYS[key]);
+    const mode = KEYS[key];
+    if (mode) {
+      if (!this.modes[Object.keys(MODES).indexOf(mode)].disabled) this.turn(mode);
     } else if (key === "+" || key === "=") this.scale(2);
     else if (key === "-") this.scale(0.5);
     else if (key === "0") this.scale(0);

@@ -2,6 +2,7 @@
 
 import { listWorkers } from "./api.js";
 import { arrange, changes, h, mount, setAttribute, setText } from "./dom.js";
+import { jobLink } from "./facts.js";
 import { count, exactTime, measure, percent, plural, sinceThen } from "./format.js";
 import { poll } from "./poll.js";
 import { small } from "./tables.js";
@@ -69,8 +70,7 @@ class WorkerRow {
 function held({ shards, threads }) {
   const jobs = [...Map.groupBy(shards, jobOf)];
   const links = jobs.map(([id, own]) => {
-    const link = h("a", { href: `/ui/jobs/${encodeURIComponent(id)}`, class: "mono" }, id);
-    return h("span", { class: "line-of" }, link, own.length > 1 ? ` × ${count(own.length)}` : "");
+    return h("span", { class: "line-of" }, jobLink(id), own.length > 1 ? ` × ${count(own.length)}` : "");
   });
   return [`${count(shards.length)} of ${count(threads)}`, ...links];
 }
