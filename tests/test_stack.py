@@ -95,6 +95,7 @@ def test_a_training_run_survives_its_worker_and_ends_with_the_weights_of_an_unbr
 
 def test_two_nodes_train_the_network_of_one(stack: Stack) -> None:
     """The worker starts its node's processes; the other node's are started by hand, without a folder or a job."""
+    stack.environment["ROBUSTREPS_LEASE_SECONDS"] = "60"  # a busy machine may take longer than 3 s over a step
     port = usable_port()
     where = ["--nnodes=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
     alone = stack.start("worker")
