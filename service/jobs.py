@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, null, or_, select, update
 from sqlalchemy.orm import Session
 
-from service.db import now
+from service.db import among, now
 from service.errors import Conflict, NotFound
 from service.joblog import Event, note
 from service.models import Artifact, Item, Job, Shard, Transition
@@ -219,11 +219,13 @@ def to_send(session: Session, job_id: str) -> Sequence[str]:
     """
     parent = select(Job.parent_id).where(Job.id == job_id).scalar_subquery()
     related = or_(Job.id.in_((job_id, parent)), Job.parent_id == job_id)
-    going = select(Job.id).where(related, Job.state.in_(CLAIMABLE))
-    queued = Shard.job_id.in_(going) & (Shard.state == ShardState.QUEUED)
+    # One by one: whatever Postgres takes the tables to hold, none of these can be read again for each row of another.
+    going = session.scalars(select(Job.id).where(related, Job.state.in_(CLAIMABLE))).all()
+    queued = among(Shard.job_id, going) & (Shard.state == ShardState.QUEUED)
     sent = session.scalar(select(func.count()).select_from(Shard).where(queued, Shard.sent_at.is_not(None))) or 0
     unsent = Shard.sent_at.is_(None) & due()
-    first = select(Shard.id).where(queued, unsent).order_by(Shard.first_item).limit(max(AHEAD - sent, 0))
+    nearest = select(Shard.id).where(queued, unsent).order_by(Shard.first_item).limit(max(AHEAD - sent, 0))
+    first = session.scalars(nearest).all()
     return session.scalars(
         update(Shard).where(Shard.id.in_(first), unsent).values(sent_at=now()).returning(Shard.id),
         execution_options=UNSYNCHRONIZED,

@@ -78,13 +78,11 @@ def queue(session: Session) -> Queue:
 
 
 def _read(session: Session) -> Queue:
-    queued = (
-        select(Job.id, Job.priority, Job.created_at, func.count(), func.sum(Shard.item_count) * image_steps())
-        .join(Shard)
-        .where(Shard.state == ShardState.QUEUED, Job.state.in_(GOING))
-        .group_by(Job.id)
-    )
-    waiting = sorted((place(priority, at, i), n, int(steps)) for i, priority, at, n, steps in session.execute(queued))
+    # Not joined: after a burst Postgres takes both tables for empty of such rows, and compares each with each.
+    of_shards = select(Shard.job_id, func.count(), func.sum(Shard.item_count)).where(Shard.state == ShardState.QUEUED)
+    shards = {i: (n, int(items)) for i, n, items in session.execute(of_shards.group_by(Shard.job_id))}
+    going = session.execute(select(Job.id, Job.priority, Job.created_at, image_steps()).where(Job.state.in_(GOING)))
+    waiting = sorted((place(of, at, i), shards[i][0], shards[i][1] * each) for i, of, at, each in going if i in shards)
     left, rate, held = [], 0.0, 0
     running = select(Shard.item_count * image_steps(), Shard.progress).join(Job)
     for steps, progress in session.execute(running.where(Shard.state == ShardState.RUNNING)):

@@ -37,7 +37,7 @@ def _dataset(ctx: Context, name: str) -> Dataset:
 @router.post("/models", status_code=202, response_model=responses.Job)
 def register_model(body: ModelRegistration, ctx: Ctx, client: Client, idempotency_key: Key = None) -> Response:
     """Register a network: a worker loads and checks it, and once the job has succeeded other jobs can name it."""
-    return submit(ctx, body, idempotency_key, client, registration.MODEL)
+    return submit(ctx, body, idempotency_key, client, registration.MODEL).answer(ctx)
 
 
 @router.get("/models")
@@ -76,7 +76,7 @@ def get_weights(name: Id, ctx: Ctx, byte_range: Part = None) -> Response:
 @router.post("/datasets", status_code=202, response_model=responses.Job)
 def register_dataset(body: DatasetRegistration, ctx: Ctx, client: Client, idempotency_key: Key = None) -> Response:
     """Register a data set: a worker counts and checks it, and once the job has succeeded other jobs can name it."""
-    return submit(ctx, body, idempotency_key, client, registration.DATASET)
+    return submit(ctx, body, idempotency_key, client, registration.DATASET).answer(ctx)
 
 
 @router.get("/datasets")

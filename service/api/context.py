@@ -3,8 +3,9 @@
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import Depends, Header, Path, Query, Request, Response
 from sqlalchemy.orm import Session
@@ -12,6 +13,7 @@ from sqlalchemy.orm import Session
 from service import drafts, estimates, limits, responses, submissions
 from service.broker import Broker
 from service.bulk import accepting, selection
+from service.bulk_models import Planning
 from service.catalog import Catalog
 from service.db import Database
 from service.drafts import Draft
@@ -22,6 +24,7 @@ from service.kinds.planning import Plan, is_here, open_named
 from service.requests import PRIORITIES, Submission
 from service.settings import Settings
 from service.storage import Storage
+from service.telling import Told
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,13 @@ def _reading(ctx: Ctx) -> Iterator[Session]:
 Reading = Annotated[Session, Depends(_reading, scope="function")]  # over before the answer is sent
 
 
-async def _client(request: Request) -> str:
+async def client_of(request: Request) -> str:
     if authorization := request.headers.get("authorization"):
         return hashlib.sha256(authorization.encode()).hexdigest()[:16]
     return request.client.host[:64] if request.client else "unknown"
 
 
-Client = Annotated[str, Depends(_client)]
+Client = Annotated[str, Depends(client_of)]
 """Whose queued items count together: those who send the same Authorization, or else come from the same address."""
 # What a database could not even compare (NUL, integers beyond its own) is refused here.
 ID = r"^[A-Za-z0-9_.:-]{1,100}$"
@@ -79,10 +82,28 @@ Presign = Annotated[bool, Query(description="Give every artifact a link to the s
 RETRY_AFTER = "2"
 
 
-def accept(ctx: Context, draft: Callable[[Session], Draft], digest: str, key: str | None) -> Response:
-    """Draft a job and have it inserted, or find the one that `key` made; send for its shards after the commit.
+class Asked(NamedTuple):
+    """A submission on its way into the database, with others of the moment."""
 
-    Raises what drafting or limits raise; but a key is answered with its job even if the request would be refused now.
+    told: Future[Told]
+    draft: Draft | None
+    """What is inserted; None if the job is there already."""
+
+    def answer(self, ctx: Context) -> Response:
+        """Send for the job's shards and tell of it, once it is there. Raises what limits raise."""
+        told = self.told.result()
+        if self.draft and told.job_id == self.draft.job["id"]:
+            ctx.broker.enqueue(self.draft.shard_ids, told.priority)
+            if self.draft.rows[Planning]:
+                ctx.planning.set()
+        headers = {"Location": f"/v1/jobs/{told.job_id}", "Retry-After": RETRY_AFTER}
+        return Response(told.body, 202, headers, "application/json")
+
+
+def insert(ctx: Context, draft: Callable[[Session], Draft], digest: str, key: str | None) -> Asked:
+    """Draft a job and have it inserted, or find the one that `key` made.
+
+    Raises what drafting raises; but a key is answered with its job even if the request would be refused now.
     """
     try:
         with ctx.db.reading() as session:
@@ -92,13 +113,8 @@ def accept(ctx: Context, draft: Callable[[Session], Draft], digest: str, key: st
             before = submissions.by_keys(session, [key] if key else []).get(key)
         if before is None:
             raise
-        told = ctx.intake.tell(before.made_by(digest)).result()
-    else:
-        told = ctx.intake.take(drafted).result()
-        if told.job_id == drafted.job["id"]:
-            ctx.broker.enqueue(drafted.shard_ids, told.priority)
-    headers = {"Location": f"/v1/jobs/{told.job_id}", "Retry-After": RETRY_AFTER}
-    return Response(told.body, 202, headers, "application/json")
+        return Asked(ctx.intake.tell(before.made_by(digest)), None)
+    return Asked(ctx.intake.take(drafted), drafted)
 
 
 def opened(ctx: Context, body: Submission) -> Catalog:
@@ -112,23 +128,19 @@ def opened(ctx: Context, body: Submission) -> Catalog:
 def submit(
     ctx: Context, body: Submission, key: str | None, client: str, kind: str = "",
     beside: Mapping[str, Any] = drafts.NOTHING, digest: str = "",
-) -> Response:  # fmt: skip
-    """Plan a request of any kind and insert its job, `beside` too. Raises InvalidInput, TooManyQueued."""
+) -> Asked:  # fmt: skip
+    """Plan a request of any kind and have its job inserted, `beside` too. Raises InvalidInput, TooManyQueued."""
     digest, catalog = digest or submissions.request_digest(body, kind), opened(ctx, body)
     request = selection.explicit(body, catalog, ctx.settings.max_items, accepting.KEEP)
-    large = accepting.is_large(request, ctx.settings)
 
     def draft(session: Session) -> Draft:
         about = submissions.columns(session, body) | {"client": client} | dict(beside)
         plan, total = _plan(ctx, request, catalog, session)
-        if large:
+        if accepting.is_large(request, ctx.settings):
             return accepting.draft(plan, total, digest, key, about)
         return drafts.planned(plan, digest, key, ctx.settings.shard_items, about)
 
-    response = accept(ctx, draft, digest, key)
-    if large:
-        ctx.planning.set()
-    return response
+    return insert(ctx, draft, digest, key)
 
 
 def _plan(ctx: Context, request: Submission, catalog: Catalog, session: Session) -> tuple[Plan, int | None]:

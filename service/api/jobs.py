@@ -26,6 +26,7 @@ from service.api.context import (
     preview,
     submit,
 )
+from service.api.straight import Straight
 from service.api.tagged import JSON, Tagged
 from service.errors import Conflict
 from service.kinds.dispatch import JobRequest
@@ -34,9 +35,10 @@ from service.requests import PRIORITIES, LabelFilter, Time
 from service.states import JobState
 
 router = APIRouter(prefix="/v1", tags=["jobs"], route_class=Tagged)
+straight = APIRouter(route_class=Straight)
 
 
-@router.post("/jobs", status_code=202, response_model=responses.Job, responses={200: {"model": responses.Preview}})
+@straight.post("/jobs", status_code=202, response_model=responses.Job, responses={200: {"model": responses.Preview}})
 def submit_job(
     body: JobRequest, ctx: Ctx, client: Client, idempotency_key: Key = None,
     dry_run: Annotated[bool, Query(description="Only answer what the request would become (200)")] = False,
@@ -44,7 +46,10 @@ def submit_job(
     """Accept a job. The same Idempotency-Key with the same body answers the job that the first call made."""
     if dry_run:
         return JSONResponse(preview(ctx, body, client).model_dump(mode="json"))
-    return submit(ctx, body, idempotency_key, client)
+    return submit(ctx, body, idempotency_key, client).answer(ctx)
+
+
+router.include_router(straight)
 
 
 @router.get("/jobs")
@@ -109,7 +114,7 @@ def clone_job(
     beside = {"cloned_from": job_id}
     if isinstance(clone.request, Networks):
         return recipes.submit(clone.name, clone.request, ctx, idempotency_key, client, beside, clone.digest)
-    return submit(ctx, clone.request, idempotency_key, client, clone.name, beside, clone.digest)
+    return submit(ctx, clone.request, idempotency_key, client, clone.name, beside, clone.digest).answer(ctx)
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202)

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from service import cards, drafts, estimates, limits, responses, submissions
-from service.api.context import Client, Context, Ctx, Key, accept, opened
+from service.api.context import Client, Context, Ctx, Key, insert, opened
 from service.bulk import selection
 from service.catalog import Catalog
 from service.drafts import Draft
@@ -79,7 +79,7 @@ def submit(
         plans = plan(parts, catalog, session, ctx.settings)
         return drafts.recipe(parameters, plans, digest, key, ctx.settings.shard_items, about)
 
-    return accept(ctx, draft, digest, key)
+    return insert(ctx, draft, digest, key).answer(ctx)
 
 
 for _name, _recipe in RECIPES.items():

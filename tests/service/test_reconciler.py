@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
+from service import waiting
 from service.broker import NORMAL, QUEUES, Broker, celery_app
 from service.db import Database, migrate, now
 from service.models import Job, Shard
-from service.reconciler import Reconciler
+from service.reconciler import AT_ONCE, Reconciler
 from service.settings import Settings
 from service.states import JobState, ShardState
 from tests.service.test_jobs import cancel, claimed, expire, item_states, save, state_of, submit
@@ -51,6 +52,39 @@ def messages(broker: Broker, priority: int = NORMAL) -> list[str]:
 def overdue(db: Database) -> None:
     with db.transaction() as session:
         session.execute(update(Shard).values(sent_at=now() - 60))
+
+
+def burst(db: Database, jobs: int) -> None:
+    """Insert so many jobs of one shard, more than Postgres expects by what it knows of the tables."""
+    with db.transaction() as session:
+        for table, columns, values in (
+            ("jobs", "id, kind, state, parameters, warnings, items, created_at, request_digest",
+             "'job_' || i, 'inversion', 'queued', '{}', '[]', 1, i, 'x'"),
+            ("shards", "id, job_id, state, epoch, first_item, item_count, attempts, crashes, progress, sent_at",
+             "'job_' || i || '.0', 'job_' || i, 'queued', 0, 0, 1, 0, 0, '{}', 1"),
+        ):  # fmt: skip
+            several = f"INSERT INTO {table} ({columns}) SELECT {values} FROM generate_series(1, {jobs}) i"
+            session.connection().exec_driver_sql(several)
+
+
+def test_a_burst_that_postgres_has_no_statistics_of_is_gone_through_once_and_not_for_each_of_it(
+    postgres_url: str, broker: Broker
+) -> None:
+    migrate(postgres_url)
+    db = Database(postgres_url)
+    try:
+        submit(db)
+        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("ANALYZE")
+        burst(db, 8000)  # each with each is 64 million comparisons: more than a statement has time for
+        with db.reading() as session:
+            assert len(waiting.queue(session).places) == 8001
+        Reconciler(db, broker, Settings(reconcile_seconds=1)).reconcile()
+        with db.reading() as session:
+            sent = select(func.count()).select_from(Shard).where(Shard.sent_at > 1)
+            assert session.scalar(sent) == 2 * AT_ONCE + 1, "as many as a pass takes for each queue, and the one before"
+    finally:
+        db.close()
 
 
 def test_a_silent_workers_shard_is_queued_again_and_counts_a_crash(database: Database, reconciler: Reconciler) -> None:
