@@ -43,7 +43,8 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
     values: dict[str, Any] = {"data_dir": tmp_path / "data", "max_upload_bytes": 50_000_000, "max_body_bytes": 500_000}
     if request.param == "postgres-s3":
         values |= s3_settings(request.getfixturevalue("s3_bucket")) | {
-            "database_url": request.getfixturevalue("postgres_url"), "broker_url": request.getfixturevalue("redis_server"),
+            "database_url": request.getfixturevalue("postgres_url"),
+            "broker_url": request.getfixturevalue("redis_server"),
         }  # fmt: skip
     else:
         (tmp_path / "data").mkdir()
