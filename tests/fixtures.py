@@ -97,7 +97,7 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Dat
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """The embedded mode in a folder of its own, in a hurry."""
-    return Settings(data_dir=tmp_path / "data", port=0, heartbeat_seconds=0.2, lease_seconds=5, reconcile_seconds=0.5)
+    return Settings(data_dir=tmp_path / "data", port=0, heartbeat_seconds=0.2, lease_seconds=60, reconcile_seconds=0.5)
 
 
 @contextmanager
@@ -128,7 +128,7 @@ class LiveService:
     def submit(self, body: dict[str, Any]) -> dict[str, Any]:
         return self.client.submit(**body)
 
-    def wait(self, job_id: str, timeout: float = 120) -> dict[str, Any]:
+    def wait(self, job_id: str, timeout: float = 240) -> dict[str, Any]:
         return self.client.wait(job_id, timeout, interval=0.1)
 
 
@@ -145,7 +145,7 @@ def live(settings: Settings) -> Iterator[LiveService]:
         with Client(url) as client:
             yield LiveService(url, client)
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
