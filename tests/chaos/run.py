@@ -36,9 +36,14 @@ class Report:
 
 
 def run(
-    world: World, faults: Sequence[Fault], seed: int, minutes: float, say: Callable[[str], None], training: bool = False,
+    world: World,
+    faults: Sequence[Fault],
+    seed: int,
+    minutes: float,
+    say: Callable[[str], None],
+    training: bool = False,
     lost_seconds: float = LOST_SECONDS,
-) -> Report:  # fmt: skip
+) -> Report:
     """Inject faults under load until all are or the time is over, then wait for the end of every job and look."""
     report = Report()
     with (
