@@ -142,7 +142,7 @@ def live(settings: Settings) -> Iterator[LiveService]:
             assert thread.is_alive()
             time.sleep(0.02)
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        with Client(url) as client:
+        with Client(url, 240) as client:
             yield LiveService(url, client)
         server.should_exit = True
         thread.join(60)
@@ -163,7 +163,7 @@ def still_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Li
     (settings.data_dir / "robustreps.db").write_bytes(migrated())
     context = open_context(settings)
     server = Server(config(settings, create_app(settings, context)))
-    with running(server) as url, Client(url) as client:
+    with running(server) as url, Client(url, 240) as client:
         yield LiveService(url, client), context.db
     context.close()
 

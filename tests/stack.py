@@ -88,7 +88,7 @@ def stack(postgres_url: str, redis_url: str, s3_bucket: Bucket) -> Iterator[Stac
     }  # fmt: skip
     environment = os.environ | {f"ROBUSTREPS_{name.upper()}": str(value) for name, value in values.items()}
     with ExitStack() as exits:
-        client = exits.enter_context(Client(f"http://127.0.0.1:{port}"))
+        client = exits.enter_context(Client(f"http://127.0.0.1:{port}", PATIENCE))
         db = Database(postgres_url)
         exits.callback(db.close)
         stack = Stack(environment, client, db, S3Storage(s3_bucket.name, Settings(**s3_settings(s3_bucket))), redis_url)

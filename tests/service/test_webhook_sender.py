@@ -18,7 +18,7 @@ from standardwebhooks import WebhookVerificationError
 from service.bulk_models import Delivery, Webhook
 from service.db import Database, now
 from service.settings import Settings
-from service.webhooks import posting, registry, schemas
+from service.webhooks import posting, registry, schemas, sender
 from service.webhooks.posting import Answer
 from service.webhooks.sender import KEPT, SCHEDULE, Claimed, Sender, claim, due, purge, record
 from service.webhooks.signing import new_secret
@@ -78,6 +78,11 @@ def sending(db: Database, settings: Settings = OPEN) -> Iterator[Sender]:
 def verified(got: Received, secret: str) -> Any:
     """What a receiver that knows this secret makes of a request, by another implementation."""
     return Oracle(secret).verify(got.body, got.headers)
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "TICK", 0.1)
 
 
 def test_every_state_of_a_job_arrives_signed_as_the_standard_says(database: Database) -> None:

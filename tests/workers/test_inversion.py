@@ -92,7 +92,8 @@ def test_an_item_starts_from_its_own_noise_whatever_else_is_in_the_job(live_serv
 
 
 def test_the_trace_has_every_step_and_its_summary_the_ends(live_service: LiveService) -> None:
-    _, items = run(live_service, steps=700)
+    target = {"source": "dataset", "dataset": "cifar10-sample", "indices": [0]}
+    _, items = run(live_service, steps=700, targets=target)
     found = tensors(live_service, items[0])
     assert found["loss"].shape == (701,)
     assert found["grad_norm"].shape == (700,)
