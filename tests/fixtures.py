@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from playwright.sync_api import Browser, ConsoleMessage, Page
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from deploy.browser import chromium
 from service.app import create_app, open_context
@@ -170,6 +170,7 @@ def still_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Li
 
 @pytest.fixture(scope="module")  # no longer: while it is there, nothing else may run an event loop
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=60_000)  # milliseconds, where a test says nothing else: a busy machine fails no test
     with installed(), chromium() as browser:
         yield browser
 
@@ -184,6 +185,7 @@ def page(browser: Browser) -> Iterator[Page]:
             errors.append(message.text)
 
     page = browser.new_page()
+    page.set_default_timeout(120_000)
     page.on("console", note)
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page
