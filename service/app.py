@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
@@ -108,8 +108,8 @@ def _add_dashboard(app: Api) -> None:
         return RedirectResponse("/ui/")
 
     @app.get("/docs", include_in_schema=False)
-    def docs() -> HTMLResponse:
-        return HTMLResponse(app.page, headers={"Content-Security-Policy": CSP, "Cache-Control": "no-cache"})
+    def docs(request: Request) -> HTMLResponse:  # not of `app`: FastAPI keeps each endpoint, and all that it names
+        return HTMLResponse(request.app.page, headers={"Content-Security-Policy": CSP, "Cache-Control": "no-cache"})
 
     # All modules at once, instead of each when another names it.
     modules = sorted({path.name for path in WEB.glob("*.js")} - {"app.js", "reference.js", "theme.js"})

@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import connection
 
 import structlog
@@ -35,14 +37,19 @@ def config(settings: Settings, app: FastAPI) -> uvicorn.Config:
 class Server(uvicorn.Server):
     """Ends the event streams as it ends: it would wait for them for ever."""
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        gc.collect()
-        gc.freeze()  # what is there by now stays: no collection need look at it again
-
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.config.app.state.feed.close()  # type: ignore[union-attr]
         await super().shutdown(sockets)
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """For a process that does nothing but serve: what is there by now stays, and no collection looks at it again."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
         gc.unfreeze()  # libraries say of what is never collected that it leaked
 
 
@@ -81,7 +88,9 @@ def _serve(settings: Settings, shared: socket.socket) -> None:
     """The whole life of one of several processes."""
     logs.configure(settings.log_format)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    Server(config(settings, create_app(settings))).run(sockets=[shared])
+    server = Server(config(settings, create_app(settings)))
+    with settled():
+        server.run(sockets=[shared])
 
 
 def _end_with_parent() -> None:

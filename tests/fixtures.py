@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from playwright.sync_api import Browser, ConsoleMessage, Page
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from deploy.browser import chromium
 from service.app import create_app, open_context
@@ -97,7 +97,7 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Dat
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """The embedded mode in a folder of its own, in a hurry."""
-    return Settings(data_dir=tmp_path / "data", port=0, heartbeat_seconds=0.2, lease_seconds=5, reconcile_seconds=0.5)
+    return Settings(data_dir=tmp_path / "data", port=0, heartbeat_seconds=0.2, lease_seconds=60, reconcile_seconds=0.5)
 
 
 @contextmanager
@@ -128,7 +128,7 @@ class LiveService:
     def submit(self, body: dict[str, Any]) -> dict[str, Any]:
         return self.client.submit(**body)
 
-    def wait(self, job_id: str, timeout: float = 120) -> dict[str, Any]:
+    def wait(self, job_id: str, timeout: float = 240) -> dict[str, Any]:
         return self.client.wait(job_id, timeout, interval=0.1)
 
 
@@ -142,10 +142,10 @@ def live(settings: Settings) -> Iterator[LiveService]:
             assert thread.is_alive()
             time.sleep(0.02)
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        with Client(url) as client:
+        with Client(url, 240) as client:
             yield LiveService(url, client)
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -163,13 +163,14 @@ def still_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Li
     (settings.data_dir / "robustreps.db").write_bytes(migrated())
     context = open_context(settings)
     server = Server(config(settings, create_app(settings, context)))
-    with running(server) as url, Client(url) as client:
+    with running(server) as url, Client(url, 240) as client:
         yield LiveService(url, client), context.db
     context.close()
 
 
 @pytest.fixture(scope="module")  # no longer: while it is there, nothing else may run an event loop
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=60_000)  # milliseconds, where a test says nothing else: a busy machine fails no test
     with installed(), chromium() as browser:
         yield browser
 
@@ -184,6 +185,7 @@ def page(browser: Browser) -> Iterator[Page]:
             errors.append(message.text)
 
     page = browser.new_page()
+    page.set_default_timeout(120_000)
     page.on("console", note)
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page

@@ -1,7 +1,8 @@
-"""The service as processes of its own on real servers, with short leases: what tests kill and start again."""
+"""The service as processes of its own on real servers: what tests kill and start again."""
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,11 +14,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from deploy.servers import usable_port
 from service.client import Client
-from service.db import Database
+from service.db import Database, now
 from service.models import Artifact, Item, Job, Shard
 from service.settings import Settings
 from service.states import JobState
@@ -26,6 +27,9 @@ from tests.fixtures import s3_settings
 from tests.servers import Bucket
 
 ROBUSTREPS = Path(sys.executable).with_name("robustreps")
+Process = subprocess.Popen[bytes]
+PATIENCE = 240.0
+"""Seconds for what takes a few on an idle machine: a busy one fails no test."""
 
 
 @dataclass
@@ -37,9 +41,9 @@ class Stack:
     db: Database
     storage: S3Storage
     redis_url: str
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[Process] = field(default_factory=list)
 
-    def start(self, command: str) -> subprocess.Popen[bytes]:
+    def start(self, command: str) -> Process:
         process = subprocess.Popen([ROBUSTREPS, command], env=self.environment)
         self.processes.append(process)
         return process
@@ -49,11 +53,25 @@ class Stack:
             process.kill()
             process.wait()
 
-    def wait_until(self, condition: Callable[[], Any], seconds: float = 60) -> None:
+    def wait_until(self, condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, "waited too long"
             time.sleep(0.05)
+
+    def end(self, worker: Process, by: int = signal.SIGTERM) -> int:
+        """A worker's status, once it has ended by this signal."""
+        worker.send_signal(by)
+        return worker.wait(PATIENCE)
+
+    def succeeded(self, job_id: str) -> bool:
+        """Once the job is over."""
+        return bool(self.client.wait(job_id, PATIENCE)["state"] == JobState.SUCCEEDED)
+
+    def run_out(self) -> None:
+        """All leases run out now: in tests they last longer than a busy machine may hold up who has them."""
+        with self.db.transaction() as session:
+            session.execute(update(Shard).where(Shard.lease_expires_at.is_not(None)).values(lease_expires_at=now() - 1))
 
     def wait_running(self, job_id: str) -> None:
         """Until a worker has reported steps."""
@@ -66,11 +84,11 @@ def stack(postgres_url: str, redis_url: str, s3_bucket: Bucket) -> Iterator[Stac
     port = usable_port()
     values = s3_settings(s3_bucket) | {
         "database_url": postgres_url, "broker_url": redis_url, "port": port, "heartbeat_seconds": 0.3,
-        "lease_seconds": 3, "reconcile_seconds": 1, "log_format": "json",
+        "lease_seconds": 100, "reconcile_seconds": 1, "log_format": "json",
     }  # fmt: skip
     environment = os.environ | {f"ROBUSTREPS_{name.upper()}": str(value) for name, value in values.items()}
     with ExitStack() as exits:
-        client = exits.enter_context(Client(f"http://127.0.0.1:{port}"))
+        client = exits.enter_context(Client(f"http://127.0.0.1:{port}", PATIENCE))
         db = Database(postgres_url)
         exits.callback(db.close)
         stack = Stack(environment, client, db, S3Storage(s3_bucket.name, Settings(**s3_settings(s3_bucket))), redis_url)

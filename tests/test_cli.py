@@ -23,7 +23,7 @@ def run(tmp_path: Path, *arguments: str, **settings: str) -> subprocess.Complete
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=240,
     )
 
 
@@ -112,7 +112,7 @@ def test_a_second_process_on_the_same_data_is_refused(tmp_path: Path) -> None:
         assert "use it, by --api URL" in second.stderr
     finally:
         first.send_signal(signal.SIGTERM)  # a runner in the background may have SIGINT ignored for all below it
-        _, said = first.communicate(timeout=120)
+        _, said = first.communicate(timeout=240)
     assert first.returncode == 0
     assert b"Traceback" not in said
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from service.models import Shard
 from tests.fixtures import inversion
-from tests.stack import Stack, assert_ended_once, shard_of
+from tests.stack import PATIENCE, Process, Stack, assert_ended_once, shard_of
 from workers.main import DEVICE_LOST
 from workers.recipes.standing import Standing, unpack
 
@@ -54,30 +54,27 @@ SEARCHES = {
 @pytest.mark.parametrize("body", SEARCHES.values(), ids=SEARCHES)
 def test_a_search_whose_workers_are_killed_ends_bitwise_as_an_unbroken_one(stack: Stack, body: dict[str, Any]) -> None:
     asked = inversion(steps=300, deterministic=True) | body
-    unbroken = run_unbroken(stack, asked)
+    victim, unbroken = run_unbroken(stack, asked)
     broken, steps = stack.client.submit(**asked)["id"], [0]
     for _ in range(2):
-        victim = stack.start("worker")
         stack.wait_until(lambda: furthest(stack) > steps[-1])
         steps.append(furthest(stack))
-        victim.send_signal(signal.SIGKILL)
-        victim.wait()
-    stack.start("worker")
-    assert stack.client.wait(broken, timeout=150)["state"] == "succeeded"
+        stack.end(victim, signal.SIGKILL)
+        stack.run_out()
+        victim = stack.start("worker")
+    assert stack.succeeded(broken)
     assert is_same(results(stack, broken), unbroken)
 
 
-def run_unbroken(stack: Stack, asked: dict[str, Any]) -> list[dict[str, Tensor]]:
-    """The results of a job that a worker of its own makes, which is then forgotten."""
+def run_unbroken(stack: Stack, asked: dict[str, Any]) -> tuple[Process, list[dict[str, Tensor]]]:
+    """A worker, and the results of a job that it makes, which is then forgotten."""
     worker = stack.start("worker")
     job_id = stack.client.submit(**asked)["id"]
-    assert stack.client.wait(job_id, timeout=150)["state"] == "succeeded"
-    worker.terminate()
-    assert worker.wait(15) == 0
+    assert stack.succeeded(job_id)
     found = results(stack, job_id)
     with stack.db.transaction() as session:
         session.delete(session.get_one(Shard, f"{job_id}.0"))
-    return found
+    return worker, found
 
 
 def furthest(stack: Stack) -> int:
@@ -87,34 +84,29 @@ def furthest(stack: Stack) -> int:
 
 
 def test_a_regularised_ascent_goes_on_too(stack: Stack) -> None:
-    unbroken = run_unbroken(stack, REGULARIZED)
-    victim = stack.start("worker")
+    victim, unbroken = run_unbroken(stack, REGULARIZED)
     broken = stack.client.submit(**REGULARIZED)["id"]
     stack.wait_until(lambda: standing(stack))
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
+    stack.end(victim, signal.SIGKILL)
+    stack.run_out()
     second = stack.start("worker")
     stack.wait_until(lambda: shard_of(stack).epoch == 2 and shard_of(stack).progress.get("image_steps"))
-    second.terminate()
-    assert second.wait(15) == 0
+    assert stack.end(second) == 0
     found = standing(stack)
     assert found is not None
     assert 0 < int(found.ascent["steps"][0]) < 600
     stack.start("worker")
-    assert stack.client.wait(broken, timeout=150)["state"] == "succeeded"
+    assert stack.succeeded(broken)
     assert is_same(results(stack, broken), unbroken)
 
 
 def test_a_worker_that_is_told_to_end_keeps_everything_and_is_gone_in_time(stack: Stack) -> None:
-    stack.environment["ROBUSTREPS_CHECKPOINT_SECONDS"] = "3600"
+    stack.environment |= {"ROBUSTREPS_CHECKPOINT_SECONDS": "3600", "ROBUSTREPS_DRAIN_SECONDS": "3600"}
     worker = stack.start("worker")
     job_id = stack.client.submit(**inversion(steps=20_000))["id"]
     stack.wait_running(job_id)
     done = stack.client.job(job_id)["progress"]["steps_done"]
-    begun = time.monotonic()
-    worker.terminate()
-    assert worker.wait(15) == 0
-    assert time.monotonic() - begun < 10
+    assert stack.end(worker) == 0, "it does not wait until its time to let go is over"
     shard, found = shard_of(stack), standing(stack)
     assert (shard.state, shard.attempts, shard.crashes, shard.lease_expires_at) == ("queued", 0, 0, None)
     assert found is not None
@@ -128,8 +120,7 @@ def test_a_worker_that_cannot_let_go_in_time_is_gone_all_the_same(stack: Stack, 
     worker = stack.start("worker")
     stack.client.submit(**inversion(steps=2000))
     stack.wait_until((tmp_path / "hung").exists)
-    worker.terminate()
-    assert worker.wait(10) == 0
+    assert stack.end(worker) == 0
     shard = shard_of(stack)
     assert (shard.state, shard.attempts, shard.crashes) == ("queued", 0, 0)
 
@@ -140,16 +131,18 @@ def faulty() -> str:
 
 def test_a_worker_whose_device_hangs_loses_its_lease_and_ends(stack: Stack, tmp_path: Path) -> None:
     stack.environment |= {
-        "ROBUSTREPS_LOADING_SECONDS": "8", "FAULT": f"hang:{tmp_path / 'hung'}", "PYTHONPATH": faulty(),
+        "ROBUSTREPS_LOADING_SECONDS": "30", "ROBUSTREPS_LEASE_SECONDS": "5", "FAULT": f"hang:{tmp_path / 'hung'}",
+        "PYTHONPATH": faulty(),
     }  # fmt: skip
     worker = stack.start("worker")
     job_id = stack.client.submit(**inversion(steps=300))["id"]
     stack.wait_until((tmp_path / "hung").exists)
     stack.wait_until(lambda: shard_of(stack).state == "queued")
     assert worker.poll() is None, "the lease goes first"
-    assert worker.wait(30) == DEVICE_LOST
+    assert worker.wait(PATIENCE) == DEVICE_LOST
+    stack.environment |= {"ROBUSTREPS_LOADING_SECONDS": "300", "ROBUSTREPS_LEASE_SECONDS": "100"}
     stack.start("worker")
-    assert stack.client.wait(job_id, timeout=90)["state"] == "succeeded"
+    assert stack.succeeded(job_id)
     assert_ended_once(stack, job_id, 3)
 
 
@@ -164,6 +157,7 @@ def test_an_item_that_kills_its_workers_is_found_and_its_neighbours_are_not_blam
     while (job := stack.client.job(job_id))["state"] not in ("partially_succeeded", "failed", "succeeded"):
         if worker.poll() is not None:
             deaths += 1
+            stack.run_out()
             worker = stack.start("worker")
         time.sleep(0.1)
     assert (job["state"], deaths) == ("partially_succeeded", 2), "the third time it died alone"
@@ -171,11 +165,10 @@ def test_an_item_that_kills_its_workers_is_found_and_its_neighbours_are_not_blam
     assert {i: ended[i]["state"] for i in indices} == {i: "failed" if i == deadly else "succeeded" for i in indices}
     assert ended[deadly]["error"]["title"] == "Quarantined"
     del stack.environment["FAULT"]
-    worker.terminate()
-    assert worker.wait(15) == 0
+    assert stack.end(worker) == 0
     stack.start("worker")
     stack.client.request("POST", f"/v1/jobs/{job_id}/retry")
-    assert stack.client.wait(job_id, timeout=90)["state"] == "succeeded"
+    assert stack.succeeded(job_id)
     assert_ended_once(stack, job_id, len(indices))
 
 

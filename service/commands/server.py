@@ -10,7 +10,7 @@ from sqlalchemy import make_url
 from service import db, logs
 from service.collector import collect
 from service.db import Database
-from service.server import Processes
+from service.server import Processes, settled
 from service.serving import serving
 from service.settings import get_settings
 from service.storage import open_storage
@@ -29,7 +29,8 @@ def serve() -> None:
         typer.echo(
             f"robustreps: http://{settings.host}:{settings.port}/  (API under /v1, reference at /docs)", err=True
         )
-        (server if settings.api_processes == 1 else Processes(settings)).run()
+        with settled():
+            (server if settings.api_processes == 1 else Processes(settings)).run()
 
 
 def migrate(revision: Annotated[str, typer.Argument(help="Alembic revision")] = "head") -> None:

@@ -120,7 +120,7 @@ class World:
             self.set_clock(worker, 0)
         self.wait_ready()
 
-    def wait_ready(self, seconds: float = 60) -> None:
+    def wait_ready(self, seconds: float = 240) -> None:
         """Until the API reaches the database, the broker and the storage. Raises TimeoutError."""
         with Client(self.url, timeout=5) as client:
             if not self.live_until(lambda: ready(client), seconds):

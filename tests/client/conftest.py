@@ -32,7 +32,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     noise(size=(32, 32)).save(folder / "plain" / "a.png")
     return Settings(
         data_dir=tmp_path_factory.mktemp("service"), datasets_dir=folder, port=0, heartbeat_seconds=0.2,
-        lease_seconds=20, reconcile_seconds=0.5, webhook_http=True, webhook_private=True,
+        lease_seconds=60, reconcile_seconds=0.5, webhook_http=True, webhook_private=True,
     )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def client(installed: Settings) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def done(client: Client) -> dict[str, Any]:
     """A job of three items that has succeeded."""
-    job = client.wait(client.submit(**inversion()), timeout=120, interval=0.05)
+    job = client.wait(client.submit(**inversion()), timeout=240, interval=0.05)
     assert job["state"] == "succeeded"
     return job
 
@@ -56,7 +56,7 @@ def torn(client: Client, installed: Settings) -> dict[str, Any]:
     image = client.upload(noise(size=(32, 32)))
     (installed.data_dir / "objects" / "images" / image.removeprefix("sha256:")).unlink()
     targets = ["cifar10-sample:0", {"source": "images", "images": [image]}, "cifar10-sample:2"]
-    job = client.wait(client.submit(inversion(), targets=targets), timeout=120, interval=0.05)
+    job = client.wait(client.submit(inversion(), targets=targets), timeout=240, interval=0.05)
     assert job["state"] == "partially_succeeded"
     return job
 
@@ -65,7 +65,7 @@ def torn(client: Client, installed: Settings) -> dict[str, Any]:
 def reused(client: Client, done: dict[str, Any]) -> dict[str, Any]:
     """A bulk job of four items, three of which were taken over from `done`, and its table."""
     targets = {"source": "dataset", "dataset": "cifar10-sample", "indices": [0, 1, 2, 3]}
-    job = client.wait(client.submit(inversion(), targets=targets, reuse=True), timeout=120, interval=0.05)
+    job = client.wait(client.submit(inversion(), targets=targets, reuse=True), timeout=240, interval=0.05)
     assert (job["state"], job["planning"]["reused"]) == ("succeeded", done["items"]["total"])
     return job
 
@@ -78,7 +78,7 @@ def command(client: Client, tmp_path: Path) -> Command:
         own = {"ROBUSTREPS_API": client.url} | {f"ROBUSTREPS_{name.upper()}": v for name, v in settings.items()}
         return subprocess.run(
             [ROBUSTREPS, *arguments], cwd=tmp_path, env=os.environ | {"COLUMNS": "200"} | own, input=stdin,
-            capture_output=True, text=True, check=False, timeout=200,
+            capture_output=True, text=True, check=False, timeout=240,
         )  # fmt: skip
 
     return command

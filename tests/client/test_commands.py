@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -255,15 +256,26 @@ def test_a_shell_completes_nothing_where_the_service_is_away(command: Command) -
     assert completed(command, "robustreps --api http://127.0.0.1:1 submit --model c") == []
 
 
+def asks(pid: int) -> bool:
+    """Whether a process has a connection."""
+    for opened in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it is closed by now
+            if "socket" in str(opened.readlink()):
+                return True
+    return False
+
+
 def test_an_interrupted_watch_leaves_no_traceback(client: Client, tmp_path: Path) -> None:
     job = client.submit(**inversion(steps=100_000))
     watching = subprocess.Popen(
         [ROBUSTREPS, "watch", job["id"], "--api", client.url], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
-    time.sleep(2)
+    while not asks(watching.pid):
+        assert watching.poll() is None
+        time.sleep(0.1)
     watching.send_signal(signal.SIGINT)
-    _, said = watching.communicate(timeout=20)
+    _, said = watching.communicate(timeout=120)
     assert watching.returncode == 130
     assert "Traceback" not in said
     client.cancel(job)

@@ -24,7 +24,7 @@ def server(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}", seen
-        thread.join(10)
+        thread.join(60)
 
 
 def answer(body: bytes = b'{"id": "job_1"}', status: str = "200 OK", headers: str = "") -> bytes:

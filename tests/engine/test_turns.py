@@ -15,7 +15,7 @@ from workers.engine.lanes import Program
 from workers.engine.rows import DeviceError, Outcome, Ticket
 from workers.engine.turns import Turns
 
-SECONDS = 30.0
+SECONDS = 120.0
 """How long a test waits for what has to come."""
 
 

@@ -72,7 +72,7 @@ class Bulk:
 @pytest.fixture(params=["sqlite", "postgres"])
 def bulk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bulk]:
     url = request.getfixturevalue(f"{request.param}_url")
-    broker = "memory://" if request.param == "sqlite" else "redis://127.0.0.1:1/0"
+    broker = "memory://" if request.param == "sqlite" else request.getfixturevalue("redis_server")
     settings = Settings(data_dir=tmp_path / "data", database_url=url, broker_url=broker, max_items=8, shard_items=4)
     context = open_context(settings)
     with TestClient(create_app(settings, context), raise_server_exceptions=False) as api:

@@ -56,7 +56,7 @@ def _serving(context: Context) -> Iterator[str]:
         time.sleep(0.01)
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -65,7 +65,7 @@ def _computed(client: Client, context: Context) -> str:
 
     worker = EmbeddedWorker(context)
     worker.start()
-    job = client.wait(client.submit(**inversion(steps=2))["id"], 120, interval=0.1)
+    job = client.wait(client.submit(**inversion(steps=2))["id"], 240, interval=0.1)
     worker.close()
     assert job["state"] == "succeeded"
     return str(job["id"])
@@ -100,7 +100,7 @@ def doors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         stack.callback(context.db.close)
         stack.callback(context.broker.close)
         url = stack.enter_context(_serving(context))
-        http = stack.enter_context(httpx2.Client(base_url=url, timeout=30))
+        http = stack.enter_context(httpx2.Client(base_url=url, timeout=120))
         client = stack.enter_context(Client(url))
         ended, (queued, cancelled) = _computed(client, context), (client.submit(**inversion())["id"] for _ in "12")
         http.post(f"/v1/jobs/{cancelled}/cancel").raise_for_status()

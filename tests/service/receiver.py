@@ -29,7 +29,7 @@ class Receiver:
     received: list[Received] = field(default_factory=list)
     connections: list[socket.socket] = field(default_factory=list)
 
-    def wait(self, count: int, seconds: float = 20) -> list[Received]:
+    def wait(self, count: int, seconds: float = 120) -> list[Received]:
         """Until so many requests have come."""
         end = time.monotonic() + seconds
         while len(self.received) < count:
@@ -120,4 +120,4 @@ def receiving(*answers: Answer, tls: ssl.SSLContext | None = None, port: int = 0
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(5)
+        thread.join(60)

@@ -43,7 +43,8 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
     values: dict[str, Any] = {"data_dir": tmp_path / "data", "max_upload_bytes": 50_000_000, "max_body_bytes": 500_000}
     if request.param == "postgres-s3":
         values |= s3_settings(request.getfixturevalue("s3_bucket")) | {
-            "database_url": request.getfixturevalue("postgres_url"), "broker_url": "redis://127.0.0.1:1",
+            "database_url": request.getfixturevalue("postgres_url"),
+            "broker_url": request.getfixturevalue("redis_server"),
         }  # fmt: skip
     else:
         (tmp_path / "data").mkdir()
@@ -57,10 +58,10 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
         assert thread.is_alive()
         time.sleep(0.01)
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    with httpx2.Client(base_url=url, timeout=60) as http:
+    with httpx2.Client(base_url=url, timeout=120) as http:
         yield Served(url, context, http)
     server.should_exit = True
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     context.broker.close()
     context.db.close()
@@ -70,7 +71,7 @@ def send(method: str, url: str, data: bytes | None = None, headers: Any = None) 
     """A request by the standard library alone; the answer's status and body."""
     request = urllib.request.Request(url, data=data, method=method, headers=dict(headers or {}))
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return answer.status, answer.read()
     except HTTPError as error:
         with error:

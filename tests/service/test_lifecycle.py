@@ -44,7 +44,7 @@ def soon(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -92,16 +92,16 @@ def test_a_deadline_in_another_zone_is_the_same_request_and_another_time_is_not(
 
 
 def test_a_replay_is_answered_after_its_deadline(api: TestClient) -> None:
-    body = inversion(deadline=soon(1))
+    body = inversion(deadline=soon(5))
     first = post(api, body, **{"Idempotency-Key": "k"})
-    time.sleep(1.1)
+    time.sleep(5.1)
     assert post(api, body, **{"Idempotency-Key": "k"}).json()["id"] == first.json()["id"]
     assert_problem(post(api, body), 422, "deadline")
 
 
 def test_a_job_that_outlives_its_deadline_expires(live_service: LiveService) -> None:
-    job = live_service.submit(inversion(steps=50_000, deadline=soon(3)))
-    over = live_service.wait(job["id"], timeout=30)
+    job = live_service.submit(inversion(steps=50_000, deadline=soon(8)))
+    over = live_service.wait(job["id"])
     assert over["state"] == "expired"
     assert over["error"]["title"] == "Deadline passed"
     assert over["items"]["cancelled"] == 3
@@ -151,7 +151,7 @@ def test_a_running_job_is_let_go_when_paused_and_ends_when_resumed(
         with engine.connect() as connection:
             return connection.execute(held).all() == []
 
-    until(let_go, 10)
+    until(let_go)
     time.sleep(2 * settings.reconcile_seconds)
     assert let_go()
     paused = live_service.client.job(job["id"])

@@ -128,7 +128,7 @@ def test_a_client_submits_again_when_it_is_asked_to(narrow: TestClient) -> None:
         timer.start()
         begun = time.monotonic()
         assert patient.submit(**inversion())["state"] == "queued"
-        assert 5 <= time.monotonic() - begun < 10
+        assert 5 <= time.monotonic() - begun < 25
         timer.join()
 
 
@@ -161,5 +161,5 @@ def test_messages_do_not_pile_up_while_the_broker_is_away() -> None:
             "too many messages wait to be sent; the reconciler will send the others"
         ]
         broker.close()
-    broker._thread.join(30)
+    broker._thread.join(60)
     assert not broker._thread.is_alive()

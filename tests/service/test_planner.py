@@ -61,7 +61,7 @@ def test_the_thread_plans_when_it_is_woken(bulk: Bulk) -> None:
     planner = bulk.planner()
     planner.start()
     job_id = bulk.accepted(targets=ALL)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while bulk.job(job_id)["state"] == "validating" and time.monotonic() < until:
         time.sleep(0.05)
     planner.close()

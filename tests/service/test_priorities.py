@@ -55,7 +55,7 @@ def test_workers_take_the_most_urgent_message_first(broker_settings: Settings) -
         with broker.app.amqp.TaskConsumer(connection.channel(), on_message=take) as consumer:
             consumer.qos(prefetch_count=1)
             while len(taken) < 61:
-                connection.drain_events(timeout=5)
+                connection.drain_events(timeout=60)
     broker.close()
     late = taken.index("high.late")
     assert late <= taken.index("normal.5") + 2, "it does not wait behind what is less urgent"

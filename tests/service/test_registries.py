@@ -226,5 +226,5 @@ def test_a_catalog_that_is_refreshed_in_transactions_at_once_waits_for_nobody(sq
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(writing), pool.submit(following)]:
             done.result()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 25, "a lock was waited for until that was given up"
     db.close()

@@ -1,10 +1,12 @@
 """The server itself: what a connection may send, what bodies may take together, and several processes."""
 
+import gc
 import os
 import signal
 import socket
 import subprocess
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +22,7 @@ from service.middleware import TOGETHER
 from service.server import Server, config
 from service.serving import running
 from service.settings import Settings
-from tests.fixtures import inversion, migrated
+from tests.fixtures import inversion, migrated, workerless
 from tests.stack import ROBUSTREPS, ready
 
 LIMIT = 1000
@@ -38,7 +40,7 @@ def port(tmp_path: Path) -> Iterator[int]:
 
 
 def connect(port: int, sent: bytes = b"") -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=120)
     connection.sendall(sent)
     return connection
 
@@ -86,7 +88,7 @@ def test_a_connection_that_asks_nothing_is_closed(port: int, sent: bytes, monkey
     monkeypatch.setattr(protocol, "SLOWEST_HEAD", 0.3)
     start = time.monotonic()
     assert answer(connect(port, sent)) == b""
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
 
 
 def test_headers_that_come_in_parts_are_one_request(port: int) -> None:
@@ -99,7 +101,7 @@ def test_headers_that_come_in_parts_are_one_request(port: int) -> None:
 
 def test_bodies_have_a_bound_together_and_room_comes_back(port: int) -> None:
     held = [connect(port, head(LIMIT) + b"x" * (LIMIT - 1)) for _ in range(TOGETHER)]
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not (refused := answer(connect(port, head(100) + b"x" * 100))).startswith(b"HTTP/1.1 503"):
         assert time.monotonic() < end
     assert b"application/problem+json" in refused
@@ -115,6 +117,15 @@ def test_a_body_that_stops_coming_is_given_up(port: int, monkeypatch: pytest.Mon
     late = answer(connect(port, head(LIMIT) + b"x"))
     assert late.startswith(b"HTTP/1.1 408")
     assert b"application/problem+json" in late
+
+
+def test_a_service_that_was_closed_is_forgotten(settings: Settings) -> None:
+    with workerless(settings) as client:
+        assert client.get("/docs").status_code == 200
+        app = weakref.ref(client.app)
+    del client
+    gc.collect()
+    assert app() is None
 
 
 def children(pid: int) -> set[int]:
@@ -155,11 +166,11 @@ def test_several_processes_end_in_order(postgres_url: str, redis_url: str) -> No
         wait(lambda: ready(c))
         left = children(process.pid)
         process.terminate()
-        assert process.wait(30) in (0, -signal.SIGTERM)
+        assert process.wait(120) in (0, -signal.SIGTERM)
         assert not any(Path(f"/proc/{each}").exists() for each in left)
 
 
-def wait(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait(condition: Callable[[], object], seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"

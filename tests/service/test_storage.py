@@ -308,7 +308,7 @@ def answering(answers: Sequence[bytes]) -> Iterator[tuple[S3Storage, list[bytes]
         thread.start()
         endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
         yield S3Storage("bucket", Settings(s3_endpoint=endpoint, s3_access_key="a", s3_secret_key="s")), asked
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive(), f"asked {len(asked)} times, not {len(answers)}"
 
 

@@ -216,7 +216,7 @@ def test_a_large_body_is_refused_before_it_is_sent(served: Served) -> None:
         ("POST", "/v1/checkpoints", 413),
         ("PUT", content, 422),
     ):
-        connection = HTTPConnection(served.url.removeprefix("http://"), timeout=10)
+        connection = HTTPConnection(served.url.removeprefix("http://"), timeout=60)
         connection.request(method, path, headers={"Content-Length": "60000000000"})
         assert connection.getresponse().status == status
         connection.close()

@@ -235,12 +235,11 @@ def test_a_worker_process_ends_and_a_killed_one_falls_silent(stack: Stack) -> No
     ]
     first = stack.start("worker")
     stack.wait_until(lambda: states() == ["alive"])
-    first.send_signal(signal.SIGTERM)
-    first.wait(30)
+    stack.end(first)
     assert states() == ["ended"]
     second = stack.start("worker")
     stack.wait_until(lambda: states() == ["alive", "ended"])
-    second.kill()
+    stack.end(second, signal.SIGKILL)
     with stack.db.transaction() as session:
         session.execute(update(WorkerProcess).values(seen_at=WorkerProcess.seen_at - 60))
     assert states() == ["ended", "silent"]

@@ -53,7 +53,7 @@ def test_old_deliveries_are_removed_until_none_is_left(database: Database, monke
     with database.transaction() as session:
         session.execute(update(Delivery).values(created_at=now() - sender.KEPT - 1, delivered_at=1.0))
     with sending(database):
-        assert within(10, database, lambda rows: rows == [])
+        assert within(60, database, lambda rows: rows == [])
 
 
 def test_a_webhook_is_removed_a_chunk_of_deliveries_at_a_time(
@@ -86,7 +86,7 @@ def test_what_waits_for_a_disabled_webhook_is_given_up_a_chunk_at_a_time(
     do(database, registry.disable, webhook.id, "so")
     assert sum(row.failed_at is not None for row in left(database)) == 2
     with sending(database):
-        assert within(10, database, lambda rows: all(row.failed_at for row in rows))
+        assert within(60, database, lambda rows: all(row.failed_at for row in rows))
 
 
 def test_no_job_waits_for_a_webhook_that_is_being_removed(postgres: Database) -> None:
@@ -97,10 +97,8 @@ def test_no_job_waits_for_a_webhook_that_is_being_removed(postgres: Database) ->
         removing = threading.Thread(target=registry.remove, args=(postgres, webhook.id))
         removing.start()
         time.sleep(0.5)
-        begun = time.monotonic()
-        do(postgres, jobs.pause, job_id)
-        assert time.monotonic() - begun < 1
-    removing.join(10)
+        do(postgres, jobs.pause, job_id)  # if it waited for the lock, the database would refuse it
+    removing.join(60)
     assert left(postgres) == []
 
 
@@ -108,9 +106,7 @@ def test_no_job_waits_for_a_webhook_that_is_not_told_of_it(postgres: Database) -
     other, told = hook(postgres, events=["job.failed"]), hook(postgres)
     with postgres.transaction() as session:
         session.execute(select(Webhook.id).where(Webhook.id == other.id).with_for_update())
-        begun = time.monotonic()
-        submit(postgres)
-        assert time.monotonic() - begun < 1
+        submit(postgres)  # if it waited for the lock, the database would refuse it
     assert types(postgres, told.id) == ["job.queued"]
 
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.e2e
 TARGETS = {"source": "dataset", "dataset": "cifar10-sample", "indices": [0, 1, 2]}
 SHORT = {"kind": "inversion", "model": "cifar10-robust", "preset": "cifar", "steps": 20, "targets": TARGETS}
 LONG = SHORT | {"steps": 5000}
-SOON, LATE = 20_000, 120_000  # milliseconds: an answer of the API, the end of a short job
+SOON, LATE = 90_000, 240_000  # milliseconds: an answer of the API, the end of a short job
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 

@@ -31,7 +31,7 @@ SENT = QUICK | {
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = tmp_path_factory.mktemp("job-page")
-    return Settings(data_dir=folder / "data", port=0, heartbeat_seconds=0.2, lease_seconds=5, reconcile_seconds=0.5)
+    return Settings(data_dir=folder / "data", port=0, heartbeat_seconds=0.2, lease_seconds=60, reconcile_seconds=0.5)
 
 
 @pytest.fixture(scope="module")

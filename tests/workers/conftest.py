@@ -23,7 +23,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(data_dir: Path) -> Iterator[Client]:
-    settings = Settings(data_dir=data_dir, port=0, heartbeat_seconds=0.2, lease_seconds=20, reconcile_seconds=0.5)
+    settings = Settings(data_dir=data_dir, port=0, heartbeat_seconds=0.2, lease_seconds=60, reconcile_seconds=0.5)
     with connected(None, settings) as client:
         yield client
 
@@ -35,7 +35,7 @@ def run(client: Client) -> Run:
     def run(kind: str, **body: Any) -> Items:
         whole: dict[str, Any] = {"kind": kind, "model": "cifar10-robust", "preset": "cifar", "steps": 20} | body
         job = client.submit(**whole)
-        job = client.wait(job["id"], timeout=120, interval=0.05)
+        job = client.wait(job["id"], timeout=240, interval=0.05)
         items = list(client.items(job["id"]))
         assert job["state"] == "succeeded", [item["error"] for item in items]
         return items

@@ -134,4 +134,4 @@ def test_jobs_of_every_priority_end(client: Client) -> None:
                       priority=priority)
         for priority in ("low", "normal", "high", "low")
     ]  # fmt: skip
-    assert [client.wait(job["id"], timeout=120, interval=0.1)["state"] for job in jobs] == ["succeeded"] * 4
+    assert [client.wait(job["id"], timeout=240, interval=0.1)["state"] for job in jobs] == ["succeeded"] * 4

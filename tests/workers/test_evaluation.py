@@ -32,7 +32,7 @@ ATTACKS = [{"steps": 3}, {"kind": "apgd-ce", "steps": 3}]
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A service whose workers take 30 images under one lease."""
     settings = Settings(
-        data_dir=tmp_path_factory.mktemp("service"), port=0, heartbeat_seconds=0.2, lease_seconds=20,
+        data_dir=tmp_path_factory.mktemp("service"), port=0, heartbeat_seconds=0.2, lease_seconds=60,
         reconcile_seconds=0.5, evaluation_images=30,
     )  # fmt: skip
     with connected(None, settings) as client:
@@ -49,7 +49,7 @@ def pixels(places: list[int]) -> Tensor:
 
 def run(client: Client, **body: Any) -> list[dict[str, Any]]:
     """The items of a job, which must succeed."""
-    job = client.wait(client.submit(**body)["id"], timeout=120, interval=0.05)
+    job = client.wait(client.submit(**body)["id"], timeout=240, interval=0.05)
     items = list(client.items(job["id"]))
     assert job["state"] == "succeeded", [item["error"] for item in items]
     assert job["progress"]["fraction"] == 1
@@ -156,7 +156,7 @@ def test_a_table_is_drawn_from_one_evaluation_a_network(client: Client) -> None:
     job = client.recipe(
         "table-4", model="cifar10-robust", dataset="cifar10-sample", eps=1.0, images=40, attacks=[{"steps": 3}]
     )
-    job = client.wait(job["id"], timeout=120, interval=0.1)
+    job = client.wait(job["id"], timeout=240, interval=0.1)
     item = next(client.items(job["id"]))
     assert job["state"] == "succeeded", item["error"]
     numbers = json.loads(client.artifact(item, "numbers.json"))

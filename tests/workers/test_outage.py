@@ -59,7 +59,7 @@ def shard(db: Database, job_id: str) -> Shard:
 
 def wait_for(db: Database, job_id: str, epoch: int) -> Shard:
     """The shard once it was claimed so often."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while (found := shard(db, job_id)).epoch < epoch:
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -39,7 +39,7 @@ def test_it_is_given_up_after_its_time_with_its_own_error() -> None:
     with pytest.raises(StorageError, match="503"):
         patiently(call, 1.0, lambda: False)
     assert len(made) > 1
-    assert 1 <= time.monotonic() - begun < 5
+    assert 1 <= time.monotonic() - begun < 60
 
 
 def test_a_worker_that_lets_go_tries_once() -> None:

@@ -20,7 +20,7 @@ from workers.engine.glances import glance
 
 Tensors = Callable[[dict[str, Any]], dict[str, Tensor]]
 pytestmark = pytest.mark.slow
-SECONDS = 120
+SECONDS = 240
 STARTS: dict[str, Any] = {"coordinates": [3, 4], "starts": [{"source": "gray"}]}
 
 

@@ -33,7 +33,7 @@ def small(name: str) -> dict[str, Any]:
 
 def run(client: Client, name: str, **changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The ended job of a recipe and its item."""
-    job = client.wait(client.recipe(name, **small(name) | changes)["id"], timeout=120, interval=0.05)
+    job = client.wait(client.recipe(name, **small(name) | changes)["id"], timeout=240, interval=0.05)
     return job, next(client.items(job["id"]))
 
 
@@ -95,7 +95,7 @@ def test_a_recipe_whose_part_was_cancelled_says_which(client: Client) -> None:
     job = client.recipe("figure-3", **small("figure-3") | {"steps": 50_000})
     for label in ("baseline", "model"):
         client.request("POST", f"/v1/jobs/{job['parts'][label]}/cancel")
-    job = client.wait(job["id"], timeout=60)
+    job = client.wait(job["id"], timeout=240)
     assert job["state"] == "failed"
     error = next(client.items(job["id"]))["error"]
     assert "the study model has no result" in error["detail"]

@@ -39,7 +39,7 @@ def client(folder: Path) -> Iterator[Client]:
     (folder / "weights").mkdir()
     settings = Settings(
         data_dir=folder / "data", datasets_dir=folder / "sets", weights_dir=folder / "weights", port=0,
-        heartbeat_seconds=0.2, lease_seconds=20, reconcile_seconds=0.5,
+        heartbeat_seconds=0.2, lease_seconds=60, reconcile_seconds=0.5,
     )  # fmt: skip
     with connected(None, settings) as client:
         yield client
@@ -48,7 +48,7 @@ def client(folder: Path) -> Iterator[Client]:
 def ended(client: Client, path: str, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """The state of a registration's job, and its item."""
     job = client.request("POST", path, json=body).json()
-    job = client.wait(job["id"], timeout=120, interval=0.05)
+    job = client.wait(job["id"], timeout=240, interval=0.05)
     return job["state"], next(client.items(job["id"]))
 
 
@@ -92,7 +92,7 @@ def test_every_format_of_a_checkpoint_becomes_the_same_network(client: Client) -
         kind="inversion", model="robustness", preset="cifar", steps=2,
         targets={"source": "dataset", "dataset": "cifar10-sample", "indices": [0]},
     )  # fmt: skip
-    assert client.wait(study["id"], timeout=60, interval=0.05)["state"] == "succeeded"
+    assert client.wait(study["id"], timeout=240, interval=0.05)["state"] == "succeeded"
 
 
 def wrecked(**changes: Any) -> dict[str, Tensor]:
@@ -202,7 +202,7 @@ def test_a_folder_of_classes_is_registered_and_evaluated_on(client: Client, fold
             "attacks": [],
             "images": images,
         }
-        job = client.wait(client.submit(**body)["id"], timeout=60, interval=0.05)
+        job = client.wait(client.submit(**body)["id"], timeout=240, interval=0.05)
         assert job["state"] == "succeeded"
         accuracies.append(list(client.items(job["id"]))[-1]["metrics"]["accuracy"]["clean"])
     assert accuracies[0] > 0.5, "classes are matched by name"
@@ -210,7 +210,7 @@ def test_a_folder_of_classes_is_registered_and_evaluated_on(client: Client, fold
         kind="inversion", model="cifar10-robust", preset="cifar", steps=2,
         targets={"source": "dataset", "dataset": "tree", "indices": [0, 19]},
     )  # fmt: skip
-    assert client.wait(study["id"], timeout=60, interval=0.05)["state"] == "succeeded"
+    assert client.wait(study["id"], timeout=240, interval=0.05)["state"] == "succeeded"
     assert next(client.items(study["id"]))["target"]["label"] == card["classes"][0]
 
 

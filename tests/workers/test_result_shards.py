@@ -68,7 +68,7 @@ def done(client: Client, data_dir: Path, tmp_path_factory: pytest.TempPathFactor
         kind="inversion", model="cifar10-robust", preset="cifar", steps=5, on_invalid="skip",
         targets={"source": "manifest", "key": "imports/list.jsonl"},
     )  # fmt: skip
-    job = client.wait(sent["id"], timeout=200, interval=0.1)
+    job = client.wait(sent["id"], timeout=240, interval=0.1)
     url = str(client.request("GET", "/healthz").url).removesuffix("/healthz")
     return Done(client, job, list(client.items(job["id"])), url, tmp_path_factory.mktemp("shards"))
 
@@ -164,7 +164,7 @@ def test_the_table_says_where_each_file_lies(done: Done) -> None:
 def test_a_retry_makes_the_table_anew(done: Done) -> None:
     before = done.items[-1]
     done.client.retry(done.job["id"])
-    job = done.client.wait(done.job["id"], timeout=100, interval=0.1)
+    job = done.client.wait(done.job["id"], timeout=240, interval=0.1)
     assert job["state"] == "partially_succeeded"
     after = list(done.client.items(job["id"]))[-1]
     assert (after["state"], after["epoch"]) == ("succeeded", before["epoch"] + 1)

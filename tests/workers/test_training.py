@@ -44,20 +44,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(folder: Path, data_dir: Path) -> Iterator[Client]:
     """A service over a folder of data sets."""
     settings = Settings(
-        data_dir=data_dir, datasets_dir=folder, port=0, heartbeat_seconds=0.2, lease_seconds=20, reconcile_seconds=0.5
-    )
+        data_dir=data_dir, datasets_dir=folder, port=0, heartbeat_seconds=0.2, lease_seconds=60, reconcile_seconds=0.5,
+        retry_seconds=0.5,
+    )  # fmt: skip
     with connected(None, settings) as client:
         yield client
 
 
 def registered(client: Client, **body: Any) -> None:
     job = client.request("POST", "/v1/datasets", json=body).json()
-    assert client.wait(job["id"], timeout=60, interval=0.1)["state"] == "succeeded"
+    assert client.wait(job["id"], timeout=240, interval=0.1)["state"] == "succeeded"
 
 
 def ended(client: Client, **changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The job and its item."""
-    job = client.wait(client.submit(**STANDARD | changes)["id"], timeout=200, interval=0.1)
+    job = client.wait(client.submit(**STANDARD | changes)["id"], timeout=240, interval=0.1)
     return job, next(client.items(job["id"]))
 
 
@@ -83,7 +84,7 @@ def running() -> list[int]:
     return found
 
 
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 240) -> Any:
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "waited too long"
@@ -114,7 +115,7 @@ def test_a_robust_network_is_trained_measured_registered_and_can_be_named(client
         kind="inversion", model="mine", preset="cifar", steps=2,
         targets={"source": "dataset", "dataset": SAMPLE, "indices": [0]},
     )  # fmt: skip
-    study = client.wait(study["id"], timeout=60, interval=0.05)
+    study = client.wait(study["id"], timeout=240, interval=0.05)
     assert study["state"] == "succeeded"
     found = load(client.artifact(next(client.items(study["id"])), "result.safetensors"))
     with torch.no_grad():
@@ -124,18 +125,18 @@ def test_a_robust_network_is_trained_measured_registered_and_can_be_named(client
 
 @pytest.mark.slow
 def test_a_run_whose_process_is_killed_goes_on_and_ends_with_the_same_weights(client: Client) -> None:
-    _, unbroken = ended(client, epochs=6)
-    job = client.submit(**STANDARD | {"epochs": 6, "checkpoint_seconds": 1})
+    _, unbroken = ended(client, epochs=4)
+    job = client.submit(**STANDARD | {"epochs": 4, "checkpoint_seconds": 1})
     until(lambda: client.request("GET", f"/v1/jobs/{job['id']}/epochs").json()["epochs"])
     (victim,) = running()
     os.kill(victim, signal.SIGKILL)
-    job = client.wait(job["id"], timeout=200, interval=0.1)
+    job = client.wait(job["id"], timeout=240, interval=0.1)
     item = next(client.items(job["id"]))
     assert job["state"] == "succeeded", item["error"]
     assert item["provenance"]["epoch"] > 1, "a later claim ended it"
     assert digest(client, item) == digest(client, unbroken)
     epochs = client.request("GET", f"/v1/jobs/{job['id']}/epochs").json()["epochs"]
-    assert [each["epoch"] for each in epochs] == [1, 2, 3, 4, 5, 6]
+    assert [each["epoch"] for each in epochs] == [1, 2, 3, 4]
 
 
 @pytest.mark.slow
@@ -163,7 +164,7 @@ def test_a_cancelled_run_ends_its_process(client: Client) -> None:
     job = client.submit(**STANDARD | {"epochs": 1000})
     until(lambda: client.job(job["id"])["progress"]["steps_done"] > 0)
     client.request("POST", f"/v1/jobs/{job['id']}/cancel")
-    assert client.wait(job["id"], timeout=60, interval=0.1)["state"] == "cancelled"
+    assert client.wait(job["id"], timeout=240, interval=0.1)["state"] == "cancelled"
     until(lambda: not running())
 
 
@@ -172,7 +173,7 @@ def test_a_name_that_is_taken_meanwhile_does_not_lose_the_network(client: Client
     first, second = (client.submit(**STANDARD | {"epochs": 1, "name": "wanted"}) for _ in range(2))
     names = []
     for job in (first, second):
-        assert client.wait(job["id"], timeout=100, interval=0.1)["state"] == "succeeded"
+        assert client.wait(job["id"], timeout=240, interval=0.1)["state"] == "succeeded"
         names.append(next(client.items(job["id"]))["metrics"]["model"])
     assert names == ["wanted", f"cifar-resnet-slim-{second['id'][4:12]}"]
     assert {"wanted", names[1]} <= {card["name"] for card in client.request("GET", "/v1/models").json()}
@@ -190,7 +191,7 @@ def test_a_run_that_is_asked_to_stop_keeps_its_checkpoint_and_goes_on_from_it(cl
     item = next(client.items(job["id"]))
     assert item["checkpoint"]["step"] > 0
     client.request("POST", f"/v1/jobs/{job['id']}/cancel")
-    client.wait(job["id"], timeout=60)
+    client.wait(job["id"], timeout=240)
 
 
 def test_a_checkpoint_that_cannot_be_stored_does_not_end_the_run(tmp_path: Path) -> None:
@@ -253,7 +254,7 @@ def test_a_process_trains_one_network_at_a_time_and_loses_neither(client: Client
     jobs = [client.submit(**STANDARD | {"epochs": 1, "seed": seed, "validation": None})["id"] for seed in (1, 2)]
     spans = []
     for job_id in jobs:
-        job = client.wait(job_id, timeout=200, interval=0.1)
+        job = client.wait(job_id, timeout=240, interval=0.1)
         assert job["state"] == "succeeded"
         spans.append([at["at"] for at in job["transitions"] if at["state"] in ("running", "finalizing")])
     (_, first_ends), (second_begins, _) = sorted(spans)

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.datasets import CIFAR10
 
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -45,5 +44,7 @@ def load_cifar10(folder: Path, train: bool) -> Images:
     npz = folder / f"cifar10_{'train' if train else 'test'}.npz"
     if npz.exists():
         return load_npz(npz)
+    from torchvision.datasets import CIFAR10  # here: it takes as long to import as torch, and few need it
+
     data = CIFAR10(str(folder), train=train, download=False)
     return Images(torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets))

@@ -7,7 +7,6 @@ from workers.context import ShardContext
 from workers.recipes import (
     activating,
     ascending,
-    drawing,
     evaluation,
     features,
     interpolation,
@@ -15,12 +14,13 @@ from workers.recipes import (
     registration,
     searching,
     study,
-    tables,
     training,
 )
 
 
 def _drawn(ctx: ShardContext) -> None:
+    from workers.recipes import drawing, tables  # here: no other job draws, and matplotlib takes as long as the rest
+
     (tables.run if ctx.work.parameters["recipe"] in tables.PAPER else drawing.run)(ctx)
 
 
