@@ -61,7 +61,7 @@ _pause = func.min(func.coalesce(Shard.not_before, 0.0)) - now()
 _BRIEF = (
     _branch(LABEL, Label.job_id, name=Label.key, text=Label.value).where(among(Label.job_id, "ids")),
     _branch(PLANNED, Planning.job_id).where(among(Planning.job_id, "ids")),
-    _branch(SHARD, Shard.job_id, name=Shard.state, data=Shard.progress)
+    _branch(SHARD, Shard.job_id, name=Shard.state, number=Shard.heartbeat_at, data=Shard.progress)
     .where(among(Shard.job_id, "going"), _counts),
     _branch(SETTLED, Shard.job_id, number=func.count()).join(Item, Item.shard_id == Shard.id)
     .where(among(Shard.job_id, "going"), REPORTS, OVER).group_by(Shard.job_id),
@@ -85,8 +85,9 @@ def read(
 
     - LABEL: `name` and `text`. PLANNED: that it is, or was, planned later.
     - COUNT: how many items (`number`) are in a state (`name`).
-    - SHARD: the last report (`data`) of one that a worker holds, that is gone on with later, or that was cancelled,
-      and its state. SETTLED: how many items (`number`) of those with a report are over.
+    - SHARD: the last report (`data`) of one that a worker holds, that is gone on with later, or that was cancelled, its
+      state, and when it was heard of last (`number`).
+    - SETTLED: how many items (`number`) of those with a report are over.
     - SOONEST: in how many seconds (`number`) a queued shard may be claimed first, 0 or less for now.
     - If `whole`, MOVED: a state (`name`) and when (`number`) the job came to it, by `place`; FIRST: what its first
       shard last reported (`data`).

@@ -37,6 +37,8 @@ class Around(NamedTuple):
     settled: dict[str, int]
     """How many items are over that the reports of `running` have."""
     running: dict[str, list[dict[str, Any]]]
+    heard: dict[str, float]
+    """When a worker that holds some of it last gave a sign of life."""
     labels: dict[str, dict[str, str]]
     plannings: dict[str, Planning]
     waiting: dict[str, responses.Waiting]
@@ -98,9 +100,14 @@ def _around(
     for job_id, shards in found[around.SHARD].items():
         stands = {"rate": 0, "held": False}
         running[job_id] = [s.data | ({} if s.name == ShardState.RUNNING else stands) for s in shards]
+    heard: dict[str, float] = {}
+    for row in every:
+        at_work = [s.number for s in found[around.SHARD][row.id] if s.name == ShardState.RUNNING and s.number]
+        for each in {row.id, row.parent_id or row.id}:
+            heard[each] = max([heard.get(each, 0.0), *at_work])
     soonest = {job_id: row.number for job_id, [row] in found[around.SOONEST].items()}
     return Around(
-        parts, counts, settled, running,
+        parts, counts, settled, running, heard,
         {row.id: {label.name: label.text for label in sorted(found[around.LABEL][row.id])} for row in rows},
         {each.job_id: each for each in plannings},
         _waiting(session, rows, every, parts, running, soonest) if why else {},
@@ -153,6 +160,7 @@ def _facts(row: Job, around: Around) -> dict[str, Any]:
         "expires_at": at(row.finished_at + kept_for) if row.finished_at and kept_for is not None else None,
         "items": responses.ItemCounts(total=row.items, **around.counts[row.id]),
         "progress": _progress_of(row, around), "waiting": around.waiting.get(row.id),
+        "heartbeat_at": timestamp(around.heard[row.id] or None),
         "planning": responses.Planning.model_validate(planning, from_attributes=True) if planning else None,
         "links": responses.JobLinks(self=url, **{name: f"{url}/{PATHS.get(name, name)}" for name in LINKS}),
     }  # fmt: skip

@@ -3,6 +3,7 @@
 import { changes, h, setAttribute, setText } from "./dom.js";
 import { jobUrl } from "./facts.js";
 import { count, duration, exactTime, isFinal, itemsDone, percent, plural, sinceThen, stateLabel } from "./format.js";
+import { silence } from "./moments.js";
 import { Thumbs } from "./thumbs.js";
 import { announce, Badge } from "./ui.js";
 
@@ -35,10 +36,11 @@ function paceOf({ state, progress, created_at: created, finished_at: finished })
 }
 
 /** Why a job makes no progress, or did not succeed, in a few words. */
-export function reasonOf({ waiting, error, planning, items, state }) {
+export function reasonOf(job) {
+  const { waiting, error, planning, items, state } = job;
   if (error) return String(error.title);
   if (items.failed > 0) return `${count(items.failed)} failed`;
-  if (!waiting || isFinal(state)) return "";
+  if (!waiting || isFinal(state)) return silence(job);
   const { reason, ahead, starts_in_seconds: seconds } = waiting;
   const soon = seconds === null ? "" : `in ${duration(seconds)}`.replaceAll(" ", "\u00a0");
   if (reason === "paused") return "";

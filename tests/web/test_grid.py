@@ -162,7 +162,7 @@ def test_items_are_filtered_by_state_and_cause(still_service: Still, many: str, 
     expect(page.locator(".card").first).to_have_attribute("aria-setsize", str(MANY))
     open_grid(page, still_service, many, f"?error={HOSTILE}")
     expect(page.locator(".card")).to_have_count(3)
-    page.get_by_role("button", name="Show items with other errors").click()
+    page.get_by_role("button", name="Show items that failed by other causes").click()
     expect(page.locator(".card").first).to_have_attribute("aria-setsize", str(MANY))
     open_grid(page, still_service, many, "?state=failed#item-5")  # an item that is not among them
     expect(page.get_by_role("dialog").get_by_role("heading", name="#5 ")).to_be_visible()
