@@ -61,7 +61,7 @@ def _differs_from(recipe: str, request: Submission) -> dict[str, Any]:
     """
     parts = RECIPES[recipe].expand(request).values() if isinstance(request, Networks) else ()
     of_kinds = [KINDS[part["kind"]].PRESETS for part in parts] or [getattr(request, "PRESETS", {})]
-    usual = {}
+    usual: dict[str, Any] = {}
     for presets in of_kinds:
         usual |= presets.get(getattr(request, "preset", ""), {})
     found = {}

@@ -21,7 +21,8 @@ function amount({ kind, parameters, parts, items, image_steps: steps }) {
     return [["Items", some(items)], [kind === "training" ? "Optimiser steps" : "Image-steps, at most", some(steps)]];
   const images = each.reduce((all, part) => all + part.images, 0);
   const most = Math.max(...each.map((part) => part.steps));
-  return [["Images", count(images)], [each[0].attacks ? "Steps an image, of all attacks" : "Passes an image", count(most)]];
+  const [name, number] = each[0].attacks ? ["Attack steps an image", most - 1] : ["Passes an image", most]; // one is clean
+  return [["Images", count(images)], [name, count(number)]];
 }
 
 export class Estimate {

@@ -216,9 +216,7 @@ def test_the_form_loses_nothing_of_any_request_in_the_reference(still_service: S
         assert request(page) == body
 
 
-def test_what_the_user_chose_is_warned_of_and_an_evaluation_is_told_in_images(
-    still_service: Still, page: Page
-) -> None:
+def test_what_the_user_chose_is_warned_of_and_an_evaluation_is_told_in_images(still_service: Still, page: Page) -> None:
     open_form(page, still_service)
     expect(page.locator(".estimate .note")).to_have_count(0)
     chosen = request(page) | {"judge": "cifar10-robust"}
@@ -226,7 +224,7 @@ def test_what_the_user_chose_is_warned_of_and_an_evaluation_is_told_in_images(
     expect(page.locator(".estimate .note")).to_contain_text("not independent", timeout=SOON)
     open_form(page, still_service, "?kind=evaluation&dataset=cifar10-sample")
     expect(estimated(page, "Images")).to_have_text("400")
-    expect(estimated(page, "Steps an image, of all attacks")).to_have_text(re.compile("^[1-9]"))
+    expect(estimated(page, "Attack steps an image")).to_have_text(re.compile("^[1-9]"))
 
 
 def test_an_address_fills_it_and_a_recipe_is_submitted(still_service: Still, page: Page) -> None:
