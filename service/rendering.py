@@ -100,20 +100,25 @@ def _around(
     for job_id, shards in found[around.SHARD].items():
         stands = {"rate": 0, "held": False}
         running[job_id] = [s.data | ({} if s.name == ShardState.RUNNING else stands) for s in shards]
-    heard: dict[str, float] = {}
-    for row in every:
-        at_work = [s.number for s in found[around.SHARD][row.id] if s.name == ShardState.RUNNING and s.number]
-        for each in {row.id, row.parent_id or row.id}:
-            heard[each] = max([heard.get(each, 0.0), *at_work])
     soonest = {job_id: row.number for job_id, [row] in found[around.SOONEST].items()}
     return Around(
-        parts, counts, settled, running, heard,
+        parts, counts, settled, running, _heard(every, found),
         {row.id: {label.name: label.text for label in sorted(found[around.LABEL][row.id])} for row in rows},
         {each.job_id: each for each in plannings},
         _waiting(session, rows, every, parts, running, soonest) if why else {},
         {row.id: _moves(found[around.MOVED][row.id]) for row in rows},
         {row.id: first.data for row in rows for first in found[around.FIRST][row.id]},
     )  # fmt: skip
+
+
+def _heard(rows: Sequence[Job], found: dict[str, around.Found]) -> dict[str, float]:
+    """When each job, and the recipe that it is a part of, was last heard of; 0 for one that nobody computes."""
+    heard: dict[str, float] = {}
+    for row in rows:
+        at_work = [s.number for s in found[around.SHARD][row.id] if s.name == ShardState.RUNNING and s.number]
+        for each in {row.id, row.parent_id or row.id}:
+            heard[each] = max([heard.get(each, 0.0), *at_work])
+    return heard
 
 
 def _moves(rows: Sequence[Any]) -> list[responses.Transition]:
