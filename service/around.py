@@ -23,10 +23,11 @@ from sqlalchemy.orm import Session
 from service.bulk_models import Label, Planning
 from service.db import among, now
 from service.models import Base, Item, Job, Shard, Transition
-from service.states import ShardState
+from service.states import ItemState, ShardState
 
 COLUMNS: dict[str, Any] = {"name": String, "text": String, "number": Double, "place": BigInteger, "data": JSON}
-LABEL, PLANNED, MOVED, FIRST, COUNT, SHARD, SOONEST = "label", "planned", "moved", "first", "count", "shard", "soonest"
+LABEL, PLANNED, MOVED, FIRST, COUNT = "label", "planned", "moved", "first", "count"
+SHARD, SETTLED, SOONEST = "shard", "settled", "soonest"
 Found = dict[str, list[Any]]
 """Rows by the id of their job, with the columns of `COLUMNS`."""
 
@@ -47,13 +48,23 @@ def _branch(what: str, job_id: Any, **columns: Any) -> Select[Any]:
     return select(literal_column(f"'{what}'", String).label("what"), job_id.label("job_id"), *of_row)
 
 
-_stands = (Shard.state == ShardState.QUEUED) & Shard.checkpoint.is_not(None)  # a later claim goes on from there
+_of_item = select(Item.index).where(Item.shard_id == Shard.id, Item.checkpoint.is_not(None)).correlate(Shard)
+_told = Shard.progress["image_steps"].as_integer().is_not(None)
+STANDS = or_(Shard.checkpoint.is_not(None), _told & _of_item.exists())
+"""Whether a later claim of the shard goes on where an earlier one stood."""
+_queued, _cancelled = Shard.state == ShardState.QUEUED, Shard.state == ShardState.CANCELLED
+_counts = or_(Shard.state == ShardState.RUNNING, _queued & STANDS, _cancelled & _told)
+REPORTS = _counts & _told
+"""Shards whose last report says what was done of them, items that are over included."""
+OVER = Item.state.in_((ItemState.SUCCEEDED, ItemState.FAILED))
 _pause = func.min(func.coalesce(Shard.not_before, 0.0)) - now()
 _BRIEF = (
     _branch(LABEL, Label.job_id, name=Label.key, text=Label.value).where(among(Label.job_id, "ids")),
     _branch(PLANNED, Planning.job_id).where(among(Planning.job_id, "ids")),
-    _branch(SHARD, Shard.job_id, name=Shard.state, data=Shard.progress)
-    .where(among(Shard.job_id, "going"), or_(Shard.state == ShardState.RUNNING, _stands)),
+    _branch(SHARD, Shard.job_id, name=Shard.state, number=Shard.heartbeat_at, data=Shard.progress)
+    .where(among(Shard.job_id, "going"), _counts),
+    _branch(SETTLED, Shard.job_id, number=func.count()).join(Item, Item.shard_id == Shard.id)
+    .where(among(Shard.job_id, "going"), REPORTS, OVER).group_by(Shard.job_id),
     _branch(SOONEST, Shard.job_id, number=_pause)
     .where(among(Shard.job_id, "going"), Shard.state == ShardState.QUEUED).group_by(Shard.job_id),
     _branch(COUNT, Item.job_id, name=Item.state, number=func.count())
@@ -74,7 +85,9 @@ def read(
 
     - LABEL: `name` and `text`. PLANNED: that it is, or was, planned later.
     - COUNT: how many items (`number`) are in a state (`name`).
-    - SHARD: the last report (`data`) of one that a worker holds, or that is gone on with later, and its state.
+    - SHARD: the last report (`data`) of one that a worker holds, that is gone on with later, or that was cancelled, its
+      state, and when it was heard of last (`number`).
+    - SETTLED: how many items (`number`) of those with a report are over.
     - SOONEST: in how many seconds (`number`) a queued shard may be claimed first, 0 or less for now.
     - If `whole`, MOVED: a state (`name`) and when (`number`) the job came to it, by `place`; FIRST: what its first
       shard last reported (`data`).

@@ -14,10 +14,11 @@ from service.bulk_models import Label
 from service.changes import merge
 from service.drafts import RECIPE
 from service.errors import Conflict, InvalidInput, NotFound, field_errors
+from service.expansion import KINDS
 from service.kinds import registration
 from service.kinds.dispatch import JobRequest
 from service.models import Job
-from service.recipes import RECIPES
+from service.recipes import RECIPES, Networks
 from service.registration import DatasetRegistration, ModelRegistration
 from service.requests import Submission
 
@@ -47,16 +48,22 @@ def sent(session: Session, job_id: str) -> responses.SentRequest:
     kind, name, body = _sent(session, job_id)
     place = {RECIPE: f"recipes/{name}", registration.MODEL: "models", registration.DATASET: "datasets"}
     try:
-        differs = _differs_from(_parse(kind, name, body))
+        differs = _differs_from(name, _parse(kind, name, body))
     except InvalidInput:  # kept by a version that took what this one does not
         differs = {}
     return responses.SentRequest(address=f"/v1/{place.get(kind, 'jobs')}", body=body, differs_from=differs)
 
 
-def _differs_from(request: Submission) -> dict[str, Any]:
-    """What the preset, or else the default, has for each field that the request has otherwise."""
-    presets = getattr(request, "PRESETS", {})
-    usual = presets.get(getattr(request, "preset", None), {})
+def _differs_from(recipe: str, request: Submission) -> dict[str, Any]:
+    """What the preset, or else the default, has for each field that the request has otherwise.
+
+    The preset of `recipe` is that of its studies.
+    """
+    parts = RECIPES[recipe].expand(request).values() if isinstance(request, Networks) else ()
+    of_kinds = [KINDS[part["kind"]].PRESETS for part in parts] or [getattr(request, "PRESETS", {})]
+    usual: dict[str, Any] = {}
+    for presets in of_kinds:
+        usual |= presets.get(getattr(request, "preset", ""), {})
     found = {}
     for name, field in type(request).model_fields.items():
         if name in request.model_fields_set and not (field.exclude or field.is_required() or name == "preset"):

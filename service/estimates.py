@@ -68,7 +68,9 @@ def estimate(
     rate, processes = rates[int(USUAL * (len(rates) - 1))], fleet.threads(session)[0]
     used = min(max(processes, 1), shards)
     shards_seen, workers = _several(len(rates), "earlier shard"), _several(used, "worker")
-    basis = f"{shards_seen} of {like}: {rate:,.0f} image-steps a second, {workers} at a time"
+    images = parameters.get("images")  # of a job over a data set, whose items are runs of images
+    speed = f"{rate * images / steps:,.1f} images" if isinstance(images, int) else f"{rate:,.0f} image-steps"
+    basis = f"{shards_seen} of {like}: {speed} a second, {workers} at a time"
     return Estimate(seconds=steps / rate / used, device_seconds=steps / rate, basis=basis)
 
 

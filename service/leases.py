@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import func, null, or_, select, update
+from sqlalchemy import case, func, literal, null, or_, select, update
 from sqlalchemy.orm import Session
 
-from service import jobs
+from service import jobs, summaries
+from service.around import OVER, STANDS
 from service.db import now
 from service.fence import Lease, LeaseLost, fence
 from service.joblog import LONGEST, Event, note
@@ -40,6 +41,8 @@ __all__ = [
 ]  # fmt: skip
 
 LONGEST_PAUSE = 300.0  # seconds between two attempts
+_reported = case((STANDS, Shard.progress), else_=literal({}, Shard.progress.type))
+"""What a new claim begins with, until it reports: where there is a checkpoint, nothing that was done is lost."""
 
 
 class Directive(StrEnum):
@@ -61,6 +64,10 @@ class Work:
     priority: int
     crashes: int
     checkpoint: Mapping[str, Any] | None
+    progress: Mapping[str, Any]
+    """What an earlier claim last reported, if there is a checkpoint to go on from."""
+    done: int
+    """Image-steps of the shard's other items, which are over."""
 
 
 def claim(session: Session, shard_id: str, worker: str, lease_seconds: float) -> Work | None:
@@ -74,7 +81,7 @@ def claim(session: Session, shard_id: str, worker: str, lease_seconds: float) ->
         .where(Shard.id == shard_id, Shard.state == ShardState.QUEUED, jobs.due(), in_time.exists())
         .values(
             state=ShardState.RUNNING, epoch=Shard.epoch + 1, worker=worker, lease_expires_at=now() + lease_seconds,
-            heartbeat_at=now(), progress={}, not_before=None,
+            heartbeat_at=now(), progress=_reported, not_before=None,
         )
         .returning(Shard.epoch),
         execution_options=UNSYNCHRONIZED,
@@ -97,7 +104,10 @@ def held(session: Session, lease: Lease) -> Work:
     fence(session, lease)
     job, shard = session.get_one(Job, lease.job_id), session.get_one(Shard, lease.shard_id)
     items = session.scalars(select(Item).where(_open(lease.shard_id)).order_by(Item.index)).all()
-    return Work(lease, job.kind, job.parameters, items, job.priority, shard.crashes, shard.checkpoint)
+    over = jobs.count(session, (Item.shard_id == lease.shard_id) & OVER)
+    done = over * int(summaries.of(job)["steps"])
+    checkpoint, reported = shard.checkpoint, shard.progress
+    return Work(lease, job.kind, job.parameters, items, job.priority, shard.crashes, checkpoint, reported, done)
 
 
 def heartbeat(session: Session, lease: Lease, lease_seconds: float, progress: Mapping[str, Any]) -> Directive:

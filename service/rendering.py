@@ -13,9 +13,9 @@ from service.bulk_models import Planning
 from service.cursors import at, timestamp
 from service.db import kept
 from service.drafts import RECIPE
-from service.models import Item, Job
+from service.models import Item, Job, Shard
 from service.requests import PRIORITIES
-from service.states import TERMINAL_JOB, ItemState, ShardState
+from service.states import TERMINAL_JOB, ItemState, JobState, ShardState
 
 LINKS = (
     "items", "artifacts", "events", "errors", "failures", "shards", "logs", "archive", "result_shards", "table",
@@ -23,6 +23,7 @@ LINKS = (
 )  # fmt: skip
 PATHS = {"result_shards": "result-shards"}
 NAMES = {number: name for name, number in PRIORITIES.items()}
+STOPPED = (JobState.CANCELLED, JobState.EXPIRED)  # of which more may have been done than items are over
 MANY, OLD = 10_000, 2.0
 """With more items than that, the counts of a job that is going on may be so many seconds old."""
 Counts = dict[str, int]
@@ -33,7 +34,11 @@ class Around(NamedTuple):
 
     parts: dict[str, list[Job]]
     counts: dict[str, Counts]
+    settled: dict[str, int]
+    """How many items are over that the reports of `running` have."""
     running: dict[str, list[dict[str, Any]]]
+    heard: dict[str, float]
+    """When a worker that holds some of it last gave a sign of life."""
     labels: dict[str, dict[str, str]]
     plannings: dict[str, Planning]
     waiting: dict[str, responses.Waiting]
@@ -76,7 +81,7 @@ def _around(
         for part in session.scalars(of_recipes):
             parts[str(part.parent_id)].append(part)
     every = [*rows, *(part for each in parts.values() for part in each)]
-    going = [row for row in every if row.state not in TERMINAL_JOB]
+    going = [row for row in every if row.state not in TERMINAL_JOB or row.state in STOPPED]
     counts = {row.id: row.counts for row in every if row.counts and row.state in TERMINAL_JOB}
     few = [row.id for row in every if row.id not in counts and row.items <= MANY]
     found = known
@@ -84,9 +89,11 @@ def _around(
         found = around.read(session, [row.id for row in every], [row.id for row in going], few, whole)
     for job_id in few:
         counts[job_id] = {row.name: int(row.number) for row in found[around.COUNT][job_id]}
+    settled = {job_id: int(row.number) for job_id, [row] in found[around.SETTLED].items()}
     for row in every:
         if row.id not in counts:
-            counts |= kept(session, ("items of", row.id), partial(_grouped, session, [row.id]), lambda _: OLD)
+            read = partial(_grouped, session, row.id)
+            counts[row.id], settled[row.id] = kept(session, ("items of", row.id), read, lambda _: OLD)
     planned = [row.id for row in rows if row.id in found[around.PLANNED]]
     plannings = session.scalars(select(Planning).where(Planning.job_id.in_(planned))) if planned else ()
     running: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -95,7 +102,7 @@ def _around(
         running[job_id] = [s.data | ({} if s.name == ShardState.RUNNING else stands) for s in shards]
     soonest = {job_id: row.number for job_id, [row] in found[around.SOONEST].items()}
     return Around(
-        parts, counts, running,
+        parts, counts, settled, running, _heard(every, found),
         {row.id: {label.name: label.text for label in sorted(found[around.LABEL][row.id])} for row in rows},
         {each.job_id: each for each in plannings},
         _waiting(session, rows, every, parts, running, soonest) if why else {},
@@ -104,16 +111,24 @@ def _around(
     )  # fmt: skip
 
 
+def _heard(rows: Sequence[Job], found: dict[str, around.Found]) -> dict[str, float]:
+    """When each job, and the recipe that it is a part of, was last heard of; 0 for one that nobody computes."""
+    heard: dict[str, float] = {}
+    for row in rows:
+        at_work = [s.number for s in found[around.SHARD][row.id] if s.name == ShardState.RUNNING and s.number]
+        for each in {row.id, row.parent_id or row.id}:
+            heard[each] = max([heard.get(each, 0.0), *at_work])
+    return heard
+
+
 def _moves(rows: Sequence[Any]) -> list[responses.Transition]:
     return [responses.Transition(state=row.name, at=at(row.number)) for row in sorted(rows, key=lambda row: row.place)]
 
 
-def _grouped(session: Session, ids: Sequence[str]) -> dict[str, Counts]:
-    counts: dict[str, Counts] = {job_id: {} for job_id in ids}
-    grouped = select(Item.job_id, Item.state, func.count()).where(Item.job_id.in_(ids))
-    for job_id, state, n in session.execute(grouped.group_by(Item.job_id, Item.state)):
-        counts[job_id][state] = n
-    return counts
+def _grouped(session: Session, job_id: str) -> tuple[Counts, int]:
+    counts = select(Item.state, func.count()).where(Item.job_id == job_id).group_by(Item.state)
+    settled = select(func.count()).join(Shard).where(Item.job_id == job_id, around.REPORTS, around.OVER)
+    return dict(session.execute(counts).tuples().all()), session.scalars(settled).one()
 
 
 def _waiting(
@@ -150,6 +165,7 @@ def _facts(row: Job, around: Around) -> dict[str, Any]:
         "expires_at": at(row.finished_at + kept_for) if row.finished_at and kept_for is not None else None,
         "items": responses.ItemCounts(total=row.items, **around.counts[row.id]),
         "progress": _progress_of(row, around), "waiting": around.waiting.get(row.id),
+        "heartbeat_at": timestamp(around.heard[row.id] or None),
         "planning": responses.Planning.model_validate(planning, from_attributes=True) if planning else None,
         "links": responses.JobLinks(self=url, **{name: f"{url}/{PATHS.get(name, name)}" for name in LINKS}),
     }  # fmt: skip
@@ -158,13 +174,13 @@ def _facts(row: Job, around: Around) -> dict[str, Any]:
 def _progress_of(row: Job, around: Around) -> responses.Progress:
     if row.kind == RECIPE:
         return _sum([_progress_of(part, around) for part in around.parts[row.id]], row.finished_at is not None)
-    return _progress(row, around.counts[row.id], around.running.get(row.id, ()))
+    return _progress(row, around.counts[row.id], around.settled.get(row.id, 0), around.running.get(row.id, ()))
 
 
-def _progress(row: Job, counts: Counts, running: Iterable[dict[str, Any]]) -> responses.Progress:
+def _progress(row: Job, counts: Counts, settled: int, running: Iterable[dict[str, Any]]) -> responses.Progress:
     named = summaries.of(row)
     total, reports = row.items * named["steps"], [r for r in running if "image_steps" in r]
-    over = sum(counts.get(state, 0) for state in (ItemState.SUCCEEDED, ItemState.FAILED))
+    over = sum(counts.get(state, 0) for state in (ItemState.SUCCEEDED, ItemState.FAILED)) - settled
     done = min(named["steps"] * over + sum(r["image_steps"] for r in reports), total)
     rate = sum(r["rate"] for r in reports) or None
     return responses.Progress(

@@ -128,6 +128,7 @@ class JobSummary(BaseModel):
     progress: ProgressSummary
     planning: Planning | None = Field(description="null for a job that was planned at once")
     waiting: Waiting | None = Field(description="null for a job that is being computed, or is over")
+    heartbeat_at: datetime | None = Field(None, description="Last sign of life of a worker that holds some of it")
     error: dict[str, Any] | None
     links: JobLinks
 

@@ -63,7 +63,10 @@ class ShardContext:
                 self._send()
 
     def report(self, step: int, image_steps: int, value: float | None = None) -> None:
-        """The shard's optimisations have made `image_steps` in all; its curve is at `value` after `step` of each."""
+        """The claim's items have come to `image_steps` in all; their curve is at `value` after `step` of each.
+
+        What is over before its last step counts as if it had made all.
+        """
         if self._began is None:
             self._began, self._resumed = time.monotonic(), image_steps
         self._moves += 1
@@ -257,7 +260,9 @@ class ShardContext:
     def _send(self) -> None:
         elapsed = time.monotonic() - self._began if self._began else 0
         rate = (self._image_steps - self._resumed) / elapsed if elapsed else 0
-        progress: dict[str, Any] = {"image_steps": self._image_steps, "rate": rate, "curve": self._curve}
+        progress: dict[str, Any] = dict(self.work.progress)  # until there is more to report
+        if self._began:
+            progress = {"image_steps": self.work.done + self._image_steps, "rate": rate, "curve": self._curve}
         if told := self.previews.told():
             progress["previews"] = told
         with self.runtime.db.transaction() as session:

@@ -14,7 +14,11 @@ const labelText = ([name, value]) => (value ? `${name}=${value}` : name);
 const labelLink = (label) =>
   h("a", { class: "label", href: `/ui/?${new URLSearchParams({ label: labelText(label) })}` }, labelText(label));
 
-function keptText({ retention_seconds: seconds, expires_at: at }) {
+const DAY = 86_400; // seconds
+
+/** `end` is when the job was over, where that moment is not known yet. */
+function keptText({ retention_seconds: seconds, expires_at: at }, end = null) {
+  if (end && seconds !== null) at = new Date(Date.parse(end) + 1000 * seconds).toISOString();
   if (at) return `Deleted ${exactTime(at)}`;
   return seconds === null ? null : `Deleted ${duration(seconds)} after its end`;
 }
@@ -93,10 +97,11 @@ const FIELDS = {
     read: (text) => text.trim() || null,
   },
   retention_seconds: {
-    label: "Deleted so many seconds after its end; empty: kept",
-    node: () => h("input", { type: "number", min: 60 }),
-    write: (value) => value ?? "",
-    read: (text) => (text ? Number(text) : null),
+    label: "Deleted after its end in days, such as 1.5; empty: kept",
+    node: () => h("input", { type: "number", min: 0, step: "any" }),
+    write: (value) => (value === null ? "" : Number((value / DAY).toFixed(6))),
+    read: (text) => (text ? Math.round(Number(text) * DAY) : null),
+    say: (seconds, { finished_at: end }) => keptText({ retention_seconds: seconds, expires_at: null }, end),
   },
 };
 const OF_RECIPE = ["priority", "deadline", "retention_seconds"];
@@ -116,7 +121,7 @@ class Editor {
     this.inputs = Object.fromEntries(this.names.map((name) => [name, FIELDS[name].node()]));
     for (const [name, input] of Object.entries(this.inputs)) input.value = FIELDS[name].write(job[name]);
     this.answer = h("div", { role: "alert", class: "answer" });
-    const field = (name) => h("label", { class: "stacked" }, FIELDS[name].label, this.inputs[name]);
+    const field = (name) => h("label", { class: "stacked" }, FIELDS[name].label, this.inputs[name], this.said(name));
     const close = h("button", { type: "button", onclick: () => this.node.close() }, "Leave it");
     this.save = h("button", { class: "solid" }, "Save");
     const form = h("form", { onsubmit: (event) => this.submit(event) }, h("h2", { id: "edit-title" }, "Edit the job"));
@@ -125,6 +130,18 @@ class Editor {
     this.node.addEventListener("close", () => this.node.remove());
     document.body.append(this.node);
     this.node.showModal();
+  }
+
+  /** What a field comes to, as it is filled in; null for one that says it itself. */
+  said(name) {
+    const { say, read } = FIELDS[name];
+    if (!say) return null;
+    const input = this.inputs[name];
+    const words = h("small", { class: "muted", role: "status" });
+    const tell = () => setText(words, (input.validity.valid && say(read(input.value), this.job)) || "");
+    input.addEventListener("input", tell);
+    tell();
+    return words;
   }
 
   async submit(event) {

@@ -10,6 +10,7 @@ import { modelView } from "./model.js";
 import { formView } from "./new.js";
 import { messagePage } from "./ui.js";
 import { workerList } from "./workers.js";
+import "./follow.js";
 import "./keyboard.js";
 
 const main = document.getElementById("main");

@@ -1,21 +1,10 @@
-// A job's request as JSON, to be changed and submitted again: checked by the API before it is sent.
+// A registration's request as JSON, to be changed and sent again. All other requests are edited in the form of a new job.
 
-import { cloneJob, newKey, preview } from "./api.js";
-import { h, setText } from "./dom.js";
+import { cloneJob, newKey } from "./api.js";
+import { h } from "./dom.js";
 import { jobUrl } from "./facts.js";
-import { count, duration, plural } from "./format.js";
 import { mergePatch, written } from "./request.js";
 import { note, refusal } from "./ui.js";
-
-/** What a dry run answered, in a line. */
-function outlook({ items, image_steps: steps, warnings, estimate }) {
-  const parts = [items === null ? "as many items as its source has" : plural(items, "item")];
-  if (steps !== null) parts.push(`at most ${count(steps)} image-steps`);
-  if (estimate.seconds !== null) parts.push(`about ${duration(estimate.seconds)} once it is begun`);
-  const found = [h("p", {}, `It would be taken: ${parts.join(", ")}.`)];
-  if (warnings.length > 0) found.push(note("mixed", plural(warnings.length, "warning"), ...warnings));
-  return found;
-}
 
 class CloneDialog {
   /** `sent` is the job's request as the API tells it. */
@@ -26,17 +15,15 @@ class CloneDialog {
     this.text = h("textarea", { rows: 18, spellcheck: "false", class: "mono", "aria-label": "Request, as JSON" });
     this.text.value = written(sent.body);
     this.answer = h("div", { role: "status", class: "answer" });
-    const check = h("button", { type: "button", onclick: () => this.check() }, "Check");
     this.buttons = [
       h("button", { type: "button", onclick: () => this.node.close() }, "Leave it"),
-      ...(/^\/v1\/(jobs|recipes)/.test(sent.address) ? [check] : []), // registrations have no dry run
       h("button", { type: "button", class: "solid", onclick: () => this.submit() }, "Submit the clone"),
     ];
     this.node = h(
       "dialog",
       { class: "wide-dialog", "aria-labelledby": "clone-title" },
       h("h2", { id: "clone-title" }, "Clone with edits"),
-      h("p", { class: "muted" }, `The request of ${id}. `, h("a", { href: `/ui/new?clone=${id}` }, "Edit it in the form")),
+      h("p", { class: "muted" }, `The request of ${id}.`),
       this.text,
       this.answer,
       h("p", { class: "actions" }, ...this.buttons),
@@ -61,11 +48,6 @@ class CloneDialog {
     }
   }
 
-  check() {
-    setText(this.answer, "Checking…");
-    return this.attempt(async (body) => this.answer.replaceChildren(...outlook(await preview(this.sent.address, body))));
-  }
-
   submit() {
     return this.attempt(async (body) => {
       const { id } = await cloneJob(this.id, mergePatch(this.sent.body, body), this.key);
@@ -74,4 +56,8 @@ class CloneDialog {
   }
 }
 
-export const openClone = (id, sent) => new CloneDialog(id, sent);
+/** Clone a job by its request as the API tells it: in the form, if there is one. */
+export function openClone(id, sent) {
+  if (/^\/v1\/(jobs|recipes)/.test(sent.address)) window.location.assign(`/ui/new?${new URLSearchParams({ clone: id })}`);
+  else new CloneDialog(id, sent);
+}

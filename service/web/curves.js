@@ -34,7 +34,6 @@ export class Curves {
     this.metric = job.progress.curve_of === "activation" ? "activation" : "relative_distance";
     this.traces = [];
     this.items = h("input", { type: "text", inputmode: "numeric", placeholder: "such as 0, 3-5", autocomplete: "off" });
-    this.items.value = new URLSearchParams(window.location.search).get("curves") ?? "";
     this.quantity = h("select", { "aria-label": "Quantity", onchange: () => this.draw() });
     this.problem = h("div", { role: "status" });
     this.chart = lineChart("", { controls: [this.quantity], names: [] });
@@ -49,8 +48,16 @@ export class Curves {
     place.replaceChildren(form, this.problem, this.plot);
   }
 
-  /** What is shown changes only by a choice; before the first one, the first items are shown once they are over. */
+  /**
+   * What is shown changes only by a choice, here or among the items; before the first one, the first items are shown once
+   * they are over.
+   */
   async refresh(job, signal) {
+    const asked = new URLSearchParams(window.location.search).get("curves");
+    if (asked && asked !== this.asked) {
+      this.items.value = this.asked = asked;
+      this.begun = false;
+    }
     if (this.begun || job.items.succeeded === 0) {
       if (!this.begun) setText(this.problem, isFinal(job.state) ? "No item has a curve." : "No item is finished yet.");
       return;
@@ -73,6 +80,7 @@ export class Curves {
     event.preventDefault();
     const url = new URL(window.location.href);
     url.searchParams.set("curves", this.items.value);
+    this.asked = this.items.value;
     window.history.replaceState(window.history.state, "", url);
     await this.load();
   }

@@ -13,6 +13,18 @@ function begins(waiting) {
   return waiting.reason === "no_worker" ? "once there is a worker" : waiting.detail;
 }
 
+/** How much there is to do: items and their steps, or, over a data set, images, as many as one or all parts have. */
+function amount({ kind, parameters, parts, items, image_steps: steps }) {
+  const some = (value) => (value === null ? "as many as the source names" : count(value));
+  const each = Object.values(parts).length ? Object.values(parts) : [parameters];
+  if (!each.every(({ images }) => typeof images === "number"))
+    return [["Items", some(items)], [kind === "training" ? "Optimiser steps" : "Image-steps, at most", some(steps)]];
+  const images = each.reduce((all, part) => all + part.images, 0);
+  const most = Math.max(...each.map((part) => part.steps));
+  const [name, number] = each[0].attacks ? ["Attack steps an image", most - 1] : ["Passes an image", most]; // one is clean
+  return [["Images", count(images)], [name, count(number)]];
+}
+
 export class Estimate {
   /** `submit()` sends the request, `go(field)` leads to a field. */
   constructor(submit, go) {
@@ -39,19 +51,22 @@ export class Estimate {
     this.node.classList.remove("stale");
   }
 
-  show({ kind, items, image_steps: steps, shards, estimate, waiting, warnings }) {
+  /** `given` are warnings of what was there before the user chose anything. */
+  show(plan, given) {
+    const { shards, estimate, waiting, warnings } = plan;
     this.answered();
-    const some = (value) => (value === null ? "as many as the source names" : count(value));
     this.table.replaceChildren(
-      row("Items", some(items)),
-      row(kind === "training" ? "Optimiser steps" : "Image-steps, at most", some(steps)),
-      row("Shards", some(shards)),
+      ...amount(plan).map(([name, value]) => row(name, value)),
+      row("Shards", shards === null ? "as many as the source names" : count(shards)),
       row("Time", estimate.seconds === null ? "not known yet" : `about ${duration(estimate.seconds)}`),
       row("Begins", begins(waiting)),
     );
     setText(this.basis, estimate.basis);
+    const chosen = warnings.filter((warning) => !given.includes(warning));
+    const usual = warnings.filter((warning) => given.includes(warning));
     this.notes.replaceChildren(
-      ...(warnings.length ? [note("mixed", plural(warnings.length, "warning"), ...warnings)] : []),
+      ...(chosen.length ? [note("mixed", plural(chosen.length, "warning"), ...chosen)] : []),
+      ...usual.map((line) => h("p", { class: "hint" }, `Note: ${line}.`)),
     );
   }
 

@@ -87,14 +87,16 @@ export function parameterRows(parameters, prefix = "") {
   );
 }
 
+/** What is taken where a request names none. */
+const UNSAID = { baseline: "the model's twin", judge: "the model's judge" };
+
 /** The rows of a job's parameters; those that are not as the preset or the default has them say what that is. */
 export function parameterTable(job, differs = {}) {
-  const absent = job.kind === "recipe" ? "the preset's" : "none";
   return Object.entries(parametersOf(job)).flatMap(([name, value]) => {
     const rows = parameterRows({ [name]: value });
     if (!(name in differs) || rows.length === 0) return rows;
     for (const row of rows) row.className = "differs";
-    const usual = differs[name] === null ? absent : usually(differs[name]);
+    const usual = differs[name] === null ? (UNSAID[name] ?? "none") : usually(differs[name]);
     rows[0].lastChild.append(h("small", {}, `else ${usual}`));
     return rows;
   });

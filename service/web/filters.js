@@ -31,6 +31,16 @@ export function asked(query) {
   return found;
 }
 
+/** A query without the filters that were refused, and those as pairs. `errors` are the API's, by field. */
+export function without(query, errors) {
+  const fields = errors.map(({ field }) => String(field).split("."));
+  const pairs = [...new URLSearchParams(query)];
+  const wrong = pairs.filter(([name]) => fields.some((field) => field.includes(name)));
+  const few = wrong.filter(([name, value]) => name !== "state" || !(value in STATES || value === "active"));
+  const left = pairs.filter((pair) => !(few.length ? few : wrong).includes(pair));
+  return [new URLSearchParams(left).toString(), few.length ? few : wrong];
+}
+
 export class Filters {
   /** `go(query, typing)` is called with every choice; `typing` says that it may be one letter of many. */
   constructor(form, more, go) {

@@ -84,6 +84,7 @@ export class NewJob {
   /** Make the form of a kind, filled in. */
   start(id, body) {
     this.kind = this.schemas.kinds.get(id);
+    this.given = null; // what it warns of before anything is changed
     this.fields = this.sections.show(this.kind, fieldsOf(this.kind.schema, "", this));
     this.fill(body);
     this.changed();
@@ -146,7 +147,8 @@ export class NewJob {
     try {
       const plan = await api.preview(this.kind.address, this.body, signal);
       showErrors(this.form, []);
-      this.estimate.show(plan);
+      this.given ??= plan.warnings;
+      this.estimate.show(plan, this.given);
       showUsual(this.fields, this.body, plan);
     } catch (error) {
       if (signal.aborted) return;

@@ -74,13 +74,23 @@ export class ItemGrid {
     else this.chosen.delete(item.index);
     const some = [...this.chosen];
     const curves = `?${new URLSearchParams({ tab: "curves", curves: some.slice(0, MOST_CURVES) })}`;
+    this.remember(some);
     const clear = h("button", { type: "button", onclick: () => this.clear() }, "Clear");
     const said = [`${plural(some.length, "item")} chosen`, h("a", { href: curves }, "Their curves"), clear];
     this.picked.replaceChildren(...(some.length ? said : []));
   }
 
+  /** For the page of curves, which is opened beside this one. */
+  remember(indices) {
+    const url = new URL(window.location.href);
+    if (indices.length) url.searchParams.set("curves", indices.slice(0, MOST_CURVES));
+    else url.searchParams.delete("curves");
+    window.history.replaceState(window.history.state, "", url);
+  }
+
   clear() {
     this.chosen.clear();
+    this.remember([]);
     this.picked.replaceChildren();
     for (const card of this.gallery.cards.values()) card.box.checked = false;
   }

@@ -5,8 +5,9 @@ import { Actions } from "./actions.js";
 import { getJob, listLogs } from "./api.js";
 import { Attempts } from "./attempts.js";
 import { lineChart } from "./chart.js";
+import { copy } from "./clipboard.js";
 import { Curves } from "./curves.js";
-import { changes, h, mount, setText } from "./dom.js";
+import { changes, h, mount, setAttribute, setText } from "./dom.js";
 import { drawEvaluation } from "./evaluation.js";
 import { drawExtremes } from "./extremes.js";
 import { jobUrl, notices, parameterTable, showProgress } from "./facts.js";
@@ -17,7 +18,7 @@ import { standing, timeline } from "./moments.js";
 import { poll } from "./poll.js";
 import { Recipe } from "./recipe.js";
 import { Registration } from "./registration.js";
-import { isRecipe, kindOf } from "./rows.js";
+import { isRecipe, kindOf, titleOf } from "./rows.js";
 import { Runs } from "./runs.js";
 import { Study } from "./study.js";
 import { Tabs } from "./tabs.js";
@@ -101,9 +102,9 @@ class JobPage {
     this.chart = lineChart(title, { log });
     ref.curve.append(this.chart.node);
     this.content = this.kind.content(ref, this.id);
-    setText(ref.id, isRecipe(job) ? kindOf(job) : job.id);
-    ref.id.classList.toggle("mono", !isRecipe(job));
-    setText(ref.kind, isRecipe(job) ? `recipe ${job.id}` : kindOf(job));
+    setText(ref.id, job.id);
+    ref.id.addEventListener("click", () => copy(job.id, "the id"));
+    setText(ref.kind, kindOf(job));
     this.actions.offerFiles(job);
     this.beginTabs(job);
   }
@@ -146,6 +147,8 @@ class JobPage {
     ref.loading.hidden = true;
     ref.body.hidden = false;
     this.badge.set(job.state);
+    setText(ref.title, titleOf(job));
+    setAttribute(ref.title, "title", titleOf(job));
     this.actions.show(job, failures(job, this.counts));
     this.about.show(job);
     this.tabs.offer("failures", job.items.failed > 0, plural(job.items.failed, "failure"));
@@ -155,7 +158,7 @@ class JobPage {
     setText(ref.standing, waits);
     const { curve = [], fraction } = job.progress;
     const headline = isFinal(job.state) ? stateLabel(job.state) : percent(fraction ?? 0);
-    document.title = `${headline} · ${ref.id.textContent} · robustreps`;
+    document.title = `${headline} · ${titleOf(job)} · robustreps`;
     // The API has a curve only of what runs now; the last one seen stays, between shards and after the end.
     if (curve.length > 0 && news.curve(curve)) this.chart.update([curve]);
     if (news.notices([job.warnings, job.error])) ref.notices.replaceChildren(...notices(job));

@@ -3,12 +3,12 @@
 import { getJob, listJobs, Refused } from "./api.js";
 import { Bulk } from "./bulk.js";
 import { arrange, h, mount, setAttribute } from "./dom.js";
-import { asked, canonical, Filters } from "./filters.js";
+import { asked, canonical, Filters, without } from "./filters.js";
 import { count, isFinal, plural } from "./format.js";
 import { addKeys } from "./keyboard.js";
 import { poll } from "./poll.js";
 import { jobTable, Row } from "./rows.js";
-import { announce, hideBanner, refusal, showBanner } from "./ui.js";
+import { announce, hideBanner, note, refusal, showBanner } from "./ui.js";
 import { Views } from "./views.js";
 
 const PAGE = 50;
@@ -41,6 +41,7 @@ class JobList {
 
   go(query, typing = false) {
     if (query === this.query) return;
+    this.ref.notices.replaceChildren();
     const url = query ? `/ui/?${query}` : "/ui/";
     if (typing) window.history.replaceState(null, "", url);
     else window.history.pushState(null, "", url);
@@ -118,7 +119,7 @@ class JobList {
     for (const job of jobs) {
       const row = this.rows.get(job.id);
       if (row) row.update(job);
-      else this.rows.set(job.id, new Row(job, job.id, this.bulk.box(job.id)));
+      else this.rows.set(job.id, new Row(job, null, this.bulk.box(job.id)));
     }
   }
 
@@ -155,7 +156,15 @@ class JobList {
     document.title = `${active ? `${count(active)} active · ` : ""}Jobs · robustreps`;
   }
 
+  /** A filter that there is not is left out, and said; anything else that is refused ends the list. */
   refused(error) {
+    const [query, wrong] = without(this.query, error.errors ?? []);
+    if (wrong.length) {
+      window.history.replaceState(null, "", query ? `/ui/?${query}` : "/ui/");
+      const text = `The list has no filter ${wrong.map(([name, value]) => `${name.replaceAll("_", " ")} “${value}”`).join(", ")}.`;
+      this.ref.notices.replaceChildren(note("mixed", text, "It is left out."));
+      return this.start();
+    }
     this.forget();
     this.table.node.hidden = true;
     this.ref.place.replaceChildren(refusal(error));

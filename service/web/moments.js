@@ -37,9 +37,19 @@ export function timeline(job, lines = []) {
   });
 }
 
+const QUIET = 20; // seconds; workers give a sign of life every few
+
+/** That those who hold a job have been silent for a while; "" if they have not. */
+export function silence({ heartbeat_at: at, state }) {
+  const seconds = at && !isFinal(state) ? (Date.now() - Date.parse(at)) / 1000 : 0;
+  return seconds > QUIET ? `no sign of life for ${duration(seconds)}` : "";
+}
+
 /** Why nothing moves, and how far planning is; "" if there is nothing to say. */
-export function standing({ waiting, planning, state }) {
-  const said = [];
+export function standing(job) {
+  const { waiting, planning, state } = job;
+  const quiet = silence(job);
+  const said = quiet ? [`N${quiet.slice(1)}; its work is taken over once its lease has run out`] : [];
   if (planning && state === "validating") {
     const of = planning.total === null ? "" : ` of ${count(planning.total)}`;
     said.push(`Planning: ${count(planning.entries)}${of} entries looked at, ${count(planning.invalid)} refused`);

@@ -4,9 +4,19 @@ import * as api from "./api.js";
 import { h } from "./dom.js";
 import { NewJob } from "./form.js";
 import { poll } from "./poll.js";
-import { hideBanner, messagePage, refusal, showBanner } from "./ui.js";
+import { hideBanner, messagePage, note, refusal, showBanner } from "./ui.js";
 
 const kindOf = ({ address, body }) => body.kind ?? address.split("/v1/recipes/")[1];
+
+/** A job's request; or, where it cannot be had, null and a note that says why. */
+async function requestOf(id, signal) {
+  try {
+    return [await api.getRequest(id, signal)];
+  } catch (error) {
+    if (!(error instanceof api.Refused)) throw error;
+    return [null, note("mixed", "This job cannot be cloned: the form is a new one", error.message)];
+  }
+}
 
 async function load(main, signal) {
   const clone = new URLSearchParams(window.location.search).get("clone");
@@ -15,12 +25,13 @@ async function load(main, signal) {
       get(signal),
     ),
   );
-  const sent = clone && (await api.getRequest(clone, signal));
+  const [sent, problem] = clone ? await requestOf(clone, signal) : [];
   const named = Object.keys(architectures).map((name) => ({ name }));
   const cloned = sent && { id: clone, kind: kindOf(sent), body: sent.body };
   if (cloned && !cloned.kind)
     return messagePage(main, "Nothing to clone", "What a registry holds is registered by name.");
-  return new NewJob(main, { models, datasets, architectures: named }, openapi, recipes, cloned);
+  new NewJob(main, { models, datasets, architectures: named }, openapi, recipes, cloned);
+  if (problem) main.firstElementChild.after(problem);
 }
 
 export function formView(main) {

@@ -84,8 +84,8 @@ export class OrderBar {
     fill(this.sort, [["", "index"], ...metrics.map((name) => [name, metricLabel(name)])], sort === "index" ? "" : sort);
     setText(this.way, order ? "Descending" : "Ascending");
     this.error.hidden = !error;
-    setText(this.error, `Error: ${error} ×`);
-    this.error.setAttribute("aria-label", `Show items with other errors than ${error} too`);
+    setText(this.error, `Cause: ${error} ×`);
+    this.error.setAttribute("aria-label", `Show items that failed by other causes than ${error} too`);
     setText(this.found, matching === null ? "" : `${count(matching)} of ${count(counts?.total ?? 0)}`);
   }
 }

@@ -3,6 +3,7 @@
 import { changes, h, setAttribute, setText } from "./dom.js";
 import { jobUrl } from "./facts.js";
 import { count, duration, exactTime, isFinal, itemsDone, percent, plural, sinceThen, stateLabel } from "./format.js";
+import { silence } from "./moments.js";
 import { Thumbs } from "./thumbs.js";
 import { announce, Badge } from "./ui.js";
 
@@ -17,6 +18,15 @@ export const kindName = (kind) => String(kind).replaceAll("_", " ");
 export function kindOf({ kind, title }) {
   if (isRecipe({ kind })) return title;
   return title ? `${kindName(kind)}: ${title}` : kindName(kind);
+}
+
+const SHORT = 6; // last characters of an id, which are enough to tell a few jobs apart
+
+/** What a job is called: as it is described, or else by what it does, with which network, and the end of its id. */
+export function titleOf(job) {
+  if (job.description) return job.description;
+  const model = isRecipe(job) || job.title ? "" : job.model;
+  return [kindOf(job), model, job.id.slice(-SHORT)].filter(Boolean).join(" · ");
 }
 
 /** What the job computes with; for training, what it is to make. */
@@ -35,10 +45,11 @@ function paceOf({ state, progress, created_at: created, finished_at: finished })
 }
 
 /** Why a job makes no progress, or did not succeed, in a few words. */
-export function reasonOf({ waiting, error, planning, items, state }) {
+export function reasonOf(job) {
+  const { waiting, error, planning, items, state } = job;
   if (error) return String(error.title);
   if (items.failed > 0) return `${count(items.failed)} failed`;
-  if (!waiting || isFinal(state)) return "";
+  if (!waiting || isFinal(state)) return silence(job);
   const { reason, ahead, starts_in_seconds: seconds } = waiting;
   const soon = seconds === null ? "" : `in ${duration(seconds)}`.replaceAll(" ", "\u00a0");
   if (reason === "paused") return "";
@@ -64,9 +75,9 @@ export function jobTable(label, name, all = null) {
   return { node: h("table", { class: "jobs", role: "table", "aria-label": label }, top, rows), rows };
 }
 
-/** One job. `label`, where it has one, names it in place of its id; `box` is a checkbox that selects it, for a row of the list. */
+/** One job. `label`, where it has one, is its name; `box` is a checkbox that selects it, for a row of the list. */
 export class Row {
-  constructor(job, label = job.id, box = null) {
+  constructor(job, label = null, box = null) {
     this.label = label;
     this.box = box;
     this.badge = new Badge();
@@ -76,18 +87,19 @@ export class Row {
     this.labels = h("span", { class: "chips" });
     this.thumbs = box && new Thumbs();
     this.reason = h("span", { class: "reason" });
-    this.bar = h("progress", { max: 1, value: 0, "aria-label": `Progress of ${label}` });
+    this.bar = h("progress", { max: 1, value: 0, "aria-label": `Progress of ${label ?? job.id}` });
     this.pace = h("span", { class: "pace" });
     this.items = h("td", { role: "cell", class: "c-items number" });
     this.time = h("time", { datetime: job.created_at, title: exactTime(job.created_at) });
     this.news = changes();
     const cell = (name, ...nodes) => h("td", { role: "cell", class: name }, ...nodes);
-    const name = h("a", { class: label === job.id && "mono", href: jobUrl(job.id) }, label);
+    this.name = h("a", { href: jobUrl(job.id) }, label);
+    const id = label ? null : h("span", { class: "mono muted id" }, job.id);
     this.node = h(
       "tr",
       { role: "row" },
       box && cell("c-select", h("label", {}, box)),
-      cell("c-job", name, this.kind, this.about, this.labels),
+      cell("c-job", this.name, this.kind, id, this.about, this.labels),
       this.model,
       cell("c-state", this.badge.node, this.reason),
       cell("c-progress", this.bar, h("span", { class: "under" }, this.pace, this.thumbs?.node)),
@@ -98,10 +110,11 @@ export class Row {
   }
 
   update(job) {
-    if (this.job && this.job.state !== job.state) announce(`Job ${this.label} is ${stateLabel(job.state)}`);
+    if (this.job && this.job.state !== job.state) announce(`Job ${this.label ?? titleOf(job)} is ${stateLabel(job.state)}`);
     this.job = job;
     this.badge.set(job.state);
-    setText(this.kind, kindOf(job));
+    if (!this.label) setText(this.name, titleOf(job));
+    setText(this.kind, this.label || job.description ? kindOf(job) : "");
     setText(this.model, networksOf(job));
     setText(this.items, workOf(job));
     setText(this.time, sinceThen(job.created_at));
@@ -115,8 +128,8 @@ export class Row {
   }
 
   describe({ description, labels }) {
-    setText(this.about, description ?? "");
-    setAttribute(this.about, "title", description ?? "");
+    setText(this.about, (this.label && description) || "");
+    setAttribute(this.name, "title", description ?? "");
     const all = Object.entries(labels).map(([key, value]) => (value ? `${key}=${value}` : key));
     const href = (label) => `/ui/?${new URLSearchParams({ label })}`;
     const chips = all.slice(0, MOST_LABELS).map((label) => h("a", { class: "chip", href: href(label), title: label }, label));

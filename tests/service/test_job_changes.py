@@ -112,7 +112,7 @@ def test_a_job_tells_its_request_and_what_its_preset_has_otherwise(api: TestClie
     assert post(api, told["body"]).json()["parameters"] == job["parameters"]
     recipe = post_recipe(api, "figure-3", figure("figure-3", steps=9)).json()
     told = api.get(recipe["links"]["request"]).json()
-    assert (told["address"], told["differs_from"]["steps"]) == ("/v1/recipes/figure-3", None)
+    assert (told["address"], told["differs_from"]["steps"]) == ("/v1/recipes/figure-3", 300)
     assert api.post(told["address"], json=told["body"]).json()["parameters"] == recipe["parameters"]
     assert_problem(api.get(f"/v1/jobs/{recipe['parts']['model']}/request"), 409)
     assert_problem(api.get("/v1/jobs/none/request"), 404)

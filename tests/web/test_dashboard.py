@@ -25,7 +25,7 @@ def row_of(page: Page, job_id: str) -> Locator:
 
 def open_job(page: Page, service: LiveService, job_id: str) -> None:
     page.goto(f"{service.url}/ui/jobs/{job_id}")
-    expect(page.get_by_role("heading", name=job_id)).to_be_visible(timeout=SOON)
+    expect(page.get_by_title("Copy the id")).to_have_text(job_id, timeout=SOON)
 
 
 def expect_state(page: Page, state: str) -> None:
@@ -179,7 +179,13 @@ def test_a_banner_tells_that_the_api_is_away_until_it_is_back(live_service: Live
         expect(other.locator(".loading")).to_have_count(0, timeout=SOON)
         other.route("**/v1/**", lambda route: route.abort())
         expect(other.get_by_role("alert")).to_contain_text("Cannot reach the API, retrying", timeout=SOON)
+        other.route("**/ui/workers", lambda route: route.abort())
+        other.get_by_role("link", name="Workers").click()
+        other.wait_for_timeout(500)  # long enough to be elsewhere
+        expect(other.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
+        other.unroute("**/ui/workers")
         other.unroute("**/v1/**")
+        expect(other.get_by_role("heading", name="Workers")).to_be_visible(timeout=LATE)
         expect(other.get_by_role("alert")).to_be_empty(timeout=SOON)
 
 

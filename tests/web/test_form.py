@@ -58,7 +58,7 @@ def test_it_opens_on_a_request_with_pictures_and_usual_values_that_can_be_sent(
     expect(estimated(page, "Items")).to_have_text("8")
     expect(estimated(page, "Image-steps")).to_have_text("2,400")
     expect(estimated(page, "Begins")).to_have_text("once there is a worker")
-    expect(page.locator(".estimate")).to_contain_text("the preset cifar is not the paper's")
+    expect(page.locator(".estimate .hint").filter(has_text="the preset cifar is not the paper's")).to_be_visible()
     steps = page.get_by_label("Steps", exact=True)
     expect(steps).to_have_attribute("placeholder", "300")
     expect(page.get_by_label("Source of start")).to_have_text(re.compile("^Noise \\(as usual\\)"))
@@ -214,6 +214,17 @@ def test_the_form_loses_nothing_of_any_request_in_the_reference(still_service: S
         text.fill(json.dumps(body))
         page.get_by_label("Description", exact=True).dispatch_event("input")  # the request is read from the form again
         assert request(page) == body
+
+
+def test_what_the_user_chose_is_warned_of_and_an_evaluation_is_told_in_images(still_service: Still, page: Page) -> None:
+    open_form(page, still_service)
+    expect(page.locator(".estimate .note")).to_have_count(0)
+    chosen = request(page) | {"judge": "cifar10-robust"}
+    page.get_by_role("textbox", name="The request").fill(json.dumps(chosen))
+    expect(page.locator(".estimate .note")).to_contain_text("not independent", timeout=SOON)
+    open_form(page, still_service, "?kind=evaluation&dataset=cifar10-sample")
+    expect(estimated(page, "Images")).to_have_text("400")
+    expect(estimated(page, "Attack steps an image")).to_have_text(re.compile("^[1-9]"))
 
 
 def test_an_address_fills_it_and_a_recipe_is_submitted(still_service: Still, page: Page) -> None:

@@ -95,7 +95,7 @@ def test_an_order_that_is_none_leaves_the_page_to_choose_another(still_service: 
     with page_with_failing_requests(page) as other:
         other.goto(f"{still_service[0].url}/ui/jobs/{many}?sort=a%20b&state=foo")
         expect(other.locator(".items .note")).to_contain_text("sort", timeout=SOON)
-        expect(other.get_by_role("heading", name=many)).to_be_visible()
+        expect(other.get_by_title("Copy the id")).to_have_text(many)
         order = other.locator(".order")
         order.get_by_label("State").select_option("all")
         order.get_by_label("Sort by").select_option("index")
@@ -162,7 +162,7 @@ def test_items_are_filtered_by_state_and_cause(still_service: Still, many: str, 
     expect(page.locator(".card").first).to_have_attribute("aria-setsize", str(MANY))
     open_grid(page, still_service, many, f"?error={HOSTILE}")
     expect(page.locator(".card")).to_have_count(3)
-    page.get_by_role("button", name="Show items with other errors").click()
+    page.get_by_role("button", name="Show items that failed by other causes").click()
     expect(page.locator(".card").first).to_have_attribute("aria-setsize", str(MANY))
     open_grid(page, still_service, many, "?state=failed#item-5")  # an item that is not among them
     expect(page.get_by_role("dialog").get_by_role("heading", name="#5 ")).to_be_visible()

@@ -77,25 +77,16 @@ def test_a_request_is_copied_as_commands_that_make_the_same_job(live_service: Li
         assert other["id"] != job["id"]
 
 
-def test_a_job_is_cloned_with_edits_and_says_what_is_not_as_usual(
-    live_service: LiveService, refused_page: Page
-) -> None:
-    page = refused_page
+def test_a_job_is_cloned_in_the_form_and_says_what_is_not_as_usual(live_service: LiveService, page: Page) -> None:
     job = live_service.submit(QUICK)
     open_job(page, live_service, job["id"])
     page.get_by_role("button", name="Clone", exact=True).click()
-    dialog = page.get_by_role("dialog", name="Clone with edits")
-    text, check = dialog.get_by_role("textbox"), dialog.get_by_role("button", name="Check")
+    text = page.get_by_role("textbox", name="The request")
+    expect(text).to_be_visible(timeout=SOON)
     request = json.loads(text.input_value())
     assert request == QUICK
-    check.click()
-    expect(dialog.get_by_role("status")).to_contain_text("3 items, at most 21 image-steps")
-    for wrong, said in (("{", "This is no request"), (json.dumps(request | {"kind": "x"}), "kind: ")):
-        text.fill(wrong)
-        dialog.get_by_role("button", name="Submit the clone").click()
-        expect(dialog.get_by_role("status")).to_contain_text(said)
     text.fill(json.dumps(request | {"steps": 9, "restarts": 2}))
-    dialog.get_by_role("button", name="Submit the clone").click()
+    page.get_by_role("button", name="Submit").click()
     about = page.get_by_role("region", name="About")
     expect(about.get_by_role("link", name=job["id"])).to_be_visible(timeout=SOON)
     expect(row(page, "steps").get_by_role("cell")).to_have_text("9else 300")
@@ -103,6 +94,21 @@ def test_a_job_is_cloned_with_edits_and_says_what_is_not_as_usual(
     expect(row(page, "eps").get_by_role("cell")).to_have_text("1000")
     clone = live_service.client.job(page.url.rsplit("/", 1)[1])
     assert (clone["cloned_from"], clone["parameters"]["steps"]) == (job["id"], 9)
+
+
+def test_a_registration_is_cloned_by_its_request_under_a_dialog(live_service: LiveService, refused_page: Page) -> None:
+    page = refused_page
+    sent = {"name": "again", "format": "image_folder", "root": "bucket", "path": "imports/again"}
+    job = live_service.client.json("POST", "/v1/datasets", json=sent)
+    open_job(page, live_service, job["id"])
+    page.get_by_role("button", name="Clone", exact=True).click()
+    dialog = page.get_by_role("dialog", name="Clone with edits")
+    text = dialog.get_by_role("textbox")
+    request = json.loads(text.input_value())
+    for wrong, said in (("{", "This is no request"), (json.dumps(request | {"name": 1}), "name")):
+        text.fill(wrong)
+        dialog.get_by_role("button", name="Submit the clone").click()
+        expect(dialog.get_by_role("status")).to_contain_text(said)
 
 
 def test_a_job_from_before_requests_were_kept_has_its_page(
@@ -121,6 +127,9 @@ def test_a_job_from_before_requests_were_kept_has_its_page(
     expect(refused_page.locator(".card")).to_have_count(3)
     for name in ("Clone", "Copy"):
         expect(refused_page.get_by_role("button", name=name, exact=True)).to_be_hidden()
+    refused_page.goto(f"{live_service.url}/ui/new?clone={job['id']}")
+    expect(refused_page.locator("main > .note")).to_contain_text("is from before requests were kept", timeout=SOON)
+    expect(refused_page.get_by_role("button", name="Submit")).to_be_visible()
 
 
 def test_a_job_is_described_and_deleted_after_a_question(live_service: LiveService, refused_page: Page) -> None:
@@ -139,13 +148,14 @@ def test_a_job_is_described_and_deleted_after_a_question(live_service: LiveServi
     dialog.get_by_label("Description").fill("")
     dialog.get_by_label("Metadata").fill('{"run": {"seed": 3}}')
     dialog.get_by_label("Priority").select_option("high")
-    dialog.get_by_label("Deleted").fill("86400")
+    dialog.get_by_label("Deleted").fill("1.5")
+    expect(dialog.get_by_label("Deleted").locator("..")).to_contain_text(re.compile(r"Deleted \d{4}-.* UTC"))
     dialog.get_by_role("button", name="Save").click()
     expect(about).to_contain_text("High priority")
     expect(about).to_contain_text(re.compile(r"Deleted \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"))
     expect(about.get_by_role("table", name="Metadata")).to_have_text("run.seed3")
     changed = live_service.client.job(job["id"])
-    assert (changed["description"], changed["priority"], changed["retention_seconds"]) == (None, "high", 86400)
+    assert (changed["description"], changed["priority"], changed["retention_seconds"]) == (None, "high", 129_600)
     assert (changed["labels"], changed["metadata"]) == ({"team": "vision=2", "draft": ""}, {"run": {"seed": 3}})
     label = about.get_by_role("link", name="team=vision=2")
     expect(label).to_have_attribute("href", "/ui/?label=team%3Dvision%3D2")
@@ -182,6 +192,27 @@ def test_a_running_job_tells_who_computes_it_and_what_happened(live_service: Liv
     page.get_by_label("Level").select_option("error")
     expect(page.get_by_text("Nothing to tell yet.")).to_be_visible()
     expect(page.locator(".timeline li.attempt").first).to_contain_text("claimed")
+
+
+def test_a_job_is_called_by_its_description_and_says_when_its_worker_is_silent(
+    live_service: LiveService, page: Page
+) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    job = live_service.submit(LONG)
+    silent = changed(lambda body: body.update(state="running", heartbeat_at="2001-09-09T00:00:00Z"))
+    page.route(f"**/v1/jobs/{job['id']}", silent)
+    open_job(page, live_service, job["id"])
+    title = page.get_by_role("heading", level=1)
+    expect(title).to_have_text(f"inversion · cifar10-robust · {job['id'][-6:]}")
+    expect(page.locator("[data-ref=standing]")).to_contain_text("No sign of life for ", timeout=SOON)
+    page.get_by_title("Copy the id").click()
+    expect(page.locator("#announcer")).to_have_text("the id copied")
+    assert page.evaluate("navigator.clipboard.readText()") == job["id"]
+    page.unroute(f"**/v1/jobs/{job['id']}")
+    live_service.client.json("PATCH", f"/v1/jobs/{job['id']}", json={"description": f"First {HOSTILE}"})
+    expect(title).to_have_text(f"First {HOSTILE}", timeout=SOON)
+    expect(page.locator("[data-ref=standing]")).to_be_hidden()
+    live_service.client.cancel(job["id"])
 
 
 def test_failures_are_told_by_cause_and_lead_to_their_items(
@@ -241,6 +272,11 @@ def test_curves_of_chosen_items_lie_over_each_other(live_service: LiveService, p
     panel = page.get_by_role("tabpanel", name="Curves")
     keys = panel.locator(".key")
     expect(keys).to_have_text([re.compile(f"^#{i} ") for i in range(3)], timeout=SOON)
+    tab(page, "Items").click()
+    page.get_by_role("checkbox", name="Choose item 1").check()
+    page.get_by_role("checkbox", name="Choose item 2").check()
+    tab(page, "Curves").click()
+    expect(keys).to_have_text([re.compile("^#1 "), re.compile("^#2 ")], timeout=SOON)
     panel.get_by_role("button", name="Greatest distance").click()
     items = live_service.client.items(job)
     worst = sorted(items, key=lambda item: -item["metrics"]["relative_distance"])

@@ -251,7 +251,7 @@ def test_a_network_shows_what_was_measured_of_it_and_its_jobs(studies: Studies, 
     page.goto(f"{studies.service.url}/ui/models/cifar10-robust")
     expect(page.locator(".headline dd").first).to_have_text("74.0 %", timeout=SOON)
     expect(page.get_by_role("slider", name="Accuracy by L2 radius")).to_have_attribute("aria-valuemax", "1")
-    jobs = page.get_by_role("table", name="Latest jobs").locator(".c-job a")
+    jobs = page.get_by_role("table", name="Latest jobs").locator(".c-job .id")
     expect(jobs).to_have_text([studies.ids[name] for name in reversed(JOBS)])
     expect(page.get_by_role("link", name="New job with it")).to_have_attribute("href", "/ui/new?model=cifar10-robust")
 

@@ -122,6 +122,15 @@ def test_a_radius_binds_and_the_result_says_how_it_came_about(live_service: Live
         assert json.loads(file.metadata()["provenance"]) == items[0]["provenance"]
 
 
+def test_a_jobs_curve_ends_with_the_last_step_at_the_metric(live_service: LiveService) -> None:
+    for beside in ({}, {"best": True}):
+        job, items = run(live_service, steps=23, **beside)
+        steps, values = zip(*job["progress"]["curve"], strict=True)
+        assert steps == (0, 10, 20, 23)
+        found = sorted(item["metrics"]["relative_distance"] for item in items)
+        assert values[-1] == pytest.approx(found[1], rel=1e-3)
+
+
 def test_notebook_and_paper_take_the_same_steps(live_service: LiveService) -> None:
     images = [
         tensors(live_service, run(live_service, preset=preset, steps=5)[1][0])["image"]

@@ -144,6 +144,7 @@ class Search:
         trace = _joined(self.loss)
         if self.row.best and error is None:
             trace[-1] = loss
+            self.loss = [trace]
         kept = dict(sorted((step, frame) for step, frame in self.frames.items() if step < self.k))
         if self.row.frames:
             kept[self.k] = as_frame(x)

@@ -90,14 +90,14 @@ def evaluated(ctx: ShardContext, p: EvaluationParameters, item: Item) -> None:
         return
     classes = torch.tensor([p.class_of[dataset.labels[i]] for i in places])
     f: Function = partial(logits, network, p.precision)
-    steps = 0
+    steps, before = 0, p.steps * list(ctx.work.items).index(item)
 
     def observe(_: str, rows: int) -> None:
         nonlocal steps
         if ctx.should_stop():
             raise Stopped
         steps += rows
-        ctx.report(steps // len(places), steps // len(places))
+        ctx.report(steps // len(places), before + steps // len(places))
         ctx.turns.pass_on()
 
     try:

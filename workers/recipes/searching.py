@@ -109,7 +109,7 @@ class Searches:
         rows = [row(xs[n], self.x0s[n], n // self.restarts) for n in self.numbers]
         begun = {i: was.begun[self.names[n]] for i, n in enumerate(self.numbers) if self.names[n] in was.begun}
         self.ticket = handed_in(study, batch, problem, rows, begun)
-        done = sum(len(outcome.grad_norm) for outcomes in self.of_item for outcome in outcomes)
+        done = study.p.steps * sum(len(outcomes) for outcomes in self.of_item)
         self.follow = Following(study, problem, self.ticket, self.numbers, done)
         self.took, self.asked, self.waits = 0.0, time.monotonic(), False
 
@@ -182,10 +182,14 @@ class Following:
         if not len(self.items):
             return
         ctx = self.study.ctx
-        steps, blocks = int(self.ticket.steps.sum()), ctx.runtime.batcher.stats.blocks
+        over, most = self.ticket.over, self.study.p.steps
+        steps, blocks = int(np.where(over, most, self.ticket.steps).sum()), ctx.runtime.batcher.stats.blocks
         while self.next <= self.ticket.reached() and (value := self._median(self.next)) is not None:
             ctx.report(self.next, self.done + steps, value)
             self.next += self.stride
+        if over.all() and self.next - self.stride < (last := self.ticket.reached()):
+            ctx.report(last, self.done + steps, self._median(last))
+            self.next = last + self.stride
         if steps > self.steps:
             ctx.report(steps // self.rows, self.done + steps)
         elif blocks != self.blocks:
