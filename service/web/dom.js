@@ -57,7 +57,7 @@ export function changes() {
 export const still = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 /** A select's options, as pairs of value and text. Those that differ are made anew; an open list is left alone otherwise. */
-export function fill(select, options, value) {
+export function setOptions(select, options, value) {
   const text = JSON.stringify(options);
   if (select.dataset.options !== text) {
     select.dataset.options = text;

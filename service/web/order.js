@@ -1,6 +1,6 @@
 // Which items are shown, and in what order: the controls above a grid, and the same in the page's address.
 
-import { fill, h, setText } from "./dom.js";
+import { h, setOptions, setText } from "./dom.js";
 import { METRICS } from "./facts.js";
 import { count, stateLabel } from "./format.js";
 import { Where, nameIn } from "./where.js";
@@ -83,10 +83,10 @@ export class OrderBar {
     const of = (each) => (counts ? ` (${count(counts[each] ?? 0)})` : "");
     const states = STATES.filter((each) => counts?.[each] || state.includes(each));
     const several = state.length > 1 || (state.length && !STATES.includes(state[0])) ? [[state.join(), state.map(stateLabel).join(" or ")]] : [];
-    fill(this.state, [["", "all"], ...states.map((each) => [each, stateLabel(each) + of(each)]), ...several], state.join());
+    setOptions(this.state, [["", "all"], ...states.map((each) => [each, stateLabel(each) + of(each)]), ...several], state.join());
     const named = [sort, ...metric.map(nameIn)].filter((name) => name && name !== "index");
     const metrics = [...new Set([...this.metrics, ...named])].map((name) => [name, metricLabel(name)]);
-    fill(this.sort, [["", "index"], ...metrics], sort === "index" ? "" : sort);
+    setOptions(this.sort, [["", "index"], ...metrics], sort === "index" ? "" : sort);
     this.where.show(metrics, metric);
     setText(this.way, order ? "Descending" : "Ascending");
     this.error.hidden = !error;

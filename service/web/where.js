@@ -1,6 +1,6 @@
 // Which values a metric of an item may have: conditions that are added, and buttons that take each of them away.
 
-import { fill, h } from "./dom.js";
+import { h, setOptions } from "./dom.js";
 
 /** As many as the API takes. */
 const MOST = 4;
@@ -27,7 +27,7 @@ export class Where {
   show(metrics, conditions) {
     this.conditions = conditions;
     this.form.hidden = metrics.length === 0 || conditions.length >= MOST;
-    fill(this.name, [["", "any value"], ...metrics], this.name.value);
+    setOptions(this.name, [["", "any value"], ...metrics], this.name.value);
     const labels = new Map(metrics);
     const text = JSON.stringify([conditions, metrics]);
     if (this.list.dataset.shown === text) return;
