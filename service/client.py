@@ -223,12 +223,15 @@ class Client(WebhookCalls):
         return found
 
     def items(self, job: str | Job, **filters: Any) -> Iterator[Item]:
-        """Items, in order of index or by `sort` and `order` of a metric; `state`, `error` narrow them."""
+        """Items, in order of index or by `sort` and `order` of a metric.
+
+        `state`, `error` and `metric`, such as `["ssim>0.5", "pixel_l2<=3"]`, narrow them.
+        """
         return self.pages(f"/v1/jobs/{_id(job)}/items", "items", filters)
 
-    def results(self, job: str | Job) -> Results:
-        """What the job has found so far."""
-        return Results(self, _id(job))
+    def results(self, job: str | Job, **filters: Any) -> Results:
+        """What the job has found so far, of all items or of those that `filters` choose, as in `items`."""
+        return Results(self, _id(job), filters)
 
     def artifact(self, item: Item, name: str) -> bytes:
         """The bytes of one of an item's artifacts. Raises KeyError if it has none of this name."""

@@ -3,16 +3,22 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
 
 from service import dead_letters, downloads, previews, queries, responses
 from service.api.artifacts import Part, sent
 from service.api.context import ID, TEXT, Ctx, Cursor, Id, Index, Limit, Presign, Reading
 from service.api.tagged import Tagged
 from service.errors import NotFound
-from service.item_lists import INDEX, Wanted
+from service.item_lists import ALLOWED, COMPARED, INDEX, MOST_COMPARED, Wanted
 from service.models import Item
 from service.states import ItemState
 
+COMPARISON = Field(json_schema_extra={"pattern": COMPARED})
+Comparisons = Annotated[
+    list[Annotated[str, COMPARISON]],
+    Query(max_length=MOST_COMPARED, description=f"Each must hold, and holds of no item without the metric; {ALLOWED}"),
+]
 Title = Annotated[str | None, Query(max_length=200, pattern=TEXT, description="Only errors with this title")]
 router = APIRouter(prefix="/v1", tags=["jobs"], route_class=Tagged)
 
@@ -35,6 +41,7 @@ def list_items(
     session: Reading,
     state: Annotated[list[ItemState], Query(max_length=len(ItemState), description="Any of these")] = [],  # noqa: B006
     error: Title = None,
+    metric: Comparisons = [],  # noqa: B006
     sort: Annotated[str, Query(pattern=r"^[A-Za-z0-9_.-]{1,100}$", description="`index`, or a metric's name")] = INDEX,
     order: Annotated[Literal["asc", "desc"], Query(description="Items without the metric come last in both")] = "asc",
     offset: Annotated[int, Query(ge=0, lt=2**31, description="Entries to leave out, in place of a cursor")] = 0,
@@ -42,8 +49,11 @@ def list_items(
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> responses.ItemList:
-    """In order of index or of a metric, each with its settings, metrics and files."""
-    return queries.items(session, job_id, limit, Wanted(state, error, sort, order, offset, cursor), counted)
+    """In order of index or of a metric, each with its settings, metrics and files.
+
+    Of a job of more than 200,000 items, a page narrowed by a metric may be short before the last: go by `next_cursor`.
+    """
+    return queries.items(session, job_id, limit, Wanted(state, error, sort, order, offset, cursor, metric), counted)
 
 
 @router.get("/jobs/{job_id}/items/{index}")

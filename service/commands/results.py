@@ -26,13 +26,18 @@ def results(
     shards: Annotated[bool, typer.Option("--shards", help="With --out: tars of many items, and their table")] = False,
     archive: Annotated[Path | None, typer.Option(metavar="FILE", help="Download as one .zip or .tar")] = None,
     items: Annotated[str, typer.Option(help="With --out or --archive: only these, such as 0-99,200")] = "",
+    where: Annotated[
+        list[str] | None, typer.Option(help="Only items whose metric is so: 'ssim>0.5'; several times")
+    ] = None,
     table: Annotated[str, typer.Option(help="Print every item and metric, as csv or jsonl")] = "",
 ) -> None:
     """List what a job found, an item a line, or download it: every file's digest is checked, and a download goes on.
 
     With --json a line for each item as the API has it, or for each file that was downloaded.
     """
-    found = terminal.client.results(job)
+    found = terminal.client.results(job, metric=where or [])
+    if where and (shards or archive is not None or table):
+        raise UsageError("--where chooses what is listed, or what --out without --shards downloads")
     if items and (shards or (out is None and archive is None)):
         raise UsageError("--items chooses what --archive, or --out without --shards, downloads")
     if shards and (out is None or archive is not None or name):

@@ -3,7 +3,7 @@
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -26,16 +26,16 @@ class Results:
     """A job's items as they are now, in order: `for item in results`, `len(results)`, `results[3]`.
 
     `images`, `arrays`, `numpy` and `torch` are of those that have such a file, in the same order: `indices(name)` says
-    which item each of them is.
+    which item each of them is. `filters` narrow the items as the API's list has them; shards and archive have all.
     """
 
-    def __init__(self, transport: Transport, job_id: str) -> None:
-        self._transport, self.job_id = transport, job_id
+    def __init__(self, transport: Transport, job_id: str, filters: Mapping[str, Any] = {}) -> None:
+        self._transport, self.job_id, self._filters = transport, job_id, filters
 
     @cached_property
     def everything(self) -> list[Item]:
         """Every item, as the API lists it, the one that is a bulk job's table among them; read once."""
-        return list(self._transport.pages(f"/v1/jobs/{self.job_id}/items", "items", {}))
+        return list(self._transport.pages(f"/v1/jobs/{self.job_id}/items", "items", self._filters))
 
     @cached_property
     def items(self) -> list[Item]:

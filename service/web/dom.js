@@ -55,3 +55,13 @@ export function changes() {
 
 /** Whether the viewer minds motion. */
 export const still = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+/** A select's options, as pairs of value and text. Those that differ are made anew; an open list is left alone otherwise. */
+export function setOptions(select, options, value) {
+  const text = JSON.stringify(options);
+  if (select.dataset.options !== text) {
+    select.dataset.options = text;
+    select.replaceChildren(...options.map(([each, label]) => h("option", { value: each }, label)));
+  }
+  select.value = value;
+}

@@ -1,8 +1,9 @@
 // Which items are shown, and in what order: the controls above a grid, and the same in the page's address.
 
-import { h, setText } from "./dom.js";
+import { h, setOptions, setText } from "./dom.js";
 import { METRICS } from "./facts.js";
 import { count, stateLabel } from "./format.js";
+import { Where, nameIn } from "./where.js";
 
 const STATES = ["queued", "running", "succeeded", "failed", "cancelled"];
 
@@ -12,7 +13,7 @@ export const metricLabel = (name) => (METRICS[name] ?? name.replaceAll("_", " ")
 export function orderInAddress() {
   const said = new URLSearchParams(window.location.search);
   const [state, error, sort] = [said.getAll("state"), said.get("error") ?? "", said.get("sort") ?? ""];
-  return { state, error, sort, order: said.get("order") === "desc" ? "desc" : "" };
+  return { state, error, sort, order: said.get("order") === "desc" ? "desc" : "", metric: said.getAll("metric") };
 }
 
 export class OrderBar {
@@ -24,6 +25,7 @@ export class OrderBar {
     this.sort = h("select", { onchange: () => this.choose({ sort: this.sort.value }) });
     this.way = h("button", { type: "button", onclick: () => this.turn() });
     this.error = h("button", { type: "button", hidden: true, onclick: () => this.choose({ error: "" }) });
+    this.where = new Where((metric) => this.choose({ metric }));
     this.found = h("span", { class: "muted", role: "status" });
     this.node = h(
       "div",
@@ -31,6 +33,7 @@ export class OrderBar {
       h("label", { class: "field" }, "State", this.state),
       h("label", { class: "field" }, "Sort by", this.sort),
       this.way,
+      ...this.where.nodes,
       this.error,
       this.found,
     );
@@ -50,10 +53,11 @@ export class OrderBar {
 
   choose(change) {
     this.order = { ...this.order, ...change };
-    const { state, error, sort, order } = this.order;
+    const { state, error, sort, order, metric } = this.order;
     const said = new URLSearchParams(window.location.search);
-    for (const name of ["state", "error", "sort", "order"]) said.delete(name);
+    for (const name of ["state", "error", "sort", "order", "metric"]) said.delete(name);
     for (const each of state) said.append("state", each);
+    for (const each of metric) said.append("metric", each);
     for (const [name, value] of Object.entries({ error, sort, order })) if (value) said.set(name, value);
     window.history.pushState(null, "", `${window.location.pathname}${said.size ? `?${said}` : ""}`);
     this.show();
@@ -75,27 +79,19 @@ export class OrderBar {
   /** `counts` are the job's items by state; `matching` says how many are shown, where not all are. */
   show(counts = this.counts, matching = null) {
     this.counts = counts;
-    const { state, error, sort, order } = this.order;
+    const { state, error, sort, order, metric } = this.order;
     const of = (each) => (counts ? ` (${count(counts[each] ?? 0)})` : "");
     const states = STATES.filter((each) => counts?.[each] || state.includes(each));
     const several = state.length > 1 || (state.length && !STATES.includes(state[0])) ? [[state.join(), state.map(stateLabel).join(" or ")]] : [];
-    fill(this.state, [["", "all"], ...states.map((each) => [each, stateLabel(each) + of(each)]), ...several], state.join());
-    const metrics = [...new Set([...this.metrics, ...(sort && sort !== "index" ? [sort] : [])])];
-    fill(this.sort, [["", "index"], ...metrics.map((name) => [name, metricLabel(name)])], sort === "index" ? "" : sort);
+    setOptions(this.state, [["", "all"], ...states.map((each) => [each, stateLabel(each) + of(each)]), ...several], state.join());
+    const named = [sort, ...metric.map(nameIn)].filter((name) => name && name !== "index");
+    const metrics = [...new Set([...this.metrics, ...named])].map((name) => [name, metricLabel(name)]);
+    setOptions(this.sort, [["", "index"], ...metrics], sort === "index" ? "" : sort);
+    this.where.show(metrics, metric);
     setText(this.way, order ? "Descending" : "Ascending");
     this.error.hidden = !error;
     setText(this.error, `Cause: ${error} ×`);
     this.error.setAttribute("aria-label", `Show items that failed by other causes than ${error} too`);
     setText(this.found, matching === null ? "" : `${count(matching)} of ${count(counts?.total ?? 0)}`);
   }
-}
-
-/** Options that differ are made anew; an open list is left alone otherwise. */
-function fill(select, options, value) {
-  const text = JSON.stringify(options);
-  if (select.dataset.options !== text) {
-    select.dataset.options = text;
-    select.replaceChildren(...options.map(([each, label]) => h("option", { value: each }, label)));
-  }
-  select.value = value;
 }

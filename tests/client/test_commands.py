@@ -124,6 +124,20 @@ def test_results_are_listed_with_their_metrics(client: Client, command: Command,
     assert lines(command("results", done["id"], "--json")) == list(client.items(done))
 
 
+def test_results_are_narrowed_by_their_metrics(client: Client, command: Command, done: Job, tmp_path: Path) -> None:
+    found = {item["index"]: item["metrics"]["ssim"] for item in client.items(done)}
+    best = max(found, key=lambda index: float(found[index]))
+    where = f"ssim>={found[best]!r}"
+    assert [item["index"] for item in client.items(done, metric=[where, "steps_taken>0"])] == [best]
+    assert [item["index"] for item in client.results(done, metric=[where])] == [best]
+    assert len(command("results", done["id"], "--where", where).stdout.splitlines()) == 2
+    command("results", done["id"], "--where", where, "--out", "best", "--name", "result.png")
+    assert [path.name for path in (tmp_path / "best" / "items").iterdir()] == [f"{best:07d}"]
+    refused = command("results", done["id"], "--where", "ssim")
+    assert (refused.returncode, "metric.0" in refused.stderr, "ssim>=0.5" in refused.stderr) == (3, True, True)
+    assert command("results", done["id"], "--where", where, "--table", "csv").returncode == 2
+
+
 def test_results_are_downloaded(client: Client, command: Command, done: Job, tmp_path: Path) -> None:
     shown = command("results", done["id"], "--out", "here", "--name", "result.png", "--name", "trace.json")
     assert shown.stdout == "6 files in here\n"

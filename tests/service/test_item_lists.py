@@ -91,6 +91,41 @@ def test_states_and_causes_narrow_and_are_counted(database: Database) -> None:
     assert page(database, job_id, 1).total is None
 
 
+@pytest.mark.parametrize(("metrics", "those"), [
+        (["m>0.5"], [2, 9]), (["m>=0.5"], [0, 2, 4, 9]), (["m<0"], [1, 5]), (["m<=-1e-9"], [1, 5]), (["m=3.0"], [9]),
+        (["m=0.30000000000000004"], [10]), (["m>-1e+300"], [0, 1, 2, 4, 5, 9, 10, 11]), (["m>0", "m<0.5"], [10]),
+        (["none=0"], []), (["a.b-c=1", "m>1"], [2, 9]),
+    ])  # fmt: skip
+def test_metrics_narrow_and_what_is_no_number_matches_nothing(
+    database: Database, job: str, metrics: list[str], those: list[int]
+) -> None:
+    found = page(database, job, counted=True, metrics=metrics)
+    assert (indices(found), found.total) == (those, len(those))
+    falling = [index for index in FALLING if index in those]
+    assert indices(page(database, job, sort="m", order="desc", metrics=metrics)) == falling
+    assert indices(page(database, job, offset=1, order="desc", metrics=metrics)) == those[::-1][1:]
+    assert indices(page(database, job, metrics=metrics, states=[ItemState.FAILED])) == []
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("limit", [1, 3])
+def test_of_very_many_items_a_page_looks_through_some(
+    database: Database, job: str, order: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = indices(page(database, job, order=order, metrics=["m>0.4"]))
+    monkeypatch.setattr(item_lists, "MOST_SORTED", 2)
+    found, cursor, asked = [], None, 0
+    while asked == 0 or cursor is not None:
+        now = page(database, job, limit, order=order, metrics=["m>0.4"], cursor=cursor)
+        found, cursor, asked = found + indices(now), now.next_cursor, asked + 1
+    assert found == whole == sorted([0, 2, 4, 9], reverse=order == "desc")
+    assert asked >= len(VALUES) // 2
+    with pytest.raises(InvalidInput, match="offset: cannot stand beside metric in a job of more than 2 items"):
+        page(database, job, metrics=["m>0.4"], offset=1)
+    with pytest.raises(InvalidInput, match="counted: cannot stand beside metric"):
+        page(database, job, metrics=["m>0.4"], counted=True)
+
+
 def test_a_sorted_page_has_each_items_files(database: Database) -> None:
     job_id, [shard] = submit(database, 3, 3)
     lease = claimed(database, shard).lease
@@ -138,6 +173,14 @@ def test_the_api_takes_all_of_it_and_names_what_is_wrong(api: TestClient) -> Non
     assert ([item["index"] for item in found["items"]], found["total"]) == ([3, 1], 4)
     again = api.get(url, params=ordered | {"cursor": found["next_cursor"]}).json()
     assert ([item["index"] for item in again["items"]], again["total"]) == ([2], None)
+    measured = api.get(url, params={"metric": ["ssim>0.1", "ssim<=1"], "counted": True}).json()
+    assert ([item["index"] for item in measured["items"]], measured["total"]) == ([0, 3], 2)
+    for wrong in ("ssim", "ssim>", ">1", "ssim<nan", "ssim<1e999", "a b<1", "ssim==1", "ssim<1\n"):
+        refused = api.get(url, params={"metric": ["ssim>0", wrong]})
+        [error] = refused.json()["errors"]
+        assert (refused.status_code, error["field"]) == (422, "metric.1")
+        assert "such as ssim>=0.5" in error["message"]
+    assert api.get(url, params={"metric": ["ssim>0"] * 5}).status_code == 422
     for name, value in {"state": "done", "sort": 'a"b', "order": "up", "offset": "-1", "counted": "x"}.items():
         refused = api.get(url, params={name: value})
         assert (refused.status_code, [e["field"].split(".")[0] for e in refused.json()["errors"]]) == (422, [name])

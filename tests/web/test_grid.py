@@ -168,6 +168,26 @@ def test_items_are_filtered_by_state_and_cause(still_service: Still, many: str, 
     expect(page.get_by_role("dialog").get_by_role("heading", name="#5 ")).to_be_visible()
 
 
+def test_items_are_filtered_by_a_metrics_value(still_service: Still, many: str, page: Page) -> None:
+    open_grid(page, still_service, many)
+    order = page.locator(".order")
+    order.get_by_label("Only where").select_option("Relative distance")
+    order.get_by_label("How it compares").select_option("≤")
+    order.get_by_label("Value to compare with").fill("0.002")
+    page.keyboard.press("Enter")
+    near = [i for i in range(MANY - 1) if distance(i) <= 0.002]
+    expect(order).to_contain_text(f"{len(near)} of 2,000")
+    expect(page.locator(".card")).to_have_count(len(near))
+    assert names(page, len(near)) == [f"#{i}" for i in near]
+    page.reload()
+    expect(order).to_contain_text(f"{len(near)} of 2,000", timeout=SOON)
+    order.get_by_label("Sort by").select_option("SSIM with the target")
+    order.get_by_role("button", name="Ascending").click()
+    expect(page.locator(".card")).to_have_count(len(near))
+    order.get_by_role("button", name="No longer only where Relative distance ≤ 0.002").click()
+    expect(page.locator(".card").first).to_have_attribute("aria-setsize", str(MANY))
+
+
 def test_chosen_items_lead_to_their_curves(still_service: Still, many: str, page: Page) -> None:
     open_grid(page, still_service, many)
     for index in (4, 1):
