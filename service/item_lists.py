@@ -118,10 +118,10 @@ def find(session: Session, job_id: str, wanted: Wanted, limit: int) -> tuple[lis
     shown = [int(row[-1]) for row in found[:limit]]
     of_page = select(Item).where(Item.job_id == job_id, Item.index.in_(shown))
     rows = {row.index: row for row in session.scalars(of_page)}
-    last = (
-        tuple(found[limit - 1]) if len(found) > limit else (edge,) if edge is not None and 0 < edge < size - 1 else None
-    )
-    return [rows[index] for index in shown if index in rows], last and encode_cursor(wanted.named, *last)
+    last: tuple[Any, ...] = tuple(found[limit - 1]) if len(found) > limit else ()
+    if not last and edge is not None and 0 < edge < size - 1:
+        last = (edge,)
+    return [rows[i] for i in shown if i in rows], encode_cursor(wanted.named, *last) if last else None
 
 
 def count(session: Session, job_id: str, wanted: Wanted) -> int:
