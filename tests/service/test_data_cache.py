@@ -242,7 +242,7 @@ def test_processes_that_want_one_object_fetch_it_once(tmp_path: Path) -> None:
     processes = [reader(tmp_path, 0.5, 10**6, "00") for _ in range(2)]
     for process in processes:
         go(process)
-    outs = [process.communicate(timeout=60)[0] for process in processes]
+    outs = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert sorted(outs) == ["", "fetching\n"]
 
@@ -264,7 +264,7 @@ def test_processes_keep_one_bound_together(source: Watched, tmp_path: Path) -> N
     for key in ("07", "08", "09") * 10:
         read(cache, source, key)
     for process in processes:
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
     stop.set()
     watcher.join()
     assert [process.returncode for process in processes] == [0, 0]
@@ -284,7 +284,7 @@ def test_a_killed_fetch_leaves_nothing_in_the_way(source: Watched, tmp_path: Pat
     assert [path.suffix for path in cache.folder.rglob("entries/*/*")] == [".part"]
     assert used(cache) == ENTRY
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     if reopened:
         assert used(Cache(tmp_path / "c", 10**6)) == 0
     read(cache, source, "00")
