@@ -47,6 +47,7 @@ def pages(items: int) -> dict[str, Wanted]:
         "succeeded, in the middle": Wanted([ItemState.SUCCEEDED], offset=items // 2),
         "by a metric, first page": Wanted(sort="ssim", order="desc"),
         "by a metric, in the middle": Wanted(sort="ssim", offset=items // 2),
+        "narrowed by a metric, first page": Wanted(metrics=["ssim<0.5"]),
         "failed in one way, by a metric": Wanted(error="Cause 1", sort="ssim"),
     }
 
