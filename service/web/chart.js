@@ -96,6 +96,11 @@ class LineChart {
     this.options.onchoose(this.chosen === null ? null : step);
   }
 
+  /** Mark the step that there is before `step`, or at it. */
+  point(step) {
+    if (this.steps.length) this.choose(Math.max(0, this.steps.findLastIndex((each) => each <= step)));
+  }
+
   key(event) {
     const last = this.steps.length - 1;
     const from = this.chosen ?? last;

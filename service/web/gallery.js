@@ -19,7 +19,7 @@ export class Gallery {
     this.note = h("div", { class: "loading" }, "Loading items…");
     this.bar = new OrderBar(() => this.start());
     this.list = h("ul", { class: "grid", "aria-label": "Items" });
-    this.grid = new VirtualGrid(this.list, "Items", {
+    this.grid = new VirtualGrid(this.list, "Items", this.bar.node, {
       make: (position) => this.make(position),
       drop: (position) => this.drop(position),
       seen: (first, end) => this.look(first, end),

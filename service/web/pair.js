@@ -7,7 +7,7 @@ import { Lightbox } from "./lightbox.js";
 import { metricLabel } from "./order.js";
 import { itemName, Picture, sourceName, views } from "./picture.js";
 import { source } from "./detail.js";
-import { Viewer } from "./viewer.js";
+import { Viewer, VIEWER_KEYS } from "./viewer.js";
 
 const SHORT = { relative_distance: "distance", activation: "activation", ghosting: "ghosting", ssim: "SSIM" };
 /** What stands in place of a partner that there is not. */
@@ -78,6 +78,7 @@ export class PairDetail {
     });
     this.viewer = new Viewer(["a", "b"]);
     this.box.shortcut = (key) => this.viewer.shortcut(key);
+    this.box.keys = VIEWER_KEYS;
     this.head = h("tr", {}, h("td"), ...[...names, "difference"].map((text) => h("th", { scope: "col" }, text)));
     this.rows = h("tbody");
     const table = h("table", { class: "pairs", "aria-label": "Metrics" }, h("thead", {}, this.head), this.rows);

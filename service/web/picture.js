@@ -81,6 +81,9 @@ export function pictureOf(item, file) {
   return { "result.png": item.preview, "target.png": original(item.target), "start.png": original(item.start) }[file];
 }
 
+/** At which step of its search an item was seen, and whether it stays there. */
+export const seenAt = ({ state }, step) => `${state === "running" ? "" : "paused at "}step ${count(step)}`;
+
 /** A picture that is of no item. */
 export function plainPicture(url, caption, alt) {
   const box = h("span", { class: "frame" });
@@ -101,11 +104,11 @@ export class Picture {
   update(item) {
     const { url = null, step } = pictureOf(item, this.file) ?? {};
     const place = isFinal(item.state) ? `no ${this.caption}` : stateLabel(item.state);
+    const caption = step === undefined ? this.caption : seenAt(item, step);
+    setText(this.below, caption);
     if (url ? url === this.url : place === this.place) return;
     this.url = url;
     this.place = url ? null : place;
-    const caption = step === undefined ? this.caption : `step ${count(step)}`;
-    setText(this.below, caption);
     const passing = !artifact(item, this.file);
     if (!url || (passing && !this.box.querySelector("img")))
       this.box.replaceChildren(h("span", { class: "no-picture", "data-state": item.state }, place));
