@@ -3,6 +3,7 @@
 import { imageUrl, uploadedUrl } from "./api.js";
 import { arrange, h, setText, still } from "./dom.js";
 import { count, isFinal, measure, stateLabel } from "./format.js";
+import { uploadedName } from "./uploadnames.js";
 
 export const artifact = (item, name) => item.artifacts.find((each) => each.name === name);
 
@@ -11,7 +12,7 @@ export function sourceName(source) {
   const { source: from, dataset, index, image, pattern, layer, first, second } = source;
   const name = {
     dataset: () => `${dataset} #${index}`,
-    image: () => `image ${String(image).slice(0, 15)}`,
+    image: () => uploadedName(image),
     pattern: () => `${pattern} pattern`,
     direction: () => `${layer} layer`,
     blend: () => `${sourceName(second)} to ${sourceName(first)}`,
