@@ -8,7 +8,7 @@ nothing else depends on it.
 import io
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 from sqlalchemy import select
@@ -40,11 +40,11 @@ def find(session: Session, rows: Sequence[Item]) -> dict[int, Shown]:
     asked = {row.index: row.shard_id for row in rows if row.state in (ItemState.RUNNING, ItemState.QUEUED)}
     if not asked:
         return {}
-    paused = (Shard.state == ShardState.QUEUED) & (Shard.epoch > 0) & (Job.state == JobState.PAUSED)
+    paused = (Shard.state == ShardState.QUEUED) & (Job.state == JobState.PAUSED)
     shown = (Shard.state == ShardState.RUNNING) | paused
     found = {}
     for shard in session.scalars(select(Shard).join(Job).where(among(Shard.id, set(asked.values())), shown)):
-        if told := shard.progress.get("previews"):
+        if told := _own(shard.progress, shard.epoch):
             key = previews_key(shard.job_id, shard.id, shard.epoch, told["number"])
             when, side = (shard.heartbeat_at or 0.0) - told["age"], told["side"]
             for place, (index, step, *value) in enumerate(told["items"]):  # a worker from before tells no value
@@ -53,11 +53,17 @@ def find(session: Session, rows: Sequence[Item]) -> dict[int, Shown]:
     return found
 
 
+def _own(progress: Mapping[str, Any], epoch: int) -> dict[str, Any] | None:
+    """What was told under this epoch: what a shard reported may be kept into the next one."""
+    told: dict[str, Any] | None = progress.get("previews")
+    return told if told and told.get("epoch", epoch) == epoch else None  # a worker from before tells no epoch
+
+
 def stored(session: Session, job_id: str) -> Iterator[str]:
     """The keys of what may be shown of a job's shards that nobody holds."""
     let_go = (Shard.job_id == job_id) & (Shard.state == ShardState.QUEUED)
     for shard_id, epoch, progress in session.execute(select(Shard.id, Shard.epoch, Shard.progress).where(let_go)):
-        if told := progress.get("previews"):
+        if told := _own(progress, epoch):
             yield previews_key(job_id, shard_id, epoch, told["number"])
 
 

@@ -68,7 +68,7 @@ class Previews:
             self._next = time.monotonic() + self._seconds
 
     def told(self) -> dict[str, Any] | None:
-        """What a heartbeat says: the newest's number, age in seconds, and side; each item, its step and value."""
+        """What a heartbeat says: of the newest its claim, number, age in seconds and side; each item, its step and value."""
         newest = self._newest
         return newest and {**newest[1], "age": time.monotonic() - newest[0]}
 
@@ -102,7 +102,8 @@ class Previews:
             kept = [] if self._closed else self._keys[-2:]  # the one before may still be asked for
             over, self._keys = [each for each in self._keys if each not in kept], kept
             if kept:
-                self._newest = at, {"number": number, "side": glances[0].pixels.shape[1], "items": steps}
+                side = glances[0].pixels.shape[1]
+                self._newest = at, {"epoch": self._lease.epoch, "number": number, "side": side, "items": steps}
         self._delete(over)
         self._tell()
 

@@ -6,6 +6,7 @@ import { count, isSettled, measure, plural } from "./format.js";
 import { metricLabel } from "./order.js";
 import { allItems, paired } from "./partners.js";
 import { wideTable } from "./tables.js";
+import { holds } from "./where.js";
 
 /** Pairs that are looked through; what is summed up is of the first so many items of each job. */
 const MOST = 2000;
@@ -30,10 +31,10 @@ function valuesOf(pairs, name) {
 
 /** As `Pages` are, of pairs that are all here: in the order of how much more of a metric the second has. */
 class Listed {
-  constructor(pairs, name, { state, order }, took) {
+  constructor(pairs, name, { state, order, metric }, took) {
     const more = ([a, b]) => (order === "desc" ? -1 : 1) * (numeric(b, name) - numeric(a, name));
-    const shown = pairs.filter(([a, b]) => !Number.isNaN(more([a, b])) && (!state.length || state.includes(a.state)));
-    this.pairs = shown.toSorted((a, b) => more(a) - more(b) || a[0].index - b[0].index);
+    const wanted = ([a]) => (!state.length || state.includes(a.state)) && metric.every((each) => holds(a, each));
+    this.pairs = pairs.filter((pair) => !Number.isNaN(more(pair)) && wanted(pair)).toSorted((a, b) => more(a) - more(b) || a[0].index - b[0].index);
     Object.assign(this, { took, total: this.pairs.length, plain: false, told: 0 });
   }
 

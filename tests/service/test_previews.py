@@ -11,6 +11,7 @@ from service import deletion, jobs, leases
 from service.collector import collect
 from service.keys import previews_key
 from service.leases import Lease
+from service.objects import Stored
 from tests.service.served import Served, served
 from tests.service.test_jobs import claimed, do, expire, finish, save, submit
 
@@ -23,7 +24,7 @@ def show(served: Served, lease: Lease, number: int, steps: list[list[Any]]) -> s
     """As a worker does; the object's key."""
     key = previews_key(lease.job_id, lease.shard_id, lease.epoch, number)
     served.storage.put(key, PIXELS[: len(steps)].tobytes(), "application/octet-stream")
-    told = {"number": number, "side": 8, "age": 2.0, "items": steps}
+    told = {"epoch": lease.epoch, "number": number, "side": 8, "age": 2.0, "items": steps}
     progress: dict[str, Any] = {"image_steps": 4, "rate": 2.0, "curve": [], "previews": told}
     do(served.db, leases.heartbeat, lease, 60, progress)
     return key
@@ -87,6 +88,7 @@ def test_what_a_killed_worker_showed_is_shown_no_more_and_collected(served: Serv
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_what_is_paused_is_shown_until_it_goes_on_or_ends(served: Served, lease: Lease, cancelled: bool) -> None:
     do(served.db, jobs.pause, lease.job_id)
+    do(served.db, leases.save_checkpoint, lease, Stored("elsewhere", 1, "0" * 64))
     key = show(served, lease, 0, [[0, 7, 0.5], [1, 9, None]])
     assert finish(served.db, lease) == "queued"
     both = items(served, lease.job_id)

@@ -90,7 +90,7 @@ def test_items_of_every_search_are_seen_emerging_and_nothing_is_left_of_it(
     soon(lambda: not list((data_dir / "objects" / "jobs" / job).rglob("previews-*")))
 
 
-def test_a_paused_job_keeps_its_last_preview_until_it_goes_on(client: Client, data_dir: Path) -> None:
+def test_a_paused_job_keeps_its_last_preview_until_it_goes_on(client: Client) -> None:
     asked: dict[str, Any] = {"kind": "inversion", "model": "cifar10-robust", "preset": "cifar", "steps": 50_000}
     job = client.submit(**asked, targets=sample(0, 1))["id"]
     soon(lambda: len(previews(client, job)) == 2)
