@@ -148,9 +148,8 @@ def measured(browser: Browser, url: str, seconds: float) -> Found:
     """All that is told of a job's page."""
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     found = opened(page, url)
-    page.locator(".window").hover()
     found |= moved(browser, page, "wheel", seconds, lambda: page.mouse.wheel(0, 300))
-    drag = "document.querySelector('.window').scrollTop = Math.random() * document.querySelector('.space').offsetHeight"
+    drag = "scrollTo(0, Math.random() * document.documentElement.scrollHeight)"
     found |= moved(browser, page, "bar", seconds, lambda: page.evaluate(drag))
     return found | {"cards in the page": page.locator(".card").count()}
 

@@ -17,6 +17,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from service import previews
 from service.bulk_models import Manifest, PendingUpload, ResultShard
 from service.db import Database, now
 from service.models import Artifact, Image, Item, RegisteredDataset, RegisteredModel, Shard, Upload
@@ -165,6 +166,7 @@ def _pointed(session: Session, job_id: str, written: list[Written]) -> set[str]:
         found |= set(session.scalars(select(ResultShard.key).where(ResultShard.key.in_(tars))))
     if any(w.kind == "shards" for w in written):  # the shards that one was split into share its checkpoint
         pointers += session.scalars(select(Shard.checkpoint).where(Shard.job_id == job_id))
+        found |= set(previews.stored(session, job_id))
     if not all(w.kind for w in written):
         found |= set(session.scalars(artifacts.where(Artifact.key.in_(keys))))
         found |= set(session.scalars(select(RegisteredModel.key).where(RegisteredModel.key.in_(keys))))

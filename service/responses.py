@@ -219,9 +219,10 @@ class ItemCheckpoint(BaseModel):
 
 
 class ItemPreview(BaseModel):
-    """How an item that is being computed looks by now."""
+    """How an item that is being computed looks by now, or where its job is paused, how it looked last."""
 
     step: int
+    value: float | None = Field(description="What the job's `curve_of` is at this step, of this item alone")
     at: datetime
     url: str = Field(description="A PNG, of at most 256 pixels a side; 404 once this is over")
 
@@ -237,7 +238,7 @@ class Item(BaseModel):
     error: dict[str, Any] | None
     epoch: int | None = Field(description="Which claim of its shard ended it")
     checkpoint: ItemCheckpoint | None = Field(description="Where a later claim goes on with it")
-    preview: ItemPreview | None = Field(description="null where it is not being computed, or not shown")
+    preview: ItemPreview | None = Field(description="null where it is neither being computed nor paused, or not shown")
     finished_at: datetime | None
     artifacts: list[Artifact]
 

@@ -54,7 +54,7 @@ class ShardContext:
         return self
 
     def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.previews.close()
+        self.previews.close(paused=self._release.is_set() and not self._stop.is_set())
         self._over.set()
         self._tell()
         self._thread.join()

@@ -20,6 +20,8 @@ from service.storage import Storage, StorageError
 from workers.engine.glances import Glance
 
 log = structlog.get_logger()
+Value = Callable[[int, int], float]
+"""Of what curves show, by a row and its step."""
 MOST = 32
 """Items that are shown of a shard: the first that run."""
 SHARE = 0.004
@@ -55,9 +57,9 @@ class Previews:
         self._next = math.inf
         return True
 
-    def take(self, glances: Sequence[Glance], items: Mapping[int, int]) -> None:
+    def take(self, glances: Sequence[Glance], items: Mapping[int, int], value: Value) -> None:
         """Have these stored, whose rows are of these items, and then told of; the caller's thread does none of it."""
-        store = (time.monotonic(), glances, items)
+        store = (time.monotonic(), glances, items, value)
         try:
             threading.Thread(
                 target=self._store, args=store, name=f"previews {self._lease.shard_id}", daemon=True
@@ -66,38 +68,42 @@ class Previews:
             self._next = time.monotonic() + self._seconds
 
     def told(self) -> dict[str, Any] | None:
-        """What a heartbeat says: the newest's number, its age in seconds, the images' side, each item and its step."""
+        """What a heartbeat says: of the newest its claim, number, age in seconds and side; each item, its step and value."""
         newest = self._newest
         return newest and {**newest[1], "age": time.monotonic() - newest[0]}
 
-    def close(self) -> None:
-        """The shard is over, and nothing is shown of it any more."""
+    def close(self, paused: bool) -> None:
+        """The shard is let go of: nothing is shown of it any more, or where its job is paused, only the newest."""
         with self._lock:
-            self._closed, self._newest, left, self._keys = True, None, self._keys, []
+            kept = 1 if paused and self._newest else 0
+            left, self._keys, self._closed = self._keys[: len(self._keys) - kept], [], True
+            self._newest = self._newest if kept else None
         if left:
             threading.Thread(target=self._delete, args=(left,), daemon=True).start()
 
-    def _store(self, at: float, glances: Sequence[Glance], items: Mapping[int, int]) -> None:
+    def _store(self, at: float, glances: Sequence[Glance], items: Mapping[int, int], value: Value) -> None:
         began = time.thread_time()
         try:
             if glances:
-                self._put(at, glances, items)
+                self._put(at, glances, items, value)
         except Exception as e:  # whatever it is, there will be others
             log.info("a preview was not stored", reason=repr(e))
         spent = time.thread_time() - began + sum(glance.seconds for glance in glances)
         self._next = time.monotonic() + max(self._seconds, spent * len(self._held) / SHARE)
 
-    def _put(self, at: float, glances: Sequence[Glance], items: Mapping[int, int]) -> None:
+    def _put(self, at: float, glances: Sequence[Glance], items: Mapping[int, int], value: Value) -> None:
         number, self._number = self._number, self._number + 1
         key = previews_key(self._lease.job_id, self._lease.shard_id, self._lease.epoch, number)
         self._storage.put(key, b"".join(glance.data() for glance in glances), "application/octet-stream")
-        steps = [[items[n], step] for glance in glances for n, step in zip(glance.numbers, glance.steps, strict=True)]
+        rows = [pair for glance in glances for pair in zip(glance.numbers, glance.steps, strict=True)]
+        steps = [[items[n], step, found if math.isfinite(found := value(n, step)) else None] for n, step in rows]
         with self._lock:
             self._keys.append(key)
             kept = [] if self._closed else self._keys[-2:]  # the one before may still be asked for
             over, self._keys = [each for each in self._keys if each not in kept], kept
             if kept:
-                self._newest = at, {"number": number, "side": glances[0].pixels.shape[1], "items": steps}
+                side = glances[0].pixels.shape[1]
+                self._newest = at, {"epoch": self._lease.epoch, "number": number, "side": side, "items": steps}
         self._delete(over)
         self._tell()
 

@@ -88,7 +88,7 @@ def get_item_preview(
     ctx: Ctx,
     step: Annotated[int | None, Query(ge=0, lt=2**31, description="As in its url: what is kept for this step")] = None,
 ) -> Response:
-    """How an item that is being computed looks by now; 404 once it is over."""
+    """How an item that is being computed or paused looks by now; 404 once it is over."""
     with ctx.db.reading() as session:
         shown = previews.shown(session, job_id, index)
     kept = "private, max-age=60" if step == shown.step else "no-store"

@@ -80,7 +80,7 @@ class LineChart {
     const at = this.chosen ?? last;
     const step = this.steps[at];
     const values = this.points.map((points) => points.get(step));
-    const said = values.map((value, i) => (value === undefined ? "" : `${this.names[i]} ${measure(value)}`.trim()));
+    const said = values.map((value, i) => (value === undefined ? "" : `${this.names[i]} ${this.options.value(value)}`.trim()));
     const where = last < 0 ? "" : `${this.options.along} ${this.options.say(step)}`;
     const text = where && `${where}: ${said.filter(Boolean).join(", ")}`;
     [...this.keys.children].forEach((key, i) => {
@@ -94,6 +94,11 @@ class LineChart {
     for (const [name, value] of Object.entries(slider)) this.plot.setAttribute(name, value);
     this.drawing.mark(this.chosen === null ? null : step);
     this.options.onchoose(this.chosen === null ? null : step);
+  }
+
+  /** Mark the step that there is before `step`, or at it. */
+  point(step) {
+    if (this.steps.length) this.choose(Math.max(0, this.steps.findLastIndex((each) => each <= step)));
   }
 
   key(event) {
@@ -119,9 +124,9 @@ class LineChart {
   tabulate() {
     this.values.hidden = this.steps.length === 0;
     if (!this.values.open) return;
-    const { along, say } = this.options;
+    const { along, say, value: written } = this.options;
     const heads = [along, ...this.names.map((name) => name || this.title)];
-    const value = (points, step) => (points.has(step) ? measure(points.get(step)) : "–");
+    const value = (points, step) => (points.has(step) ? written(points.get(step)) : "–");
     const rows = thinned(this.steps).map((step) => [say(step), ...this.points.map((points) => value(points, step))]);
     this.table.replaceChildren(wideTable(`${this.title}, values`, heads, rows));
   }
@@ -129,10 +134,10 @@ class LineChart {
 
 /**
  * `controls` are shown beside the title. `log`: begin with a logarithmic axis; null: never offer one. `along` is what a
- * step is called, `say` how it is written, `across` "log" if steps are shown by their logarithm. `names` are of the
+ * step is called, `say` how it is written, `value` how a value is, `share` whether values are shares of 1, `across` "log" if steps are shown by their logarithm. `names` are of the
  * lines, where there are several. `onchoose` is told the step that is pointed at, or null.
  */
 export const lineChart = (title, options = {}) =>
   new LineChart(title, {
-    controls: [], log: true, along: "step", say: count, across: "linear", names: [""], onchoose: () => {}, ...options,
+    controls: [], log: true, along: "step", say: count, value: measure, share: false, across: "linear", names: [""], onchoose: () => {}, ...options,
   });

@@ -7,6 +7,7 @@ import { isFinal } from "./format.js";
 import { Gallery } from "./gallery.js";
 import { compareUrl, networksOf } from "./others.js";
 import { PairCard, PairDetail } from "./pair.js";
+import { Pairing } from "./pairing.js";
 import { Partners } from "./partners.js";
 import { views } from "./picture.js";
 import { poll } from "./poll.js";
@@ -53,6 +54,7 @@ class Compare {
     this.partners.know(jobs[1]);
     this.gallery.show(jobs[0]);
     await this.gallery.refresh(this.changed(jobs.map(({ state, items }) => [state, items])));
+    await this.pairing.refresh(jobs, signal);
     return !over;
   }
 
@@ -60,9 +62,11 @@ class Compare {
     const models = jobs.map(networksOf);
     this.names = models[0] === models[1] ? ["first", "second"] : models;
     this.badges = jobs.map(() => new Badge());
+    this.pairing = new Pairing(this.ids, this.names, () => this.reorder());
     this.gallery = new Gallery(this.ids[0], {
       card: (position) => this.card(position),
       took: (first, items) => this.took(first, items),
+      pages: (order, took) => this.pairing.pages(order, took),
     });
     const closed = () => this.gallery.grid.focus(this.position);
     this.detail = new PairDetail(this.names, { step: (by) => this.step(by), closed });
@@ -72,6 +76,7 @@ class Compare {
       h("nav", { "aria-label": "Breadcrumb", class: "crumb" }, jobsLink, " / comparison"),
       h("div", { class: "title-row" }, h("h1", {}, "Comparison"), swap),
       this.sides(jobs, models),
+      this.pairing.node,
       h("div", { class: "items" }, h("div", {}, ...this.gallery.nodes)),
     );
   }
@@ -86,11 +91,19 @@ class Compare {
     return h("table", { class: "sides", "aria-label": "The two jobs" }, head, h("tbody", {}, ...differences(jobs)));
   }
 
+  /** Other pairs may be in another order. */
+  reorder() {
+    const { bar } = this.gallery;
+    bar.more = this.pairing.orders;
+    bar.show();
+    if (this.gallery.pages.partners) this.gallery.start();
+  }
+
   async took(first, items) {
     const { gallery } = this;
     const { pages } = gallery;
     gallery.layout(Math.max(1, ...items.map((item) => views(item).length + 1)));
-    const partners = await this.partners.of(items);
+    const partners = pages.partners?.(first, items) ?? (await this.partners.of(items));
     items.forEach((item, i) => {
       const pair = [item, partners[i]];
       this.pairs.set(item, pair);

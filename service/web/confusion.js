@@ -61,7 +61,9 @@ class Confusions {
       const all = row.reduce((sum, n) => sum + n, 0);
       return [this.name(label), ...row.map((n, i) => (n ? this.cell(label, classes[i], n, n / all) : "·"))];
     });
-    return wideTable(`Confusions, ${this.attack.value}`, ["Class", ...classes.map((place) => this.name(place))], rows);
+    const table = wideTable(`Confusions, ${this.attack.value}`, ["Class", ...classes.map((place) => this.name(place))], rows);
+    table.classList.add("square");
+    return table;
   }
 
   list(found) {

@@ -53,7 +53,8 @@ export class Coordinates {
     this.sought.addEventListener("input", () => this.draw());
     this.cards = new More(FEW, (key) => new Coordinate(key));
     this.cards.list.classList.add("coordinates");
-    this.node = panel("Coordinates", "", this.sought, this.cards.node);
+    this.without = h("p", { class: "muted", hidden: true });
+    this.node = panel("Coordinates", "", this.sought, this.without, this.cards.node);
     this.about = this.node.querySelector("small");
   }
 
@@ -62,9 +63,19 @@ export class Coordinates {
     const keys = [...new Set(byKey.flatMap((groups) => [...groups.keys()]))];
     this.about.textContent = plural(keys.length, "direction");
     this.sought.hidden = keys.length < 9;
+    this.offer(parts.map(({ job }) => job));
     const of = (key) => parts.flatMap(({ name }, i) => (byKey[i].has(key) ? [[name, byKey[i].get(key)]] : []));
     this.all = keys.map((key) => [key, of(key)]);
     this.draw();
+  }
+
+  /** Where no job has them, how to have a data set's most and least activating images stand beside. */
+  offer(jobs) {
+    this.without.hidden = !jobs.every(({ parameters, parent }) => parameters.top_images === null && !parent);
+    if (this.without.hidden) return;
+    const link = h("a", { href: `/ui/new?${new URLSearchParams({ clone: jobs[0].id, with: "top_images" })}` }, "Ask again with them");
+    const why = "The images of a data set that activate each coordinate most and least can stand beside: the field ";
+    this.without.replaceChildren(why, h("code", {}, "top_images"), " asks for them. ", link, ".");
   }
 
   draw() {

@@ -1,33 +1,37 @@
 // One item, looked at closely: its pictures, its metrics, its curves and its files.
 
-import { getArtifact } from "./api.js";
-import { lineChart } from "./chart.js";
 import { changes, h } from "./dom.js";
-import { metricRows, parameterRows, QUANTITIES } from "./facts.js";
+import { METRICS, metricRows, parameterRows } from "./facts.js";
 import { files } from "./files.js";
-import { isFinal, stateLabel } from "./format.js";
+import { count, isFinal, measure, stateLabel } from "./format.js";
 import { Frames } from "./frames.js";
 import { Lightbox } from "./lightbox.js";
-import { animation, artifact, extremes, itemName, Pictures, pictureOf, sourceName, views } from "./picture.js";
+import { animation, artifact, extremes, itemName, Pictures, pictureOf, seenAt, sourceName, views } from "./picture.js";
+import { Traces } from "./traces.js";
 import { note } from "./ui.js";
-import { Viewer } from "./viewer.js";
+import { Viewer, VIEWER_KEYS } from "./viewer.js";
 
 /** A picture of an item for the viewer, by its file and caption. */
 export function source(item, [name, caption]) {
   const { url, step } = pictureOf(item, name) ?? {};
-  const said = step === undefined ? caption : `${caption}, step ${step}`;
+  const said = step === undefined ? caption : `${caption}, ${seenAt(item, step)}`;
   const place = isFinal(item.state) ? `no ${caption}` : stateLabel(item.state);
   const alt = `${said} of item ${item.index} ${itemName(item)}`;
   return { name, of: item.index, caption: said, title: caption, url, place, alt };
 }
 
 export class Detail {
-  /** `step(by)` asks for the next item or the one before; `closed()` is called as it is shut. */
-  constructor({ step, closed }) {
+  /**
+   * `step(by)` asks for the next item or the one before; `closed()` is called as it is shut. `live` has the `job` and, by
+   * index, the `points` of items that run, as far as they were seen.
+   */
+  constructor({ step, closed, live }) {
+    this.live = live;
     this.box = new Lightbox("Selected item", { step, closed: () => this.close(closed) });
     this.viewer = new Viewer();
     this.box.shortcut = (key) => this.viewer.shortcut(key);
-    this.frames = new Frames(() => this.draw());
+    this.box.keys = VIEWER_KEYS;
+    this.frames = new Frames((step) => this.framed(step));
     this.viewer.stage.after(this.frames.node);
     this.news = changes();
     this.ends = { top: new Pictures(), bottom: new Pictures() };
@@ -36,20 +40,19 @@ export class Detail {
     this.problem = h("div");
     this.provenance = h("table", { class: "pairs", "aria-label": "Provenance" });
     this.origin = h("details", {}, h("summary", {}, "Provenance"), this.provenance);
-    this.quantity = h("select", { "aria-label": "Quantity", onchange: () => this.plot() });
-    this.quantities = changes();
-    this.chart = lineChart("Curve", { controls: [this.quantity] });
+    const failed = (error) => this.problem.replaceChildren(note("mixed", "The curve could not be loaded", error.message));
+    this.traces = new Traces("Curve", failed);
     const ends = h("div", { class: "picture-rows" }, this.ends.top.node, this.ends.bottom.node);
     const filed = h("div", {}, h("h3", {}, "Files"), this.files);
     this.box.body.append(
-      h("div", { class: "looked-at" }, this.problem, this.viewer.node, ends, this.chart.node),
+      h("div", { class: "looked-at" }, this.problem, this.viewer.node, ends, this.traces.node),
       h("div", { class: "facts" }, this.metrics, filed, this.origin),
     );
   }
 
   close(closed) {
-    this.item = this.url = undefined;
-    this.frames.show(null);
+    this.item = undefined;
+    this.frames.show();
     this.viewer.run(false);
     closed();
   }
@@ -69,7 +72,7 @@ export class Detail {
     }
     this.draw();
     for (const [end, pictures] of Object.entries(this.ends)) pictures.show(item, extremes(item, end));
-    this.metrics.replaceChildren(...(item.metrics ? metricRows(item.metrics) : []));
+    this.metrics.replaceChildren(...(item.metrics ? metricRows(item.metrics) : this.soFar(item)));
     this.files.replaceChildren(...files(item, `item-${item.index}-`));
     this.files.parentElement.hidden = item.artifacts.length === 0;
     this.origin.hidden = !item.provenance;
@@ -82,9 +85,10 @@ export class Detail {
   }
 
   draw() {
-    const { item, frames } = this;
+    const { item } = this;
+    const [path] = this.frames.shown;
     const sources = views(item).map((view) => source(item, view));
-    if (this.withFrames) sources.push({ name: "path", title: "path", caption: frames.caption, canvas: frames.canvas });
+    if (this.withFrames) sources.push({ name: "path", title: "path", caption: path.caption, canvas: path.canvas });
     else if (!artifact(item, "frames.png")) sources.push(...animation(item).map((view) => this.moving(view)));
     this.viewer.node.hidden = sources.length === 0;
     this.viewer.show(sources);
@@ -94,50 +98,31 @@ export class Detail {
     return { name, caption, url: artifact(this.item, name).url };
   }
 
-  /** Fetch the trace of the item; a reply that comes after another item was selected is dropped. */
+  /** What is known of an item that is not over. */
+  soFar({ preview }) {
+    if (!preview) return [];
+    const { curve_of: of } = this.live.job.progress;
+    const rows = [["Step", `${count(preview.step)} of ${count(this.live.job.parameters.steps)}`]];
+    if (preview.value !== null) rows.push([METRICS[of], measure(preview.value)]);
+    return rows.map(([label, value]) => h("tr", {}, h("th", { scope: "row" }, label), h("td", {}, value)));
+  }
+
+  /** Another frame is shown: its step is marked on the curve. */
+  framed(step) {
+    this.traces.chart.point(step);
+    if (this.withFrames) this.draw();
+  }
+
+  /** The item's curve: the whole of it, or as far as it has been seen; then its frames. */
   async showTrace() {
-    const url = artifact(this.item, "trace.json")?.url;
-    this.chart.node.hidden = !url;
-    if (url === this.url) return;
-    this.url = url;
-    this.trace = null;
-    this.plot();
-    this.frames.show(null);
-    if (!url) return;
-    try {
-      const trace = await getArtifact(url);
-      if (url !== this.url) return;
-      this.trace = trace;
-      this.plot();
-      const sheet = artifact(this.item, "frames.png")?.url;
-      const any = await this.frames.show(sheet, trace.frame_steps);
-      if (url !== this.url) return;
-      this.withFrames = any;
-      if (any) this.draw();
-    } catch (error) {
-      if (url !== this.url) return;
-      this.url = undefined; // selecting the item again asks again
-      this.problem.replaceChildren(note("mixed", "The curve could not be loaded", error.message));
-    }
-  }
-
-  /** Offer the quantities that the trace has; the choice stays where the next item's trace has it too. */
-  offer() {
-    const names = Object.keys(QUANTITIES).filter((name) => this.trace?.[name]);
-    if (names.length === 0 || !this.quantities(names)) return;
-    const chosen = this.quantity.value;
-    this.quantity.replaceChildren(...names.map((value) => h("option", { value }, QUANTITIES[value])));
-    if (names.includes(chosen)) this.quantity.value = chosen;
-    this.chart.log.checked = !names.includes("activation");
-  }
-
-  plot() {
-    this.offer();
-    const name = this.quantity.value;
-    const values = this.trace?.[name] ?? [];
-    this.chart.update(
-      [values.map((value, i) => [this.trace.step[i], value])],
-      QUANTITIES[name],
-    );
+    const { item } = this;
+    const traces = this.traces.show([item]); // what is shown before it is fetched is not of another item
+    const { job, points } = this.live;
+    if (item.preview) this.traces.live(points.get(item.index) ?? [], job.progress.curve ?? [], job.progress.curve_of);
+    const [trace] = (await traces) ?? [];
+    if (trace === undefined || item.index !== this.item?.index) return;
+    const sheet = { url: artifact(item, "frames.png")?.url, steps: trace?.frame_steps };
+    this.withFrames = await this.frames.show(sheet).catch(() => false);
+    if (this.withFrames) this.framed(sheet.steps.at(-1));
   }
 }

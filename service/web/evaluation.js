@@ -93,7 +93,7 @@ export function radiusCharts(evaluations) {
   }
   const charts = [...groups].map(([title, group]) => {
     const lines = radiusLines(group);
-    const chart = lineChart(title, { along: "radius", say: measure, log: null, names: [...lines.keys()] });
+    const chart = lineChart(title, { along: "radius", say: measure, value: accuracy, share: true, log: null, names: [...lines.keys()] });
     chart.update([...lines.values()]);
     return h("div", { class: "panel" }, chart.node);
   });

@@ -56,8 +56,11 @@ export class NewJob {
     const { kind: asked, clone: _, ...query } = Object.fromEntries(new URLSearchParams(window.location.search));
     const kept = window.history.state;
     if (kept?.kind && this.schemas.kinds.has(kept.kind)) this.start(kept.kind, kept.body);
-    else if (this.cloned) this.start(this.cloned.kind, this.cloned.body);
-    else {
+    else if (this.cloned) {
+      const more = this.usual.more(query.with, this.cloned.body);
+      this.start(this.cloned.kind, { ...this.cloned.body, ...more });
+      if (query.with in more) this.go(query.with);
+    } else {
       const kind = this.schemas.kinds.get(asked) ?? this.schemas.kinds.values().next().value;
       this.start(kind.id, this.usual.request(kind, query));
     }

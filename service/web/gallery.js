@@ -12,14 +12,14 @@ import { VirtualGrid } from "./virtual.js";
 const PAUSE_MS = 40;
 
 export class Gallery {
-  /** `card(position)` makes the card of a place: its `node`, and `drop()`. `took(first, items)` hears of each page, and may be awaited. */
-  constructor(jobId, { card, took }) {
-    Object.assign(this, { jobId, card, took });
+  /** `card(position)` makes the card of a place: its `node`, and `drop()`. `took(first, items)` hears of each page, and may be awaited. `pages(order, took)` answers those of an order that is not the API's. */
+  constructor(jobId, { card, took, pages = () => undefined }) {
+    Object.assign(this, { jobId, card, took, ordered: pages });
     this.cards = new Map(); // by position
     this.note = h("div", { class: "loading" }, "Loading items…");
     this.bar = new OrderBar(() => this.start());
     this.list = h("ul", { class: "grid", "aria-label": "Items" });
-    this.grid = new VirtualGrid(this.list, "Items", {
+    this.grid = new VirtualGrid(this.list, "Items", this.bar.node, {
       make: (position) => this.make(position),
       drop: (position) => this.drop(position),
       seen: (first, end) => this.look(first, end),
@@ -31,7 +31,7 @@ export class Gallery {
   begin() {
     // An answer in the order before may come after those in this one.
     const took = (first, items) => pages === this.pages && this.take(first, items);
-    const pages = new Pages(this.jobId, this.bar.order, took);
+    const pages = this.ordered(this.bar.order, took) ?? new Pages(this.jobId, this.bar.order, took);
     this.pages = pages;
   }
 

@@ -23,7 +23,8 @@ export class ItemGrid {
       card: (position) => this.card(position),
       took: (first, items) => this.took(first, items),
     });
-    this.detail = new Detail({ step: (by) => this.step(by), closed: () => this.closed() });
+    this.live = { job: null, points: new Map() };
+    this.detail = new Detail({ step: (by) => this.step(by), closed: () => this.closed(), live: this.live });
     this.picked = h("span", { class: "buttons picked" });
     const compare = h("button", { type: "button", class: "push", onclick: () => askOther(this.job) }, "Compare with…");
     this.gallery.bar.node.append(this.picked, compare);
@@ -35,7 +36,7 @@ export class ItemGrid {
   async refresh(job, signal) {
     const anyway = this.polls % ANYWAY === 0;
     this.polls += 1;
-    this.job = job;
+    this.job = this.live.job = job;
     this.gallery.show(job);
     const changed = this.changed([job.state, job.items]);
     if (!changed && !anyway && !this.owing && !this.emerging) return;
@@ -62,10 +63,20 @@ export class ItemGrid {
 
   took(first, items) {
     for (const [i, item] of items.entries()) {
+      this.note(item);
       if (item.index === this.detail.item?.index) this.detail.show(item);
       this.gallery.cards.get(first + i)?.show(item, this.chosen.has(item.index));
     }
     this.gallery.layout(Math.max(0, ...items.map((item) => views(item).length)));
+  }
+
+  /** A search is seen now and then; what was seen of it so far is its curve while it runs. */
+  note({ index, preview, metrics }) {
+    const { points } = this.live;
+    if (metrics) points.delete(index);
+    if ((preview?.value ?? null) === null) return;
+    const before = (points.get(index) ?? []).filter(([step]) => step < preview.step);
+    points.set(index, [...before, [preview.step, preview.value]]);
   }
 
   /** What is chosen leads to its curves; the address of that page names the items. */

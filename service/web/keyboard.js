@@ -30,9 +30,10 @@ function search() {
   field?.select();
 }
 
-function help() {
+/** Say which of these keys do what. */
+export function help(keys) {
   const line = ({ key, label }) => h("tr", {}, h("th", { scope: "row" }, h("kbd", {}, key)), h("td", {}, label));
-  const table = h("table", { class: "pairs keys", "aria-labelledby": "keys-title" }, ...KEYS.map(line));
+  const table = h("table", { class: "pairs keys", "aria-labelledby": "keys-title" }, ...keys.map(line));
   const close = h("p", { class: "actions" }, h("button", { autofocus: true }, "Close"));
   const form = h("form", { method: "dialog" }, h("h2", { id: "keys-title" }, "Keyboard"), table, close);
   const dialog = h("dialog", { "aria-labelledby": "keys-title" }, form);
@@ -46,7 +47,7 @@ const KEYS = [
   { key: "k", label: "The one before", run: () => walk(-1) },
   { key: "Enter", label: "Open it" },
   { key: "/", label: "Search", run: search },
-  { key: "?", label: "These keys", run: help },
+  { key: "?", label: "These keys", run: () => help(KEYS) },
 ];
 
 /**
@@ -70,4 +71,4 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   run(event);
 });
-document.getElementById("keys").addEventListener("click", help);
+document.getElementById("keys").addEventListener("click", () => help(KEYS));

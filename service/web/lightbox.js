@@ -1,9 +1,15 @@
 // A dialog that fills the page: one thing of a row of them, looked at closely. Arrow keys go on to the next.
 
 import { h, setText } from "./dom.js";
+import { help } from "./keyboard.js";
 
 /** What arrow keys mean something to by themselves. */
 const OWN_KEYS = "input, select, textarea, [role=slider], .u-over";
+
+const KEYS = [
+  { key: "← →", label: "The item before, the next one" },
+  { key: "Esc", label: "Close" },
+];
 
 export class Lightbox {
   /** `step(by)` asks for the next thing or the one before; `closed()` is called once it is shut. */
@@ -41,6 +47,7 @@ export class Lightbox {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (event.altKey || event.ctrlKey || event.metaKey || event.target.matches(OWN_KEYS)) return;
     if (by) step(by);
+    else if (event.key === "?") help([...KEYS, ...(this.keys ?? [])]);
     else if (!this.shortcut?.(event.key)) return;
     event.preventDefault();
   }

@@ -21,6 +21,7 @@ export class OrderBar {
   constructor(changed) {
     this.changed = changed;
     this.metrics = new Set();
+    this.more = []; // pairs of a value and its name, beside the metrics
     this.state = h("select", { onchange: () => this.choose({ state: this.state.value ? [this.state.value] : [] }) });
     this.sort = h("select", { onchange: () => this.choose({ sort: this.sort.value }) });
     this.way = h("button", { type: "button", onclick: () => this.turn() });
@@ -84,9 +85,10 @@ export class OrderBar {
     const states = STATES.filter((each) => counts?.[each] || state.includes(each));
     const several = state.length > 1 || (state.length && !STATES.includes(state[0])) ? [[state.join(), state.map(stateLabel).join(" or ")]] : [];
     setOptions(this.state, [["", "all"], ...states.map((each) => [each, stateLabel(each) + of(each)]), ...several], state.join());
-    const named = [sort, ...metric.map(nameIn)].filter((name) => name && name !== "index");
+    const beside = this.more.some(([name]) => name === sort) ? "" : sort;
+    const named = [beside, ...metric.map(nameIn)].filter((name) => name && name !== "index");
     const metrics = [...new Set([...this.metrics, ...named])].map((name) => [name, metricLabel(name)]);
-    setOptions(this.sort, [["", "index"], ...metrics], sort === "index" ? "" : sort);
+    setOptions(this.sort, [["", "index"], ...metrics, ...this.more], sort === "index" ? "" : sort);
     this.where.show(metrics, metric);
     setText(this.way, order ? "Descending" : "Ascending");
     this.error.hidden = !error;

@@ -17,6 +17,34 @@ function keysOf({ target, start, settings }) {
 
 const same = (a, b) => b !== undefined && keysOf(a)[1] === keysOf(b)[1];
 
+/** A job's items, up to `most`. */
+export async function allItems(jobId, most, signal) {
+  const found = [];
+  while (found.length < most) {
+    const limit = Math.min(PAGE, most - found.length);
+    const { items } = await listItems(jobId, { offset: found.length, limit }, signal);
+    found.push(...items);
+    if (items.length < limit) break;
+  }
+  return found;
+}
+
+/** What some items are of: the first of them by each of their keys. */
+function byKeys(items) {
+  const found = new Map();
+  for (const item of items) for (const key of keysOf(item)) if (!found.has(key)) found.set(key, item);
+  return found;
+}
+
+const partnerIn = (found, item) => keysOf(item).map((key) => found.get(key)).find((each) => each !== undefined);
+
+/** Each of `items` with its partner among `others`, where there is one. */
+export function paired(items, others) {
+  const found = byKeys(others);
+  const partner = (item) => (same(item, others[item.index]) ? others[item.index] : partnerIn(found, item));
+  return items.map((item) => [item, partner(item)]).filter(([, other]) => other);
+}
+
 export class Partners {
   constructor(jobId) {
     this.jobId = jobId;
@@ -34,13 +62,12 @@ export class Partners {
   async of(items) {
     const there = await this.atPlaces(items.map(({ index }) => index));
     if (items.every((item, i) => same(item, there[i]))) return there;
-    this.scanned ??= this.scan().catch((error) => {
+    this.scanned ??= allItems(this.jobId, MOST).then(byKeys).catch((error) => {
       this.scanned = undefined;
       throw error;
     });
     const found = await this.scanned;
-    const named = (item) => keysOf(item).map((key) => found.get(key)).find((index) => index !== undefined);
-    const elsewhere = items.map((item, i) => (same(item, there[i]) ? item.index : named(item)));
+    const elsewhere = items.map((item, i) => (same(item, there[i]) ? item.index : partnerIn(found, item)?.index));
     return this.atPlaces(elsewhere);
   }
 
@@ -61,16 +88,5 @@ export class Partners {
       if (error instanceof Refused && error.status === 404) return undefined;
       throw error;
     }
-  }
-
-  /** The indices of the first items by what they are of. */
-  async scan() {
-    const found = new Map();
-    for (let offset = 0; offset < MOST; offset += PAGE) {
-      const { items } = await listItems(this.jobId, { offset, limit: PAGE });
-      for (const item of items) for (const key of keysOf(item)) if (!found.has(key)) found.set(key, item.index);
-      if (items.length < PAGE) break;
-    }
-    return found;
   }
 }

@@ -3,6 +3,7 @@
 import { imageUrl, uploadedUrl } from "./api.js";
 import { arrange, h, setText, still } from "./dom.js";
 import { count, isFinal, measure, stateLabel } from "./format.js";
+import { uploadedName } from "./uploadnames.js";
 
 export const artifact = (item, name) => item.artifacts.find((each) => each.name === name);
 
@@ -11,7 +12,7 @@ export function sourceName(source) {
   const { source: from, dataset, index, image, pattern, layer, first, second } = source;
   const name = {
     dataset: () => `${dataset} #${index}`,
-    image: () => `image ${String(image).slice(0, 15)}`,
+    image: () => uploadedName(image),
     pattern: () => `${pattern} pattern`,
     direction: () => `${layer} layer`,
     blend: () => `${sourceName(second)} to ${sourceName(first)}`,
@@ -81,6 +82,9 @@ export function pictureOf(item, file) {
   return { "result.png": item.preview, "target.png": original(item.target), "start.png": original(item.start) }[file];
 }
 
+/** At which step of its search an item was seen, and whether it stays there. */
+export const seenAt = ({ state }, step) => `${state === "running" ? "" : "paused at "}step ${count(step)}`;
+
 /** A picture that is of no item. */
 export function plainPicture(url, caption, alt) {
   const box = h("span", { class: "frame" });
@@ -101,11 +105,11 @@ export class Picture {
   update(item) {
     const { url = null, step } = pictureOf(item, this.file) ?? {};
     const place = isFinal(item.state) ? `no ${this.caption}` : stateLabel(item.state);
+    const caption = step === undefined ? this.caption : seenAt(item, step);
+    setText(this.below, caption);
     if (url ? url === this.url : place === this.place) return;
     this.url = url;
     this.place = url ? null : place;
-    const caption = step === undefined ? this.caption : `step ${count(step)}`;
-    setText(this.below, caption);
     const passing = !artifact(item, this.file);
     if (!url || (passing && !this.box.querySelector("img")))
       this.box.replaceChildren(h("span", { class: "no-picture", "data-state": item.state }, place));

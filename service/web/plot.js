@@ -14,6 +14,8 @@ const COLOURS = ["--accent", "--good", "--mixed", "--held", "--bad", "--muted"];
 const DASHES = [[], [7, 2], [5, 3], [2, 3], [8, 3, 2, 3], [1, 4]];
 export const STYLES = COLOURS.length;
 
+const percentage = (share) => `${measure(100 * share)} %`;
+
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
 
 /** The plots that are on the page. */
@@ -40,10 +42,11 @@ function line(i) {
 
 export class Plot {
   /** `along`, `say` and `across` are a chart's; `onpoint` is told the place of the step under the pointer, or null. */
-  constructor(place, { along, say, across }, onpoint) {
+  constructor(place, { along, say, share, across }, onpoint) {
     this.place = place;
     this.along = along;
     this.say = say;
+    this.share = share;
     this.across = across;
     this.onpoint = onpoint;
   }
@@ -60,7 +63,7 @@ export class Plot {
     shown.add(this);
     this.steps = steps;
     const values = lines.flatMap((points) => [...points.values()]);
-    this.reach = { x: stepRange(steps, this.across === "log"), y: valueRange(values, log) };
+    this.reach = { x: stepRange(steps, this.across === "log"), y: this.share ? [0, 1] : valueRange(values, log) };
     const shape = JSON.stringify([lines.length, log, steps.length > 0]);
     const data = [steps, ...lines.map((points) => steps.map((step) => points.get(step) ?? null))];
     if (shape !== this.shape) this.build(data, log, width);
@@ -97,8 +100,8 @@ export class Plot {
           splits: (u) => this.ticks(u.width), values: (_, found) => found.map(this.say),
         },
         {
-          ...axis, grid, ticks: { show: false }, size: 52, gap: 8, values: (_, found) => found.map(measure),
-          splits: () => (log ? logTicks(...this.reach.y) : linearTicks(...this.reach.y, 4)),
+          ...axis, grid, ticks: { show: false }, size: 52, gap: 8, values: (_, found) => found.map(this.share ? percentage : measure),
+          splits: () => (log ? logTicks(...this.reach.y) : linearTicks(...this.reach.y, this.share ? 5 : 4)),
         },
       ],
       series: [{}, ...Array.from({ length: lines }, (_, i) => line(i))],

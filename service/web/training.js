@@ -37,7 +37,7 @@ function paceOf({ epoch, metrics }) {
 export class EpochCurves {
   constructor() {
     this.loss = lineChart("Loss", { along: "epoch" });
-    this.accuracy = lineChart("Accuracy", { along: "epoch", log: null, names: Object.values(ACCURACIES) });
+    this.accuracy = lineChart("Accuracy", { along: "epoch", value: accuracy, share: true, log: null, names: Object.values(ACCURACIES) });
     this.rate = lineChart("Learning rate", { along: "epoch", log: false });
     this.table = h("div");
     const charts = [this.loss, this.accuracy, this.rate].map((chart) => h("div", { class: "panel" }, chart.node));

@@ -7,6 +7,7 @@ import { Field } from "./inputs.js";
 import { Chosen } from "./pictures.js";
 import { sketch } from "./sketches.js";
 import { announce } from "./ui.js";
+import { keepName, uploadedName } from "./uploadnames.js";
 
 const TAKEN = ".png,.jpg,.jpeg,.webp,.npy";
 
@@ -30,7 +31,7 @@ class Shown extends Field {
 export class Uploads extends Shown {
   constructor(...args) {
     super(...args);
-    this.names = new Map();
+    this.plain = new Map();
     this.input = h("input", { ...this.control(), type: "file", multiple: true, accept: TAKEN, class: "unseen" });
     this.input.addEventListener("change", () => this.upload([...this.input.files]));
     const zone = h(
@@ -61,7 +62,8 @@ export class Uploads extends Shown {
       setText(this.news, `Uploading ${i + 1} of ${files.length}…`);
       try {
         const { id, media_type: type } = await uploadImage(file);
-        this.names.set(id, { name: file.name, plain: type.startsWith("image/") });
+        keepName(id, file.name);
+        this.plain.set(id, type.startsWith("image/"));
         this.put([...this.values, id]);
       } catch (error) {
         this.refused.append(h("li", {}, `${file.name}: ${error.message}`));
@@ -75,10 +77,7 @@ export class Uploads extends Shown {
   set(value) {
     this.values = Array.isArray(value) ? value : [];
     this.chosen.show(
-      this.values.map((id, at) => {
-        const { name, plain } = this.names.get(id) ?? { name: String(id).slice(7, 15), plain: true };
-        return { url: plain ? uploadedUrl(id) : null, name, at };
-      }),
+      this.values.map((id, at) => ({ url: (this.plain.get(id) ?? true) ? uploadedUrl(id) : null, name: uploadedName(id), at })),
     );
   }
 }

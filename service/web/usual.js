@@ -28,6 +28,12 @@ export class Usual {
     return Object.fromEntries(Object.entries(request).filter(([, value]) => value !== undefined));
   }
 
+  /** What a request that is gone on from gets beside, by its name in the address. */
+  more(name, { model }) {
+    if (name !== "top_images") return {};
+    return { top_images: { dataset: this.preferred(this.card("models", model))?.name } };
+  }
+
   card = (registry, name) => this.registries[registry].find((card) => card.name === name);
 
   /** A network that was trained against an attack and has a judge, or else any. */

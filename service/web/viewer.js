@@ -8,6 +8,14 @@ import { Zoom } from "./zoom.js";
 
 const MODES = { side: "Side by side", difference: "Difference", flicker: "Flicker" };
 const KEYS = { s: "side", d: "difference", f: "flicker" };
+/** What a dialog around it says of its keys. */
+export const VIEWER_KEYS = [
+  { key: "s", label: "Side by side" },
+  { key: "d", label: "Their difference" },
+  { key: "f", label: "In turn, in one place" },
+  { key: "+ −", label: "Zoom in, out" },
+  { key: "0", label: "The whole picture" },
+];
 /** Slower than three flashes a second. */
 const EVERY_MS = 450;
 

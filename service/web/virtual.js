@@ -1,5 +1,5 @@
-// A window of nodes over any number of places: only the rows near what is seen exist. All rows are equally high, so
-// where a place lies is arithmetic.
+// Nodes for any number of places in a page that scrolls: only the rows near what is seen exist. All rows are equally
+// high, so where a place lies is arithmetic.
 
 import { arrange, h } from "./dom.js";
 
@@ -11,20 +11,39 @@ const TALLEST = 12_000_000;
 export class VirtualGrid {
   /**
    * `list` is a CSS grid with children of one height. `make(position)` answers the node of a place, `drop(position)`
-   * hears that it is gone, and `seen(first, end)` which places there are now.
+   * hears that it is gone, and `seen(first, end)` which places there are now. `bar` stays on top of the page meanwhile.
    */
-  constructor(list, label, { make, drop, seen }) {
-    Object.assign(this, { list, make, drop, seen, count: 0, base: 0, columns: 1, row: 0 });
+  constructor(list, label, bar, { make, drop, seen }) {
+    Object.assign(this, { list, bar, make, drop, seen, count: 0, base: 0, columns: 1, row: 0 });
     this.range = [0, 0];
     this.nodes = new Map();
     this.earlier = h("button", { type: "button", hidden: true, onclick: () => this.turn(-1) }, "Earlier items");
     this.later = h("button", { type: "button", hidden: true, onclick: () => this.turn(1) }, "Later items");
     this.space = h("div", { class: "space" }, list);
     const inside = [this.earlier, this.space, this.later];
-    this.node = h("div", { class: "window", tabindex: 0, role: "region", "aria-label": label }, ...inside);
-    this.node.addEventListener("scroll", () => this.draw(), { passive: true });
+    this.node = h("div", { class: "window", tabindex: -1, role: "region", "aria-label": label }, ...inside);
     list.addEventListener("keydown", (event) => this.key(event));
+    for (const type of ["scroll", "resize"]) window.addEventListener(type, () => this.visible && this.draw(), { passive: true });
     new ResizeObserver(() => this.fit()).observe(this.node);
+  }
+
+  get visible() {
+    return this.list.clientWidth > 0;
+  }
+
+  /** How far the rows have gone up behind the bar, in pixels; negative while they begin below it. */
+  get gone() {
+    return this.bar.offsetHeight - this.space.getBoundingClientRect().top;
+  }
+
+  /** Pixels of the page below the bar. */
+  get height() {
+    return window.innerHeight - this.bar.offsetHeight;
+  }
+
+  /** Scroll the page so that so many pixels of the rows are behind the bar. */
+  scroll(gone) {
+    window.scrollBy({ top: gone - this.gone, behavior: "instant" });
   }
 
   /** How many places one stretch holds. */
@@ -46,13 +65,15 @@ export class VirtualGrid {
     this.nodes.clear();
     this.list.replaceChildren();
     Object.assign(this, { count, base: 0 });
-    this.node.scrollTop = 0;
+    if (this.gone > 0) this.scroll(0);
     this.fit();
   }
 
   /** Measure anew; what was on top stays there. */
   fit() {
-    const top = this.row ? Math.round(this.node.scrollTop / this.row) * this.columns : 0;
+    if (!this.visible) return;
+    const gone = this.gone > 0;
+    const top = gone && this.row ? Math.round(this.gone / this.row) * this.columns : 0;
     const before = [this.columns, this.row];
     this.measure();
     this.draw();
@@ -60,14 +81,13 @@ export class VirtualGrid {
       this.measure();
       this.draw();
     }
-    if (before[1] && (before[0] !== this.columns || before[1] !== this.row))
-      this.node.scrollTop = Math.floor(top / this.columns) * this.row;
+    if (gone && before[1] && (before[0] !== this.columns || before[1] !== this.row))
+      this.scroll(Math.floor(top / this.columns) * this.row);
   }
 
   measure() {
     const style = getComputedStyle(this.list);
     const first = this.list.firstElementChild;
-    if (!this.list.clientWidth) return;
     this.columns = style.gridTemplateColumns.split(" ").length;
     if (first) this.row = first.getBoundingClientRect().height + (Number.parseFloat(style.rowGap) || 0);
   }
@@ -79,9 +99,9 @@ export class VirtualGrid {
     this.earlier.hidden = this.base === 0;
     this.later.hidden = !this.row || end === this.count;
     this.space.style.height = `${Math.ceil((end - this.base) / columns) * row}px`;
-    const top = this.node.scrollTop - this.space.offsetTop;
+    const top = this.gone;
     const from = Math.max(0, Math.floor(top / row) - BEYOND);
-    const to = Math.ceil((top + this.node.clientHeight) / row) + BEYOND;
+    const to = Math.max(1, Math.ceil((top + this.height) / row) + BEYOND);
     this.range = [Math.min(end, this.base + from * columns), Math.min(end, this.base + to * columns)];
     this.list.style.transform = `translateY(${from * row}px)`;
     this.place();
@@ -115,7 +135,7 @@ export class VirtualGrid {
   turn(by) {
     this.base = Math.max(0, this.base + by * this.stretch);
     this.draw();
-    this.node.scrollTop = by > 0 ? 0 : this.node.scrollHeight;
+    this.scroll(by > 0 ? 0 : this.space.offsetHeight - this.height);
   }
 
   /** Scroll as little as is needed to show a place. */
@@ -124,10 +144,9 @@ export class VirtualGrid {
     if (position < this.base || position >= this.base + this.stretch)
       this.base = Math.floor(position / this.stretch) * this.stretch;
     this.draw();
-    const top = Math.floor((position - this.base) / this.columns) * this.row + this.space.offsetTop;
-    const { scrollTop, clientHeight } = this.node;
-    if (top < scrollTop) this.node.scrollTop = top;
-    else if (top + this.row > scrollTop + clientHeight) this.node.scrollTop = top + this.row - clientHeight;
+    const top = Math.floor((position - this.base) / this.columns) * this.row;
+    if (top < this.gone) this.scroll(top);
+    else if (top + this.row > this.gone + this.height) this.scroll(top + this.row - this.height);
     this.draw();
   }
 
@@ -140,7 +159,7 @@ export class VirtualGrid {
   key(event) {
     const from = Number(event.target.closest("[data-position]")?.dataset.position);
     if (event.target.tagName !== "BUTTON" || Number.isNaN(from) || event.altKey || event.ctrlKey || event.metaKey) return;
-    const page = this.columns * Math.max(1, Math.floor(this.node.clientHeight / this.row));
+    const page = this.columns * Math.max(1, Math.floor(this.height / this.row));
     const to = {
       ArrowLeft: from - 1,
       ArrowRight: from + 1,

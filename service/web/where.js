@@ -10,6 +10,20 @@ const inApi = (sign) => ({ "≤": "<=", "≥": ">=" })[sign] ?? sign;
 /** The metric that a condition such as "ssim>=0.5" is about. */
 export const nameIn = (condition) => /^[^<>=]*/.exec(condition)[0];
 
+const HOLDS = {
+  "<": (a, b) => a < b,
+  "<=": (a, b) => a <= b,
+  ">": (a, b) => a > b,
+  ">=": (a, b) => a >= b,
+  "=": (a, b) => a === b,
+};
+
+/** Whether an item is as a condition says. */
+export function holds({ metrics }, condition) {
+  const [, name, sign, value] = /^([^<>=]*)(<=|>=|<|>|=)(.*)$/.exec(condition) ?? [];
+  return typeof metrics?.[name] === "number" && HOLDS[sign](metrics[name], Number(value));
+}
+
 export class Where {
   /** `changed(conditions)` hears of all, in the words of the API. */
   constructor(changed) {

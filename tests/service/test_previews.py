@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service import deletion, leases
+from service import deletion, jobs, leases
 from service.collector import collect
 from service.keys import previews_key
 from service.leases import Lease
+from service.objects import Stored
 from tests.service.served import Served, served
 from tests.service.test_jobs import claimed, do, expire, finish, save, submit
 
@@ -19,11 +20,11 @@ __all__ = ["served"]
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
 
 
-def show(served: Served, lease: Lease, number: int, steps: list[list[int]]) -> str:
+def show(served: Served, lease: Lease, number: int, steps: list[list[Any]]) -> str:
     """As a worker does; the object's key."""
     key = previews_key(lease.job_id, lease.shard_id, lease.epoch, number)
     served.storage.put(key, PIXELS[: len(steps)].tobytes(), "application/octet-stream")
-    told = {"number": number, "side": 8, "age": 2.0, "items": steps}
+    told = {"epoch": lease.epoch, "number": number, "side": 8, "age": 2.0, "items": steps}
     progress: dict[str, Any] = {"image_steps": 4, "rate": 2.0, "curve": [], "previews": told}
     do(served.db, leases.heartbeat, lease, 60, progress)
     return key
@@ -82,6 +83,26 @@ def test_what_a_killed_worker_showed_is_shown_no_more_and_collected(served: Serv
     assert set(served.storage.keys("jobs/")) == {own} != {key}
     served.storage.delete(own)
     assert served.http.get(items(served, lease.job_id)[0]["url"]).status_code == 404
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_what_is_paused_is_shown_until_it_goes_on_or_ends(served: Served, lease: Lease, cancelled: bool) -> None:
+    do(served.db, jobs.pause, lease.job_id)
+    do(served.db, leases.save_checkpoint, lease, Stored("elsewhere", 1, "0" * 64))
+    key = show(served, lease, 0, [[0, 7, 0.5], [1, 9, None]])
+    assert finish(served.db, lease) == "queued"
+    both = items(served, lease.job_id)
+    assert [(each["step"], each["value"]) for each in both] == [(7, 0.5), (9, None)]
+    collect(served.db, served.storage)
+    assert served.http.get(both[1]["url"]).status_code == 200
+    if cancelled:
+        do(served.db, jobs.cancel, lease.job_id)
+    else:
+        do(served.db, jobs.resume, lease.job_id)
+        claimed(served.db, lease.shard_id)
+    assert items(served, lease.job_id) == [None, None]
+    collect(served.db, served.storage)
+    assert key not in set(served.storage.keys("jobs/"))
 
 
 def test_a_deleted_job_leaves_no_preview(served: Served, lease: Lease) -> None:

@@ -1,6 +1,7 @@
 """Two jobs item by item in a real browser."""
 
 import re
+from statistics import median
 from typing import Any
 
 import pytest
@@ -66,6 +67,33 @@ def test_pairs_stay_together_in_any_order(still_service: Still, pair: tuple[str,
         expect(card.get_by_role("button")).to_contain_text(f"#{index} ")
         d = distance(index)
         expect(card.locator(".numbers")).to_contain_text(f"distance {d:.3g} → {2 * d:.3g} (+{d:.3g})")
+
+
+def test_all_pairs_are_summed_up_and_ordered_by_their_difference(
+    still_service: Still, pair: tuple[str, str], page: Page
+) -> None:
+    compare(page, still_service, *pair)
+    row = page.get_by_role("table", name="Summary of all pairs").get_by_role("row")
+    middle = median(distance(i) for i in range(12))
+    found = [f"{middle:.3g}", f"{2 * middle:.3g}", f"+{middle:.3g}", "in 12 of 12"]
+    expect(row.filter(has_text="Relative distance").get_by_role("cell")).to_have_text(found, timeout=SOON)
+    expect(row.filter(has_text="SSIM").get_by_role("cell")).to_have_text(["0.5", "0.25", "−0.25", "in 0 of 12"])
+    page.get_by_label("Sort by").select_option("difference: Relative distance")
+    page.get_by_role("button", name="Ascending").click()
+    expect(page.locator(".card .open").first).to_contain_text("#11 ")
+    page.reload()
+    expect(page.locator(".card .open").first).to_contain_text("#11 ", timeout=SOON)
+    expect(page.locator(".card").first.locator(".numbers")).to_contain_text("(+0.078)")
+
+
+def test_those_with_common_targets_are_offered_first(
+    still_service: Still, elsewhere: tuple[str, str], page: Page
+) -> None:
+    page.goto(f"{still_service[0].url}/ui/jobs/{elsewhere[0]}")
+    page.get_by_role("button", name="Compare with").click()
+    dialog = page.get_by_role("dialog")
+    other = dialog.get_by_role("listitem").filter(has_text=elsewhere[1])
+    expect(other).to_contain_text("2 of the 3 targets in common", timeout=SOON)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.fixtures import LiveService, inversion
 from tests.web.gallery import Still, computed, shade
-from tests.web.test_dashboard import SOON, changed, page_with_failing_requests
+from tests.web.test_dashboard import LATE, LONG, SOON, changed, page_with_failing_requests
 
 pytestmark = pytest.mark.e2e
 
@@ -94,6 +94,36 @@ def test_arrows_lead_through_the_items(still_service: Still, job: str, page: Pag
     expect(page).to_have_url(re.compile("[^#]+$"))
 
 
+def test_the_viewer_tells_its_keys(still_service: Still, job: str, page: Page) -> None:
+    look(page, still_service, job)
+    page.keyboard.press("?")
+    keys = page.get_by_role("dialog", name="Keyboard")
+    expect(keys.get_by_role("row").filter(has_text="In turn")).to_contain_text("f")
+    page.keyboard.press("Escape")
+    expect(keys).to_have_count(0)
+
+
+def test_small_pictures_are_shown_by_whole_pixels(still_service: Still, job: str, page: Page) -> None:
+    for width in (360, 1280, 1700):
+        look(page, still_service, job)
+        page.set_viewport_size({"width": width, "height": 900})
+        sizes = page.locator(":is(.viewed, .card) .frame").evaluate_all("all => all.map((each) => each.clientWidth)")
+        assert {size % 32 for size in sizes} == {0}
+
+
+def test_what_runs_and_what_is_paused_has_a_curve_and_numbers(live_service: LiveService, page: Page) -> None:
+    job = live_service.submit(LONG)
+    page.goto(f"{live_service.url}/ui/jobs/{job['id']}#item-0")
+    dialog = page.get_by_role("dialog")
+    metrics = dialog.get_by_role("table", name="Metrics")
+    expect(metrics).to_contain_text(re.compile(r"Step\d.* of .*Relative distance0?\."), timeout=LATE)
+    expect(dialog.locator(".chart")).to_contain_text("this item")
+    live_service.client.pause(job["id"])
+    expect(dialog.locator("[data-file='result.png']")).to_contain_text("paused at step", timeout=LATE)
+    expect(dialog.locator("[data-file='result.png'] img")).to_have_js_property("naturalWidth", 32)
+    live_service.client.cancel(job["id"])
+
+
 def test_a_preview_that_is_gone_is_no_broken_picture(still_service: Still, job: str, page: Page) -> None:
     def emerging(body: dict[str, Any]) -> None:
         item = body["items"][0]
@@ -129,6 +159,8 @@ def test_the_frames_of_a_search_are_stepped_through(live_service: LiveService, p
         seen.add(path.evaluate("canvas => canvas.toDataURL()"))
     assert len(seen) == 5
     expect(slider).to_have_attribute("aria-valuetext", "step 0 of 20")
+    curve = page.get_by_role("dialog").locator(".plot")
+    expect(curve).to_have_attribute("aria-valuetext", re.compile("^step 0: "))
     page.get_by_role("button", name="Play").click()
     expect(slider).to_have_attribute("aria-valuetext", "step 20 of 20")
     expect(page.get_by_role("button", name="Play")).to_be_visible()

@@ -90,6 +90,21 @@ def test_items_of_every_search_are_seen_emerging_and_nothing_is_left_of_it(
     soon(lambda: not list((data_dir / "objects" / "jobs" / job).rglob("previews-*")))
 
 
+def test_a_paused_job_keeps_its_last_preview_until_it_goes_on(client: Client) -> None:
+    asked: dict[str, Any] = {"kind": "inversion", "model": "cifar10-robust", "preset": "cifar", "steps": 50_000}
+    job = client.submit(**asked, targets=sample(0, 1))["id"]
+    soon(lambda: len(previews(client, job)) == 2)
+    client.pause(job)
+    soon(lambda: client.job(job)["items"]["running"] == 0)
+    last = previews(client, job)
+    assert decoded(client.request("GET", last[0]["url"]).content).shape == (32, 32, 3)
+    assert 0 < last[0]["value"] < 2
+    client.resume(job)
+    assert soon(lambda: [p for p in previews(client, job) if p["step"] > last[0]["step"]])
+    client.cancel(job)
+    client.wait(job, SECONDS, 0.1)
+
+
 def test_a_preview_is_the_iterate_of_its_step_and_a_sheet_has_every_frame(client: Client, tensors: Tensors) -> None:
     body: dict[str, Any] = {"kind": "inversion", "model": "cifar10-robust", "preset": "cifar", "steps": 129}
     job = client.submit(**body, frames=130, targets=sample(0, 1))["id"]

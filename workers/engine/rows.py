@@ -194,8 +194,12 @@ class Ticket:
 
     def losses(self, step: int) -> np.ndarray:
         """Each row's loss before its step `step`, [rows]; or its last if it is over, or NaN if it has none."""
-        traces = (_joined(search.loss)[: step + 1] for search in self.searches)
-        return np.array([trace[-1] if len(trace) else np.nan for trace in traces], np.float32)
+        return np.array([self.loss(number, step) for number in range(len(self.searches))], np.float32)
+
+    def loss(self, number: int, step: int) -> float:
+        """One row's, as `losses` has it."""
+        trace = _joined(self.searches[number].loss)[: step + 1]
+        return float(trace[-1]) if len(trace) else math.nan
 
     def cancel(self) -> None:
         """Drop what is not over, at the next block."""

@@ -92,7 +92,7 @@ class Watch:
             self.frames[i] = as_frame(x).cpu()
         if i % BLOCK == 0:
             self._report(i, loss)
-            self._show(i, x)
+            self._show(i, x, loss)
         return False
 
     def between(self) -> bool:
@@ -130,11 +130,13 @@ class Watch:
         value = self.problem.progress(loss.cpu(), self.items).nanmedian().item()
         self.study.ctx.report(step, step * len(loss), value)
 
-    def _show(self, step: int, x: Tensor) -> None:
+    def _show(self, step: int, x: Tensor, loss: Tensor) -> None:
         if (previews := self.study.ctx.previews).due():
             items = chosen((row, item) for row, (item, _) in enumerate(self.names))
             rows = list(items)
-            previews.take(glance([x[row] for row in rows], rows, [step] * len(rows)), items)
+            values = self.problem.progress(loss.cpu(), self.items).tolist()
+            glances = glance([x[row] for row in rows], rows, [step] * len(rows))
+            previews.take(glances, items, lambda row, _: values[row])
 
     def outcomes(self, x: Tensor, last: Tensor) -> list[Outcome]:
         """Each row's, with the loss of its untransformed result."""

@@ -143,7 +143,10 @@ class Searches:
             ticket = self.ticket
             begun = [i for i in range(len(self.numbers)) if ticket.steps[i] and not ticket.over[i]]
             items = chosen((i, self.names[self.numbers[i]][0]) for i in begun)
-            self.study.ctx.runtime.batcher.look(ticket, items.keys(), lambda glances: previews.take(glances, items))
+            value = self.follow.value
+            self.study.ctx.runtime.batcher.look(
+                ticket, items.keys(), lambda glances: previews.take(glances, items, value)
+            )
 
     def keep_all(self) -> None:
         """Store where the searches stand now."""
@@ -195,6 +198,11 @@ class Following:
         elif blocks != self.blocks:
             ctx.alive()
         self.steps, self.blocks = steps, blocks
+
+    def value(self, row: int, step: int) -> float:
+        """Of what curves show, a row's at a step."""
+        loss = torch.tensor([self.ticket.loss(row, step)])
+        return self.problem.progress(loss, self.items[row : row + 1]).item()
 
     def _median(self, step: int) -> float | None:
         """Of what the curve shows at a step, over all rows; None while some have not begun."""
