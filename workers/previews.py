@@ -68,7 +68,7 @@ class Previews:
             self._next = time.monotonic() + self._seconds
 
     def told(self) -> dict[str, Any] | None:
-        """What a heartbeat says: of the newest its claim, number, age in seconds and side; each item, its step and value."""
+        """What a heartbeat says of the newest: claim, number, age in seconds, side; step and value of each item."""
         newest = self._newest
         return newest and {**newest[1], "age": time.monotonic() - newest[0]}
 
