@@ -114,7 +114,8 @@ def test_of_very_many_items_a_page_looks_through_some(
 ) -> None:
     whole = indices(page(database, job, order=order, metrics=["m>0.4"]))
     monkeypatch.setattr(item_lists, "MOST_SORTED", 2)
-    found, cursor, asked = [], None, 0
+    found: list[int] = []
+    cursor, asked = None, 0
     while asked == 0 or cursor is not None:
         now = page(database, job, limit, order=order, metrics=["m>0.4"], cursor=cursor)
         found, cursor, asked = found + indices(now), now.next_cursor, asked + 1
