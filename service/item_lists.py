@@ -118,10 +118,12 @@ def find(session: Session, job_id: str, wanted: Wanted, limit: int) -> tuple[lis
     shown = [int(row[-1]) for row in found[:limit]]
     of_page = select(Item).where(Item.job_id == job_id, Item.index.in_(shown))
     rows = {row.index: row for row in session.scalars(of_page)}
-    last: tuple[Any, ...] = tuple(found[limit - 1]) if len(found) > limit else ()
-    if not last and edge is not None and 0 < edge < size - 1:
-        last = (edge,)
-    return [rows[i] for i in shown if i in rows], encode_cursor(wanted.named, *last) if last else None
+    following = None
+    if len(found) > limit:
+        following = encode_cursor(wanted.named, *found[limit - 1])
+    elif edge is not None and 0 < edge < size - 1:
+        following = encode_cursor(wanted.named, edge)
+    return [rows[index] for index in shown if index in rows], following
 
 
 def count(session: Session, job_id: str, wanted: Wanted) -> int:

@@ -48,7 +48,7 @@ export class OrderBar {
     const order = orderInAddress();
     if (JSON.stringify(order) === JSON.stringify(this.order)) return;
     this.order = order;
-    this.show();
+    this.show(this.counts, null);
     this.changed(order);
   }
 
@@ -61,7 +61,7 @@ export class OrderBar {
     for (const each of metric) said.append("metric", each);
     for (const [name, value] of Object.entries({ error, sort, order })) if (value) said.set(name, value);
     window.history.pushState(null, "", `${window.location.pathname}${said.size ? `?${said}` : ""}`);
-    this.show();
+    this.show(this.counts, null);
     this.changed(this.order);
   }
 
@@ -78,8 +78,8 @@ export class OrderBar {
   }
 
   /** `counts` are the job's items by state; `matching` says how many are shown, where not all are. */
-  show(counts = this.counts, matching = null) {
-    this.counts = counts;
+  show(counts = this.counts, matching = this.matching ?? null) {
+    Object.assign(this, { counts, matching });
     const { state, error, sort, order, metric } = this.order;
     const of = (each) => (counts ? ` (${count(counts[each] ?? 0)})` : "");
     const states = STATES.filter((each) => counts?.[each] || state.includes(each));
