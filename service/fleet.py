@@ -40,6 +40,12 @@ def forget(session: Session) -> None:
     session.execute(delete(WorkerProcess).where(WorkerProcess.seen_at < now() - KEPT_SECONDS))
 
 
+def lives_on(session: Session, host: str) -> bool:
+    """Whether a process of a machine, or of a container, is alive."""
+    here = select(WorkerProcess.id).where(ALIVE, WorkerProcess.id.startswith(f"{host}:", autoescape=True)).limit(1)
+    return session.scalar(here) is not None
+
+
 def threads(session: Session) -> tuple[int, int]:
     """How many processes are alive, and how many shards they can hold at once."""
     slots = func.coalesce(func.sum(WorkerProcess.info["threads"].as_integer()), 0)
