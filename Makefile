@@ -6,7 +6,7 @@ PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install servers demo up test chaos quick lint bench bench-api gallery screenshots fuzz reference
+.PHONY: help install servers demo up test chaos quick lint bench bench-api gallery screenshots fuzz reference image-check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ fuzz: install servers ## schemathesis on every operation, at random, for as long
 
 reference: install ## the reference of the API into docs/reference.md; the examples in it are `python -m tests.recording`
 	@$(BIN)/python -m service.reference > docs/reference.md
+
+image-check: install servers ## build the images without a registry, and run them (root; buildah, debootstrap; 30 GB; 10 minutes)
+	@$(BIN)/python -m deploy.image_check
 
 lint: install ## ruff and mypy, strict
 	$(BIN)/ruff check .

@@ -59,8 +59,9 @@ def test_keda_knows_every_field_of_its_objects() -> None:
 
 def test_no_pod_is_root_writes_to_its_image_or_may_ask_the_cluster_for_anything(objects: list[Object]) -> None:
     for name, pod in pods(objects):
-        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 10001, name
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        security = pod["securityContext"]
+        assert (security["runAsNonRoot"], security["runAsUser"]) == (True, 10001), name
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["automountServiceAccountToken"] is False
         (container,) = pod["containers"]
         assert container["securityContext"] == {
@@ -156,11 +157,13 @@ def test_training_nodes_find_the_first_one_by_name() -> None:
     assert nodes["spec"]["serviceName"] == service["metadata"]["name"]
     assert (service["spec"]["clusterIP"], service["spec"]["publishNotReadyAddresses"]) == ("None", True)
     script = nodes["spec"]["template"]["spec"]["containers"][0]["args"][0]
-    assert "--nnodes=2 --node-rank=$NODE_RANK --master-addr=demo-robustreps-training-0.demo-robustreps-training" in script
+    name = nodes["metadata"]["name"]
+    assert f"--nnodes=2 --node-rank=$NODE_RANK --master-addr={name}-0.{name} --master-port=29500" in script
 
 
 def selects(policy: Object, labels: dict[str, str]) -> bool:
-    return policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+    wanted: dict[str, str] = policy["spec"]["podSelector"]["matchLabels"]
+    return wanted.items() <= labels.items()
 
 
 def test_every_pod_is_closed_and_only_the_api_and_training_nodes_are_reached() -> None:
