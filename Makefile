@@ -46,7 +46,8 @@ fuzz: install servers ## schemathesis on every operation, at random, for as long
 reference: install ## the reference of the API into docs/reference.md; the examples in it are `python -m tests.recording`
 	@$(BIN)/python -m service.reference > docs/reference.md
 
-image-check: install servers ## build the images without a registry, and run them (root; buildah, debootstrap; 30 GB; 10 minutes)
+image-check: install servers ## build the images without a registry, and run them (root; 30 GB; 10 minutes on 2 cores)
+	@command -v buildah debootstrap >/dev/null || apt-get install -y --no-install-recommends buildah debootstrap
 	@$(BIN)/python -m deploy.image_check
 
 lint: install ## ruff and mypy, strict

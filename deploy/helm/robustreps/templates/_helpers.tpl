@@ -83,11 +83,6 @@ imagePullSecrets:
 {{/* A worker that lives is ready once it has announced itself. There is no liveness probe: the process ends by itself
 when its device hangs, and while a server is away a new one could do no more. */}}
 {{- define "robustreps.workerProbes" -}}
-startupProbe:
-  exec: {command: [robustreps, health, --worker]}
-  periodSeconds: 10
-  timeoutSeconds: 20
-  failureThreshold: 60
 readinessProbe:
   exec: {command: [robustreps, health, --worker]}
   periodSeconds: 30
