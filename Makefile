@@ -47,7 +47,7 @@ reference: install ## the reference of the API into docs/reference.md; the examp
 	@$(BIN)/python -m service.reference > docs/reference.md
 
 image-check: install servers ## build the images without a registry, and run them (root; 30 GB; 10 minutes on 2 cores)
-	@command -v buildah debootstrap >/dev/null || apt-get install -y --no-install-recommends buildah debootstrap
+	@command -v buildah >/dev/null && command -v debootstrap >/dev/null || apt-get install -y --no-install-recommends buildah debootstrap
 	@$(BIN)/python -m deploy.image_check
 
 lint: install ## ruff and mypy, strict
