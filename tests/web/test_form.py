@@ -163,6 +163,7 @@ def test_dropped_and_chosen_files_become_targets_and_a_bad_one_is_named(
             assert picture.evaluate("image => image.naturalWidth") > 0
         expect(estimated(page, "Items")).to_have_text("2", timeout=SOON)
         assert [len(image) for image in request(page)["targets"]["images"]] == [71, 71]
+        page.reload()
         targets.get_by_role("button", name="Remove first.png").click()
         expect(pictures).to_have_count(1)
         page.get_by_label("Source of start").select_option("patterns")

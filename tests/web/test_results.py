@@ -47,7 +47,7 @@ def test_training_draws_its_epochs_then_names_the_network(live_service: LiveServ
     last = epochs[-1]["metrics"]
     expect(page.get_by_role("slider", name="Accuracy")).to_have_attribute("aria-valuetext", re.compile("^epoch 2: "))
     for name, metric in {"trained on": "train_accuracy", "clean": "clean_accuracy", "PGD-10": "pgd10_accuracy"}.items():
-        expect(page.locator(".key").filter(has_text=f"{name} {last[metric]:.3g}")).to_be_visible()
+        expect(page.locator(".key").filter(has_text=f"{name} {100 * last[metric]:.1f} %")).to_be_visible()
     expect(page.get_by_text(re.compile(r"Epoch 2: [\d,]+ images/s · .* waiting for data"))).to_be_visible()
     expect(page.locator(".card")).to_have_count(0)
 

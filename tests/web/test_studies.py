@@ -192,6 +192,15 @@ def test_a_coordinate_stands_beside_what_activates_it_most_and_least(studies: St
             shows(picture, first, f"{end}-{place}.png")
 
 
+def test_a_gallery_says_how_to_have_what_activates_coordinates_beside(studies: Studies, page: Page) -> None:
+    page.route(
+        f"**/v1/jobs/{studies.ids['coordinates']}", changed(lambda body: body["parameters"].update(top_images=None))
+    )
+    page.goto(f"{studies.service.url}/ui/jobs/{studies.ids['coordinates']}")
+    panel(page, "Coordinates").get_by_role("link", name="Ask again with them").click()
+    expect(page.get_by_label("Top images")).to_be_checked(timeout=SOON)
+
+
 def test_a_slider_uncovers_what_manipulation_made_of_an_image(studies: Studies, page: Page) -> None:
     studies.open(page, "manipulation")
     compared = panel(page, "Before and after")
@@ -228,7 +237,7 @@ def test_an_evaluation_leads_from_its_confusions_to_their_images(studies: Studie
     studies.open(page, "evaluation")
     chart = page.get_by_role("slider", name="Accuracy by L2 radius, cifar10-sample")
     expect(chart).to_have_attribute(
-        "aria-valuetext", re.compile(r"^radius 0.5: pgd-2 [\d.]+, worst case"), timeout=SOON
+        "aria-valuetext", re.compile(r"^radius 0.5: pgd-2 [\d.]+ %, worst case"), timeout=SOON
     )
     for attack in ("no attack", "pgd-2"):
         page.get_by_role("combobox", name="Attack").select_option(attack)
