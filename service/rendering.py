@@ -126,9 +126,13 @@ def _moves(rows: Sequence[Any]) -> list[responses.Transition]:
 
 
 def _grouped(session: Session, job_id: str) -> tuple[Counts, int]:
-    counts = select(Item.state, func.count()).where(Item.job_id == job_id).group_by(Item.state)
-    settled = select(func.count()).join(Shard).where(Item.job_id == job_id, around.REPORTS, around.OVER)
-    return dict(session.execute(counts).tuples().all()), session.scalars(settled).one()
+    grouped = select(Item.state, func.count()).where(Item.job_id == job_id).group_by(Item.state)
+    counts: Counts = {}
+    for state, n in session.execute(grouped):
+        counts[state] = n
+    reported = select(func.count()).select_from(Item).join(Shard, Item.shard_id == Shard.id)
+    settled = reported.where(Item.job_id == job_id, around.REPORTS, around.OVER)
+    return counts, session.scalars(settled).one()
 
 
 def _waiting(

@@ -35,10 +35,8 @@ from service.requests import PRIORITIES, LabelFilter, Time
 from service.states import JobState
 
 router = APIRouter(prefix="/v1", tags=["jobs"], route_class=Tagged)
-straight = APIRouter(route_class=Straight)
 
 
-@straight.post("/jobs", status_code=202, response_model=responses.Job, responses={200: {"model": responses.Preview}})
 def submit_job(
     body: JobRequest, ctx: Ctx, client: Client, idempotency_key: Key = None,
     dry_run: Annotated[bool, Query(description="Only answer what the request would become (200)")] = False,
@@ -49,7 +47,10 @@ def submit_job(
     return submit(ctx, body, idempotency_key, client).answer(ctx)
 
 
-router.include_router(straight)
+router.add_api_route(
+    "/jobs", submit_job, methods=["POST"], status_code=202, response_model=responses.Job,
+    responses={200: {"model": responses.Preview}}, route_class_override=Straight,
+)  # fmt: skip
 
 
 @router.get("/jobs")
