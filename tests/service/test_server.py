@@ -124,8 +124,7 @@ def test_a_service_that_was_closed_is_forgotten(settings: Settings) -> None:
         assert client.get("/docs").status_code == 200
         app = weakref.ref(client.app)
     del client
-    gc.collect()
-    assert app() is None
+    wait(lambda: gc.collect() >= 0 and app() is None)  # its threads may have a moment left
 
 
 def children(pid: int) -> set[int]:
