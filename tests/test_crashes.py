@@ -90,7 +90,7 @@ def test_a_regularised_ascent_goes_on_too(stack: Stack) -> None:
     stack.end(victim, signal.SIGKILL)
     stack.run_out()
     second = stack.start("worker")
-    stack.wait_until(lambda: shard_of(stack).epoch == 2 and shard_of(stack).progress.get("image_steps"))
+    stack.wait_until(lambda: (shard_of(stack).epoch, shard_of(stack).crashes) == (2, 0))
     assert stack.end(second) == 0
     found = standing(stack)
     assert found is not None
