@@ -77,7 +77,8 @@ Id = Annotated[str, Path(pattern=ID)]
 Index = Annotated[int, Path(ge=0, lt=2**31)]
 Limit = Annotated[int, Query(ge=1, le=500, description="Most entries in the answer")]
 Cursor = Annotated[str | None, Query(max_length=500, description="next_cursor of the page before")]
-Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
+LONGEST_KEY = 255
+Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=LONGEST_KEY)]
 Presign = Annotated[bool, Query(description="Give every artifact a link to the storage, for whoever has it")]
 RETRY_AFTER = "2"
 

@@ -8,12 +8,11 @@ from fastapi import Request, Response
 from pydantic import TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
-from service.api.context import client_of, submit
+from service.api.context import LONGEST_KEY, client_of, submit
 from service.api.tagged import JSON, Tagged
 from service.kinds.dispatch import JobRequest
 
 REQUEST: TypeAdapter[Any] = TypeAdapter(JobRequest)
-LONGEST_KEY = 255
 
 
 class Straight(Tagged):
