@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import ConsoleMessage, Locator, Page, Route, expect
 
-from tests.fixtures import LiveService
+from tests.fixtures import LiveService, close
 
 pytestmark = pytest.mark.e2e
 
@@ -53,7 +53,7 @@ def page_with_failing_requests(page: Page) -> Iterator[Page]:
     other.on("console", note)
     other.on("pageerror", lambda error: errors.append(str(error)))
     yield other
-    other.close()
+    close(other)
     assert errors == []
 
 
