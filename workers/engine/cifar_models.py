@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workers.engine.network import LastReLU, Network, last_relu
+from workers.engine.network import LastReLU, Network, Plan, last_relu, residual
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
@@ -112,6 +112,9 @@ class Classifier(Network):
         r_NK: Tensor = y.mean(dim=(2, 3))
         return r_NK
 
+    def plan(self) -> Plan:
+        return Plan(self.conv, False, [residual(block, "shortcut") for block in self.blocks])
+
     def classify(self, r_NK: Tensor) -> Tensor:
         logits: Tensor = self.linear(r_NK)
         return logits
@@ -140,11 +143,17 @@ class CifarResNet(Network):
 
     def represent(self, x_NCHW: Tensor, identity_relu: bool = False) -> Tensor:
         y = F.relu(self.bn1(self.conv1(self.normalise(x_NCHW))))
-        blocks = [block for i in range(1, 5) for block in self.get_submodule(f"layer{i}").children()]
-        for block in blocks:
-            y = last_relu(block(y), identity_relu and block is blocks[-1])
+        for block in self.blocks:
+            y = last_relu(block(y), identity_relu and block is self.blocks[-1])
         r_NK: Tensor = y.mean(dim=(2, 3))
         return r_NK
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return [block for i in range(1, 5) for block in self.get_submodule(f"layer{i}").children()]
+
+    def plan(self) -> Plan:
+        return Plan(self.conv1, False, [residual(block, "shortcut") for block in self.blocks])
 
     def classify(self, r_NK: Tensor) -> Tensor:
         logits: Tensor = self.linear(r_NK)

@@ -23,7 +23,7 @@ def per_example(value: Tensor | float, like_NCHW: Tensor) -> Tensor:
 
 def norm(v_NCHW: Tensor) -> Tensor:
     """L2 norm of each example, [N]."""
-    length_N: Tensor = torch.linalg.vector_norm(v_NCHW.flatten(1), dim=1)
+    length_N: Tensor = torch.linalg.vector_norm(v_NCHW, dim=tuple(range(1, v_NCHW.dim())))
     return length_N
 
 

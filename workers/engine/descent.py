@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from workers.engine import layers
+from workers.engine import layers, residual
 from workers.engine.frozen import Frozen, freeze
 from workers.engine.network import Network
 from workers.engine.pgd import Function
@@ -16,7 +16,8 @@ Precision = Literal["fp32", "tf32", "bf16"]
 """fp32: as it says. tf32: convolutions and products with 10 bits of mantissa, on GPUs that have it; elsewhere fp32.
 bf16: autocast to bfloat16; pixels, objective and step stay fp32, and so do a search's last steps (`Program.exact`)."""
 
-
+FUSED_WITHIN = 0.05
+"""How far R(x) may move by fusion, relative to its norm: rounding in bf16 stays below, a wrong layer goes far above."""
 MOST_COMPILED = 256
 """Batch sizes of functions that one process compiles; PyTorch's own limit is fewer than one lane has."""
 
@@ -45,12 +46,34 @@ def descent(
     casting = partial(torch.autocast, network.mean.device.type, torch.bfloat16, dtype is not None, cache_enabled=False)
     with casting():  # finding a layer runs the network
         f = layers.function(net, layer, identity_relu, pool)
+        if layer in ("penultimate", "logits") and not compiled:
+            f = _fused(net, layer, identity_relu, dtype or torch.float32, f, example)
 
     def in_precision(x_NCHW: Tensor) -> Tensor:
         with casting():
             return f(x_NCHW).float()
 
     return _compiled(in_precision) if compiled else in_precision
+
+
+def _fused(net: Network, layer: str, identity_relu: bool, dtype: torch.dtype, f: Function, example: Tensor) -> Function:
+    """`f` by the kernels of `residual`, where the GPU and the network have them and a trial finds the same."""
+    if not example.is_cuda or torch.version.cuda is None or torch.cuda.get_device_capability(example.device) < (8, 0):
+        return f
+    represent = residual.represent(net, identity_relu, dtype)
+    if represent is None:
+        return f
+    fused = represent if layer == "penultimate" else lambda x_NCHW: net.classify(represent(x_NCHW))
+    try:
+        with torch.no_grad():
+            expected = f(example)
+            moved = (fused(example) - expected).norm() / expected.norm()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as e:  # a kernel that this GPU's libraries lack
+        warnings.warn(f"fused kernels failed, going on without: {e}", stacklevel=2)
+        return f
+    return fused if moved < FUSED_WITHIN else f
 
 
 def _compiled(f: Function) -> Function:

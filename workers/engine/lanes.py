@@ -219,12 +219,11 @@ class Lane:
         over = ~finite | (grad_norm == 0) | (n["k"] >= n["steps"]) | (loss <= n["stop_loss"]) | tired
         moves = live & ~over
         of_row = (slice(None), None, None, None)
-        new_best, new_x = torch.where(better[of_row], x, best_x), torch.where(moves[of_row], after, x)
 
         self.trace[:, :, :bucket].index_copy_(0, self.at, torch.stack([loss, grad_norm])[None])
         self.at += 1
-        best_x.copy_(new_best)
-        x.copy_(new_x)
+        torch.where(better[of_row], x, best_x, out=best_x)
+        torch.where(moves[of_row], after, x, out=x)
         for name, value in (
             ("bad", (n["bad"] > 0) | (live & ~finite)), ("best_loss", torch.where(better, loss, n["best_loss"])),
             ("reference", torch.where(fell, loss, n["reference"])), ("since", since),

@@ -4,7 +4,7 @@ Pixels enter in [0, 1]; normalisation with the data set's mean and standard devi
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,23 @@ class LastReLU(nn.Module):
 
     def forward(self, x: Tensor, identity_relu: bool = False) -> Tensor:
         return last_relu(x, identity_relu)
+
+
+class Plan(NamedTuple):
+    """The layers of a residual network whose R(x) is the mean over positions of what its last block puts out."""
+
+    stem: nn.Conv2d
+    pooled: bool
+    """Whether a maximum over 3x3 pixels, two apart, follows the stem."""
+    blocks: list[tuple[list[nn.Conv2d], nn.Conv2d | None]]
+    """Convolutions with a ReLU after each, the last one's after the shortcut is added; the shortcut's, if there is."""
+
+
+def residual(block: nn.Module, shortcut: str) -> tuple[list[nn.Conv2d], nn.Conv2d | None]:
+    """A block's convolutions, and the one of its shortcut; layers by the usual names."""
+    convs = [layer for name, layer in block.named_children() if name.startswith("conv")]
+    side = [layer for layer in getattr(block, shortcut, None) or () if isinstance(layer, nn.Conv2d)]
+    return cast("list[nn.Conv2d]", convs), side[0] if side else None
 
 
 class Network(nn.Module):
@@ -79,6 +96,10 @@ class Network(nn.Module):
         Raises ValueError if that is asked of a network without `has_last_relu`.
         """
         raise NotImplementedError
+
+    def plan(self) -> Plan | None:
+        """The layers, if batch norms after convolutions are the only others; None where the form is another."""
+        return None
 
     def classify(self, r_NK: Tensor) -> Tensor:
         """Logits [N, classes] of a representation."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workers.engine.network import LastReLU, Network, last_relu
+from workers.engine.network import LastReLU, Network, Plan, last_relu, residual
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -37,6 +37,10 @@ class ResNet(Network):
         y = net.layer4(net.layer3(net.layer2(net.layer1(y))), identity_relu)
         r_NK: Tensor = net.avgpool(y).flatten(1)
         return r_NK
+
+    def plan(self) -> Plan:
+        blocks = [block for i in range(1, 5) for block in self.net.get_submodule(f"layer{i}")]
+        return Plan(self.net.conv1, True, [residual(block, "downsample") for block in blocks])
 
     def classify(self, r_NK: Tensor) -> Tensor:
         logits: Tensor = self.net.fc(r_NK)
