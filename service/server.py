@@ -86,7 +86,7 @@ class Processes:
 
 def _serve(settings: Settings, shared: socket.socket) -> None:
     """The whole life of one of several processes."""
-    logs.configure(settings.log_format)
+    logs.start(settings, service="api")
     threading.Thread(target=_end_with_parent, daemon=True).start()
     server = Server(config(settings, create_app(settings)))
     with settled():

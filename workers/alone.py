@@ -84,7 +84,7 @@ def main(shard_id: str) -> None:
     from workers.tasks import run_shard
 
     settings, parent = get_settings(), os.getppid()
-    logs.configure(settings.log_format)
+    logs.start(settings, service="worker", worker=f"{socket.gethostname()}:{os.getpid()}")
     give_way(settings)
     context = open_context(settings)
     runtime = replace(make_runtime(context), alone=True)

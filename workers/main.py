@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -135,7 +136,7 @@ def _leave_it(**_: Any) -> None:
 def worker() -> None:
     """Compute what the queue holds, until SIGTERM; then let go of everything and exit."""
     settings = get_settings()
-    logs.configure(settings.log_format)
+    logs.start(settings, service="worker", worker=f"{socket.gethostname()}:{os.getpid()}")
     if settings.embedded:
         raise SystemExit(
             "broker_url is memory://, whose worker is `robustreps serve` itself; set ROBUSTREPS_BROKER_URL"

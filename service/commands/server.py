@@ -19,7 +19,7 @@ from service.storage import open_storage
 def serve() -> None:
     """Serve the API and the dashboard; in the embedded mode, compute as well."""
     settings = get_settings()
-    logs.configure(settings.log_format)
+    logs.start(settings, service="api")
 
     def end(*_: object) -> None:
         raise SystemExit(0)
