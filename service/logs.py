@@ -8,9 +8,10 @@ from typing import Any, Literal
 import structlog
 from structlog.typing import EventDict, Processor
 
-from service import tracing
+from service import metrics, tracing
 from service.settings import Settings
 
+LOUD = {"warning": "warning", "error": "error", "exception": "error", "critical": "critical"}
 HIDDEN = "***"
 LEAST_SECRET = 6
 """Characters of a setting that is hidden wherever it stands: a shorter one would be found in words."""
@@ -59,7 +60,7 @@ def start(settings: Settings, **always: Any) -> None:
 
 
 def configure(
-    log_format: Literal["console", "json"], level: str = "INFO", secrets: tuple[str, ...] = (), **always: Any
+    log_format: Literal["console", "json"], least: str = "INFO", secrets: tuple[str, ...] = (), **always: Any
 ) -> None:
     """One line an event on standard error, for people or as JSON; other libraries' logs join from WARNING up.
 
@@ -68,8 +69,10 @@ def configure(
     """
     hidden = tuple(sorted((secret for secret in secrets if len(secret) >= LEAST_SECRET), key=len, reverse=True))
 
-    def stamped(_: Any, __: str, event: EventDict) -> EventDict:
-        return always | tracing.ids() | event
+    def stamped(_: Any, name: str, event: EventDict) -> EventDict:
+        if level := LOUD.get(name):
+            metrics.LOGGED.labels(level).inc()
+        return {**always, **tracing.ids(), **event}
 
     def without_secrets(_: Any, __: str, line: Any) -> str:
         return redacted(str(line), hidden)
@@ -90,7 +93,7 @@ def configure(
     after.append(without_secrets)
     structlog.configure(
         processors=[*before, *after],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
@@ -99,7 +102,7 @@ def configure(
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=before, processors=[plain, *after]))
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level)
+    root.setLevel(least)
     quiet = max(logging.WARNING, root.level)
     for noisy in ("celery", "kombu", "alembic", "botocore", "uvicorn.error", "PIL", "torch", "opentelemetry"):
         logging.getLogger(noisy).setLevel(quiet)

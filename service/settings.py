@@ -44,7 +44,10 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field("console", description="Log lines for people or for machines")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least that is logged")
     metrics_port: int = Field(
-        0, ge=0, le=65535, description="Port at which a worker serves /metrics, /healthz and /readyz, on `host`; 0: none"
+        0,
+        ge=0,
+        le=65535,
+        description="Port of `host` with a worker's /metrics, /healthz and /readyz; 0: none",
     )
     otlp_endpoint: str = Field(
         default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 FLUSH_MS = 2000
 """Milliseconds that a process which ends waits for what it has not sent."""
+UNTRACED = ("/healthz", "/readyz", "/metrics", "/ui/static/")
 _carrier = TraceContextTextMapPropagator()
 _provider: "TracerProvider | None" = None
 
@@ -42,8 +44,12 @@ def configure(settings: Settings, name: str) -> "TracerProvider | None":
     return _provider
 
 
-def provider() -> "TracerProvider | None":
-    return _provider
+def of_requests() -> TelemetryConfig:
+    """How FastAPI traces requests: each has a span, but for probes and what belongs to a page."""
+    return {
+        "tracing": _provider is not None, "tracer_provider": _provider, "operation_spans": False, "metrics": False,
+        "logs": False, "auto_configure": False, "exclude": lambda scope: str(scope["path"]).startswith(UNTRACED),
+    }  # fmt: skip
 
 
 def flush() -> None:
@@ -107,11 +113,11 @@ def span(name: str, parent: str | None = None, **attributes: Any) -> Iterator[No
             raise
 
 
-def past(name: str, since: int, **attributes: Any) -> None:
-    """A child of this thread's span for what was done since `now()` answered that."""
+def past(name: str, since: int, until: int | None = None, **attributes: Any) -> None:
+    """A child of this thread's span for what took from one `now()` to another, or until now."""
     if _provider is not None:
         tracer = _provider.get_tracer("robustreps")
-        tracer.start_span(name, start_time=since, attributes=_named(attributes)).end()
+        tracer.start_span(name, start_time=since, attributes=_named(attributes)).end(until)
 
 
 def _named(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,137 @@
+"""A worker's own port on real servers: what it counts, and a readiness that tells the truth."""
+
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from redis import Redis
+from sqlalchemy import text
+
+from deploy.servers import usable_port
+from service import readiness
+from service.client import Client
+from service.db import Database, downgrade, migrate
+from tests.deploy.test_health import health
+from tests.fixtures import inversion
+from tests.service.scraped import scraped, value
+from tests.service.test_server import children, wait
+from tests.stack import ROBUSTREPS, Stack, ready
+from workers.probes import Consuming
+
+pytestmark = pytest.mark.e2e
+
+
+def asked(port: int, path: str = "/readyz") -> tuple[int, dict[str, str]]:
+    try:
+        answer = httpx2.get(f"http://127.0.0.1:{port}{path}", timeout=120)
+    except httpx2.TransportError:
+        return 0, {}
+    return answer.status_code, dict(answer.json())
+
+
+@pytest.fixture
+def probed(stack: Stack) -> int:
+    """The port of a worker that takes work; it is the second process of the stack."""
+    port = usable_port()
+    stack.environment["ROBUSTREPS_METRICS_PORT"] = str(port)
+    stack.start("worker")
+    stack.wait_until(lambda: asked(port)[0] == 200)
+    return port
+
+
+def test_a_worker_is_ready_from_when_it_takes_work_and_counts_what_it_computes(stack: Stack, probed: int) -> None:
+    assert asked(probed)[1] == dict.fromkeys(("worker", "device", "database", "schema", "storage", "broker"), "ok")
+    assert asked(probed, "/healthz") == (200, {"status": "ok"})
+    assert health(stack, "--worker", metrics_port=str(probed))[0] == 0
+    job = stack.client.submit(**inversion())
+    assert stack.succeeded(job["id"])
+    found = scraped(f"http://127.0.0.1:{probed}")
+    assert value(found, "robustreps_image_steps_total") == 60
+    assert value(found, "robustreps_row_steps_total") >= 60
+    assert value(found, "robustreps_wait_seconds_count", priority="normal") == 1
+    for phase in ("claim", "load", "compute", "save", "upload"):
+        assert value(found, "robustreps_phase_seconds_count", phase=phase) >= 1, phase
+    assert value(found, "robustreps_storage_operation_seconds_count", operation="write") >= 1
+    assert value(found, "robustreps_shards_limit") == 4
+    assert value(found, "robustreps_database_connections", state="open") >= 1
+    api = scraped(str(stack.client.url))
+    assert value(api, "robustreps_workers") == 1
+    assert value(api, "robustreps_messages_sent_total") >= 1
+    stack.wait_until(lambda: value(scraped(str(stack.client.url)), "robustreps_reconciler_passes_total") >= 1)
+
+
+def test_a_worker_without_its_broker_is_not_ready_and_the_api_says_so_too(stack: Stack, probed: int) -> None:
+    with Redis.from_url(stack.redis_url) as redis:
+        redis.client_pause(600_000)  # as one that hangs: it answers nobody
+        try:
+            stack.wait_until(lambda: asked(probed)[1].get("broker") == "unreachable")
+            status, found = asked(probed)
+            assert (status, found["database"]) == (503, "ok")
+            answer = stack.client.request("GET", "/readyz")
+            assert (answer.status_code, answer.json()["broker"]) == (200, "unreachable")
+        finally:
+            redis.client_unpause()
+    stack.wait_until(lambda: asked(probed)[0] == 200)
+
+
+def test_a_worker_that_is_told_to_end_takes_no_work(stack: Stack, probed: int) -> None:
+    job = stack.client.submit(**inversion(steps=100_000))
+    stack.wait_running(job["id"])
+    stack.processes[1].send_signal(signal.SIGSTOP)
+    stack.processes[1].send_signal(signal.SIGTERM)
+    stack.processes[1].send_signal(signal.SIGCONT)
+    stack.wait_until(lambda: asked(probed)[1].get("worker") in ("draining", "consumes nothing", None))
+    assert asked(probed)[0] in (503, 0)
+
+
+def test_a_worker_that_has_no_consumer_consumes_nothing() -> None:
+    class Connection:
+        connected = True
+
+    class Consumer:
+        connection: Any = None
+
+    consuming, consumer = Consuming(), Consumer()
+    assert not consuming()
+    consuming.ready(consumer)
+    assert not consuming(), "Celery is connecting"
+    consumer.connection = Connection()
+    assert consuming()
+    consumer.connection.connected = False
+    assert not consuming()
+
+
+def test_a_schema_that_is_behind_is_told_and_a_newer_one_is_no_fault(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    migrate(url)
+    db = Database(url)
+    assert readiness.schema(db) == "ok"
+    with db.transaction() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert readiness.ready({"schema": readiness.schema(db)})
+    with db.transaction() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '0006'"))
+    downgrade(url, "0005")
+    assert readiness.schema(db).startswith("behind")
+    assert not readiness.ready({"schema": readiness.schema(db)})
+    db.close()
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_port_count_together(stack: Stack) -> None:
+    port = usable_port()
+    environment = stack.environment | {"ROBUSTREPS_PORT": str(port), "ROBUSTREPS_API_PROCESSES": "2"}
+    process = subprocess.Popen([ROBUSTREPS, "serve"], env=environment)
+    stack.processes.append(process)
+    with Client(f"http://127.0.0.1:{port}", 240) as client:
+        wait(lambda: ready(client) and len(children(process.pid)) == 2)
+        for _ in range(40):  # each by a connection of its own: the processes take turns
+            httpx2.get(f"{client.url}/v1/models", timeout=120)
+        for _ in range(10):
+            found = scraped(str(client.url))
+            assert value(found, "robustreps_http_request_seconds_count", route="/v1/models") == 40
+            assert value(found, "robustreps_database_up") == 1
+        wait(lambda: value(scraped(str(client.url)), "robustreps_reconciler_passes_total", outcome="ok") > 0)
