@@ -24,9 +24,9 @@ PARAMETER = re.compile(
 )
 """What of a query opens a door: above all, that of a presigned link."""
 NAMED = re.compile(
-    r"([\"']?\b(?:[a-z0-9]+[_-])*(?:password|passwd|secret|secret[_-]?key|api[_-]?key|access[_-]?key|authorization|cookie"
-    r"|credentials?|(?:access|refresh|session)[_-]token)\b[\"']?\s*[:=]\s*)"
-    r"(\"(?:[^\"\\]|\\.)*\"|'[^']*'|\[[^\]]*\]|(?:bearer|basic)\s+[^\s\"',]+|[^\s\"',&}\]]+)",
+    r"([\\\"']*\b(?:[a-z0-9]+[_-])*(?:password|passwd|secret|secret[_-]?key|api[_-]?key|access[_-]?key|authorization"
+    r"|cookie|credentials?|(?:access|refresh|session)[_-]token)\b[\\\"']*\s*[:=]\s*)"
+    r"(\"(?:[^\"\\]|\\.)*\"|'[^']*'|\[[^\]]*\]|(\\+[\"']).*?\3|(?:bearer|basic)\s+[^\s\"',\\]+|[^\s\"',&}\]\\]+)",
     re.IGNORECASE,
 )
 """A value after such a name, in JSON, Python or plain words."""
@@ -50,7 +50,7 @@ def redacted(line: str, secrets: tuple[str, ...] = ()) -> str:
 
 
 def _hidden(found: re.Match[str]) -> str:
-    quote = value[0] if (value := found[2])[0] in "\"'" else ""
+    quote = found[3] or (found[2][0] if found[2][0] in "\"'" else "")
     return f"{found[1]}{quote}{HIDDEN}{quote}"
 
 
@@ -67,30 +67,7 @@ def configure(
     Those pass logging's records; the service's own do not, at a third of the price. Every line has `always`, such as
     the worker that wrote it. `secrets` are in none of them, nor is anything that looks like one.
     """
-    hidden = tuple(sorted((secret for secret in secrets if len(secret) >= LEAST_SECRET), key=len, reverse=True))
-
-    def stamped(_: Any, name: str, event: EventDict) -> EventDict:
-        if level := LOUD.get(name):
-            metrics.LOGGED.labels(level).inc()
-        return {**always, **tracing.ids(), **event}
-
-    def without_secrets(_: Any, __: str, line: Any) -> str:
-        return redacted(str(line), hidden)
-
-    before: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        stamped,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    after: list[Any] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-        if log_format == "json"
-        else [
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-        ]
-    )
-    after.append(without_secrets)
+    before, after = _bound(always), _written(log_format, secrets)
     structlog.configure(
         processors=[*before, *after],
         wrapper_class=structlog.make_filtering_bound_logger(least),
@@ -106,3 +83,32 @@ def configure(
     quiet = max(logging.WARNING, root.level)
     for noisy in ("celery", "kombu", "alembic", "botocore", "uvicorn.error", "PIL", "torch", "opentelemetry"):
         logging.getLogger(noisy).setLevel(quiet)
+
+
+def _bound(always: dict[str, Any]) -> list[Processor]:
+    """What an event gets before it is written."""
+
+    def stamped(_: Any, name: str, event: EventDict) -> EventDict:
+        if level := LOUD.get(name):
+            metrics.LOGGED.labels(level).inc()
+        return {**always, **tracing.ids(), **event}
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        stamped,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+
+
+def _written(log_format: Literal["console", "json"], secrets: tuple[str, ...]) -> list[Any]:
+    """How an event becomes a line without secrets; the longest go first, for one may be part of another."""
+    hidden = tuple(sorted((secret for secret in secrets if len(secret) >= LEAST_SECRET), key=len, reverse=True))
+
+    def without_secrets(_: Any, __: str, line: Any) -> str:
+        return redacted(str(line), hidden)
+
+    if log_format == "json":
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(), without_secrets]
+    traceback = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=traceback), without_secrets]

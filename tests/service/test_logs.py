@@ -72,6 +72,8 @@ def test_a_level_keeps_what_is_below_it_out() -> None:
         ("{'authorization': 'Basic abc', 'a': 1}", "{'authorization': '***', 'a': 1}"),
         ("key rr_abcdefghijkl_c2VjcmV0c2VjcmV0", "key ***"),
         ("signed with whsec_MfKQ9r8GKYqrTwjU", "signed with ***"),
+        (r'{"e": "a: {\"password\": \"p q\"} b"}', r'{"e": "a: {\"password\": \"***\"} b"}'),
+        (r'{"e": "Secret(password=\'x y\', host=\'h\')"}', r'{"e": "Secret(password=\'***\', host=\'h\')"}'),
         ('{"cookie": "session=abc; x=1"}', '{"cookie": "***"}'),
     ],
 )  # fmt: skip
