@@ -1,5 +1,6 @@
 """A worker's own port on real servers: what it counts, and a readiness that tells the truth."""
 
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.deploy.test_health import health
 from tests.fixtures import inversion
 from tests.service.scraped import scraped, value
 from tests.service.test_server import children, wait
-from tests.stack import ROBUSTREPS, Stack, ready
+from tests.stack import PATIENCE, ROBUSTREPS, Stack, ready, shard_of
 from workers.probes import Consuming
 
 pytestmark = pytest.mark.e2e
@@ -73,10 +74,22 @@ def test_a_worker_without_its_broker_is_not_ready(stack: Stack, servers_dir: Pat
         stack.wait_until(lambda: asked(port)[0] == 200)
 
 
-def test_a_worker_that_is_told_to_end_takes_no_work(stack: Stack) -> None:
-    port = probed(stack)
-    stack.processes[1].send_signal(signal.SIGTERM)
-    stack.wait_until(lambda: asked(port)[0] != 200)
+def test_a_worker_that_drains_says_so_until_it_has_let_go_and_its_port_goes_with_it(stack: Stack) -> None:
+    port = probed(stack, drain_seconds=str(PATIENCE))
+    worker = stack.processes[1]
+    job = stack.client.submit(**inversion(steps=50_000))["id"]
+    stack.wait_running(job)
+    with stack.db.transaction() as session:  # which holds what the worker must write to let go
+        session.execute(text("SELECT id FROM shards FOR UPDATE"))
+        worker.send_signal(signal.SIGTERM)
+        stack.wait_until(lambda: asked(port)[1].get("worker") == "draining")
+        assert asked(port)[0] == 503
+        assert asked(port, "/healthz")[0] == 200
+        assert health(stack, "--worker", metrics_port=str(port))[0] == 1
+        assert worker.poll() is None
+    assert worker.wait(PATIENCE) == 0
+    assert asked(port)[0] == 0
+    assert shard_of(stack).lease_expires_at is None
 
 
 def test_a_worker_that_has_no_consumer_consumes_nothing() -> None:
@@ -118,12 +131,19 @@ def test_processes_that_share_a_port_count_together(stack: Stack) -> None:
     environment = stack.environment | {"ROBUSTREPS_PORT": str(port), "ROBUSTREPS_API_PROCESSES": "2"}
     process = subprocess.Popen([ROBUSTREPS, "serve"], env=environment)
     stack.processes.append(process)
-    with Client(f"http://127.0.0.1:{port}", 240) as client:
+    with Client(f"http://127.0.0.1:{port}", PATIENCE) as client:
         wait(lambda: ready(client) and len(children(process.pid)) == 2)
         for _ in range(40):  # each by a connection of its own: the processes take turns
-            httpx2.get(f"{client.url}/v1/models", timeout=120)
+            httpx2.get(f"{client.url}/v1/models", timeout=PATIENCE)
         for _ in range(10):
             found = scraped(str(client.url))
             assert value(found, "robustreps_http_request_seconds_count", route="/v1/models") == 40
             assert value(found, "robustreps_database_up") == 1
         wait(lambda: value(scraped(str(client.url)), "robustreps_reconciler_passes_total", outcome="ok") > 0)
+        limit = value(scraped(str(client.url)), "robustreps_database_connections_limit")
+        first = children(process.pid)
+        os.kill(min(first), signal.SIGKILL)
+        wait(lambda: len(now := children(process.pid)) == 2 and now != first and ready(client))
+        # What it counted stays; what it held does not.
+        wait(lambda: value(scraped(str(client.url)), "robustreps_database_connections_limit") == limit)
+        assert value(scraped(str(client.url)), "robustreps_http_request_seconds_count", route="/v1/models") == 40
