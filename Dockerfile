@@ -94,7 +94,8 @@ LABEL org.opencontainers.image.title="robustreps-worker" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=worker-files /opt/robustreps /opt/robustreps
-ENV NVIDIA_VISIBLE_DEVICES=all \
+ENV ROBUSTREPS_HOST=0.0.0.0 \
+    NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001
 WORKDIR /var/lib/robustreps

@@ -6,7 +6,7 @@ PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install servers demo up test chaos quick lint bench bench-api gallery screenshots fuzz reference image-check
+.PHONY: help install servers demo up test chaos quick lint bench bench-api gallery screenshots fuzz reference image-check soak
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,3 +69,6 @@ bench: install ## image-steps, the service, training and evaluation, each agains
 
 bench-api: install servers ## submissions and polls a second beside FastAPI's hello-world, while a worker computes
 	@$(BIN)/python -m bench.api --out runs/bench-api.json
+
+soak: install servers ## an hour of mixed load; fails if memory, files, threads or connections grow (MINUTES=60)
+	@$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),60) --out runs/soak.json

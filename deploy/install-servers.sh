@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the programs that deploy/servers.py and the browser tests run: Postgres, Redis, Ceph's S3 gateway, Chromium;
-# and a C compiler, for the clock that tests/chaos sets wrong.
+# a C compiler, for the clock that tests/chaos sets wrong; and Prometheus, for the promtool that tests the alerts.
 # Only what is missing, without recommended packages, and without starting the daemons that come with them.
 set -eu
 
@@ -29,6 +29,7 @@ for program in radosgw ceph-mon ceph-osd; do
     has "$program" || missing="$missing $program"
 done
 has_chromium || missing="$missing chromium"
+has promtool || missing="$missing prometheus"
 has cc || missing="$missing gcc libc6-dev"
 
 if [ -z "$missing" ]; then
@@ -41,7 +42,7 @@ by_hand() {
 servers: apt-get cannot install these here, by the names of Debian's packages:
    $1
 Install them by hand, so that these programs are on PATH: setpriv (Linux only), initdb and postgres, redis-server,
-ceph, ceph-mon, ceph-osd, monmaptool, radosgw, radosgw-admin, cc, and chromium or google-chrome. Nothing has to run as a
+ceph, ceph-mon, ceph-osd, monmaptool, radosgw, radosgw-admin, promtool, cc, and chromium or google-chrome. Nothing has to run as a
 service. Debian 12 has PostgreSQL 15, Redis 7.0 and Ceph 16.2.
 END
     exit 1
@@ -83,6 +84,6 @@ if [ -n "$found" ]; then
 fi
 if [ -d /run/systemd/system ]; then
     echo "servers: the packages' own services start at the next boot unless you disable them:"
-    echo "    systemctl disable postgresql redis-server"
+    echo "    systemctl disable postgresql redis-server prometheus"
 fi
 [ -z "$unknown" ] || by_hand "$unknown"

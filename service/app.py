@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
-from service import errors
+from service import errors, tracing
 from service.api import (
     archive,
     artifacts,
@@ -23,6 +23,7 @@ from service.api import (
     inside,
     items,
     jobs,
+    metrics,
     recipes,
     uploads,
     webhooks,
@@ -85,13 +86,13 @@ def create_app(settings: Settings, context: Context | None = None) -> Api:
             app.state.context.close()
 
     app = Api(version="1", lifespan=lifespan, docs_url=None, redoc_url=None, generate_unique_id_function=operation_id,
-        dependencies=[Depends(known_query)],
+        dependencies=[Depends(known_query)], telemetry=tracing.of_requests(),
     )  # fmt: skip
     of_jobs, registries = (
         (jobs, items, artifacts, archive, events, bulk, inside),
         (catalog, images, uploads, checkpoints),
     )
-    for module in (*of_jobs, recipes, *registries, workers, webhooks, health):
+    for module in (*of_jobs, recipes, *registries, workers, webhooks, health, metrics):
         app.include_router(module.router)
     errors.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed=STREAMED)

@@ -15,6 +15,7 @@ from kombu.exceptions import KombuError, OperationalError
 from kombu.utils.uuid import uuid
 from redis.exceptions import RedisError
 
+from service import metrics
 from service.batches import gather
 from service.settings import Settings
 
@@ -84,6 +85,7 @@ class Broker:
                     )  # fmt: skip
         except KombuError as e:
             raise OperationalError(str(e)) from e
+        metrics.SENT.inc(len(waiting))
 
     def depth(self, priority: int = NORMAL) -> int:
         """Messages of this priority that no worker has taken. Raises kombu.exceptions.OperationalError."""
@@ -107,6 +109,7 @@ class Broker:
             try:
                 self._send_again(waiting)
             except OperationalError as e:
+                metrics.BROKER_ERRORS.inc()
                 log.warning("messages not sent; the reconciler will", shards=len(waiting), reason=str(e))
             except Exception:  # the reconciler sends through this thread too, so nothing may end it
                 log.exception("messages not sent; the reconciler will", shards=len(waiting))

@@ -41,7 +41,7 @@ COMMANDS = {
     "datasets": Lazy("service.commands.catalog:datasets", "List, show and register data sets", OTHERS),
     "webhooks": Lazy("service.commands.webhooks:webhooks", "List, add and look at webhooks", OTHERS),
     "upload": Lazy("service.commands.catalog:upload", "Store images, checkpoints, manifests; prints ids", OTHERS),
-    "serve": Lazy("service.commands.server:serve", "Serve the API; embedded, compute as well", SERVICE),
+    "serve": Lazy("service.commands.serve:serve", "Serve the API; embedded, compute as well", SERVICE),
     "worker": Lazy("", "Compute what the queue holds", SERVICE),
     "workers": Lazy("service.commands.catalog:workers", "List the processes that compute", SERVICE),
     "migrate": Lazy("service.commands.server:migrate", "Bring the database's schema up to date", SERVICE),

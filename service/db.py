@@ -34,9 +34,12 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
 import migrations
+from service import metrics
 
 T = TypeVar("T")
 KEPT = "kept"
+POOL, OVERFLOW = 10, 20
+"""Connections that a process keeps, and more that it opens under load."""
 READER: dict[str, dict[str, Any]] = {"sqlite": {"read_only": True}, "postgresql": {"isolation_level": "AUTOCOMMIT"}}
 """Options of reading connections; on Postgres, they need no BEGIN and no ROLLBACK."""
 MOST_KEPT, MOST_SHARE = 10_000, 0.05
@@ -138,6 +141,7 @@ class Database:
         self.url = make_url(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = _sqlite(url) if self.sqlite else _postgres(url)
+        metrics.watch_pool(self.engine, POOL + OVERFLOW)
         self._reader = self.engine.execution_options(**READER[self.url.get_backend_name()])
         self._info: dict[Any, Any] = {KEPT: {}}
 
@@ -146,6 +150,8 @@ class Database:
         """One transaction, committed at the end of the block or rolled back by an exception."""
         with Session(self.engine, expire_on_commit=False, info=self._info) as session, session.begin():
             yield session
+        for count in session.info.get(metrics.COUNTS, ()):
+            count()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -155,6 +161,7 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+        metrics.CONNECTIONS_LIMIT.dec(POOL + OVERFLOW)
 
 
 def kept(session: Session, key: Hashable, read: Callable[[], T], seconds: Callable[[T], float]) -> T:
@@ -181,8 +188,8 @@ def _postgres(url: str) -> Engine:
         url,
         pool_pre_ping=True,
         pool_use_lifo=True,  # the one that was used last has the statements prepared
-        pool_size=10,
-        max_overflow=20,
+        pool_size=POOL,
+        max_overflow=OVERFLOW,
         # A host that vanishes sends no reset: the kernel would wait for two hours.
         connect_args={
             "connect_timeout": 5,
@@ -196,7 +203,9 @@ def _postgres(url: str) -> Engine:
 
 
 def _sqlite(url: str) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": 30, "isolation_level": None})
+    engine = create_engine(
+        url, pool_size=POOL, max_overflow=OVERFLOW, connect_args={"timeout": 30, "isolation_level": None}
+    )
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _: Any) -> None:
@@ -213,7 +222,8 @@ def _sqlite(url: str) -> Engine:
     return engine
 
 
-def _alembic(url: str) -> Config:
+def alembic_config(url: str) -> Config:
+    """Where the migrations are."""
     folder = Path(migrations.__file__).parent
     config = Config()
     config.set_main_option("script_location", str(folder))
@@ -226,9 +236,9 @@ def migrate(url: str, revision: str = "head") -> None:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    alembic.command.upgrade(_alembic(url), revision)
+    alembic.command.upgrade(alembic_config(url), revision)
 
 
 def downgrade(url: str, revision: str) -> None:
     """Take the schema back to `revision`; `base` is the empty database."""
-    alembic.command.downgrade(_alembic(url), revision)
+    alembic.command.downgrade(alembic_config(url), revision)

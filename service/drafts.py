@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service import tracing
 from service.bulk_models import Label, Planning
 from service.db import insert_all, now
 from service.kinds.planning import ItemPlan, Plan
@@ -73,7 +74,7 @@ def job(
         "id": job_id, "kind": kind, "state": states[-1], "warnings": list(warnings), "items": items,
         "parameters": dict(parameters), "request_digest": digest, "idempotency_key": key,
         "text": searched(job_id, kind, parameters, beside.get("description"), labels),
-        "summary": summarize(kind, parameters, beside.get("request")),
+        "summary": summarize(kind, parameters, beside.get("request")), "trace": tracing.current(),
     } | {name: value for name, value in beside.items() if name != "labels"}  # fmt: skip
     return Draft({
         Job: [row], Transition: [{"job_id": job_id, "state": state} for state in states], Shard: [], Item: [],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
+from service import metrics
 from service.bulk_models import LogLine
 from service.db import now
 from service.models import Shard
@@ -62,6 +63,7 @@ def note(session: Session, /, of: "str | Lease", event: Event, **detail: Any) ->
     else:
         job_id, worker = of.job_id, select(Shard.worker).where(Shard.id == of.shard_id).scalar_subquery()
         row |= {"shard": int(of.shard_id.rpartition(".")[2]), "epoch": of.epoch, "worker": worker}
+    metrics.once_committed(session, metrics.EVENTS.labels(event.value).inc)
     number = session.connection().scalar(insert(LogLine).values(job_id=job_id, **row).returning(LogLine.id))
     if number is not None and number % EVERY == 0:
         _forget(session, job_id)

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import case, func, literal, null, or_, select, update
 from sqlalchemy.orm import Session
 
-from service import jobs, summaries
+from service import jobs, metrics, summaries
 from service.around import OVER, STANDS
 from service.db import now
 from service.fence import Lease, LeaseLost, fence
@@ -68,6 +68,9 @@ class Work:
     """What an earlier claim last reported, if there is a checkpoint to go on from."""
     done: int
     """Image-steps of the shard's other items, which are over."""
+    trace: str | None = None
+    """The context of the request that made the job, and when: seconds since the epoch on the database's clock."""
+    created_at: float = 0.0
 
 
 def claim(session: Session, shard_id: str, worker: str, lease_seconds: float) -> Work | None:
@@ -95,6 +98,10 @@ def claim(session: Session, shard_id: str, worker: str, lease_seconds: float) ->
     session.execute(update(Item).where(_open(shard_id)).values(running), execution_options=UNSYNCHRONIZED)
     work = held(session, Lease(shard_id, job_id, epoch))
     detail = {"items": len(work.items), "checkpoint": work.checkpoint is not None}
+    if epoch == 1:
+        waited = session.scalar(select(now() - Job.created_at).where(Job.id == job_id)) or 0.0
+        of = metrics.WAIT.labels(metrics.PRIORITIES[work.priority])
+        metrics.once_committed(session, lambda: of.observe(waited))
     note(session, work.lease, Event.TAKEN_OVER if epoch > 1 else Event.CLAIMED, **detail)
     return work
 
@@ -107,7 +114,10 @@ def held(session: Session, lease: Lease) -> Work:
     over = jobs.count(session, (Item.shard_id == lease.shard_id) & OVER)
     done = over * int(summaries.of(job)["steps"])
     checkpoint, reported = shard.checkpoint, shard.progress
-    return Work(lease, job.kind, job.parameters, items, job.priority, shard.crashes, checkpoint, reported, done)
+    return Work(
+        lease, job.kind, job.parameters, items, job.priority, shard.crashes, checkpoint, reported, done, job.trace,
+        job.created_at,
+    )  # fmt: skip
 
 
 def heartbeat(session: Session, lease: Lease, lease_seconds: float, progress: Mapping[str, Any]) -> Directive:

@@ -10,12 +10,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import errors
+from service import errors, metrics
 
 TOGETHER = 5
 """As many bodies of the largest size a process holds at once; of smaller ones, as many as take as much memory."""
 SILENCE = 30.0
 """Seconds after which no more of a body is waited for."""
+JOBS = b"/v1/jobs/"
 log = structlog.get_logger()
 
 
@@ -39,12 +40,27 @@ class RequestLog:
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["X-Content-Type-Options"] = "nosniff"
-                if method != "GET" or message["status"] >= 500:
-                    took = round(time.perf_counter() - start, 4)
-                    log.info("request", method=method, path=scope["path"], status=message["status"], seconds=took)
+                took, status = time.perf_counter() - start, message["status"]
+                metrics.request(method, template(scope), status, took)
+                if method != "GET" or status >= 500:
+                    job = {"job": made} if (made := _made(message)) else {}
+                    log.info("request", method=method, path=scope["path"], status=status, seconds=round(took, 4), **job)
             await send(message)
 
         return await self.app(scope, receive, noted)
+
+
+def _made(message: Message) -> str:
+    """The job that a request made, if it did."""
+    found = (value for name, value in message["headers"] if name.lower() == b"location" and value.startswith(JOBS))
+    return str(next(found, JOBS).removeprefix(JOBS), "ascii", "replace")
+
+
+def template(scope: Scope) -> str:
+    """The path of the route that took a request, with its parameters' names in place of what a client sent."""
+    if (route := scope.get("route")) is not None:
+        return str(route.path)
+    return "/ui/static" if scope["path"].startswith("/ui/static/") else "none"
 
 
 class BodyLimit:

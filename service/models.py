@@ -91,6 +91,7 @@ class Job(Base):
     cloned_from: Mapped[str | None] = mapped_column(String(40))
     counts: Mapped[dict[str, Any] | None]  # of its items by state, once it is over
     summary: Mapped[dict[str, Any] | None]  # what lists show of the parameters, which may be long
+    trace: Mapped[str | None] = mapped_column(String(60))  # of the request that made it: traceparent
     stamp: Mapped[int] = mapped_column(default=0, server_default="0", onupdate=_stamp)  # another one after each change
 
 

@@ -106,7 +106,7 @@ def recipe(
     Without --api, and where ROBUSTREPS_API is not set, it asks the service at the settings' host and port; where none
     answers, it computes in this process.
     """
-    logs.configure("console", level="WARNING")
+    logs.configure("console", "WARNING")
     body = {"model": model, "preset": preset} | ({"baseline": baseline} if baseline else {})
     sources = {"images": images, "starts": starts, "first": first, "second": second}
     as_json, own = bool(given(ctx, "as_json")), get_settings()

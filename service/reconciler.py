@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, ScalarSelect, func, select, update
 from sqlalchemy.exc import OperationalError as DatabaseError
 from sqlalchemy.orm import InstrumentedAttribute
 
-from service import deletion, fleet, jobs, leases
+from service import deletion, fleet, jobs, leases, metrics
 from service.broker import BEFORE, QUEUES, Broker
 from service.bulk_models import Planning
 from service.collector import collect
@@ -69,13 +69,17 @@ class Reconciler:
 
     def _run(self) -> None:
         while True:
+            done = False
             try:
                 self.reconcile()
+                done = True
+                metrics.LAST_PASS.set_to_current_time()
             except (DatabaseError, BrokerError) as e:
                 self._grace = isinstance(e, DatabaseError)
                 log.warning("reconciler pass failed; trying again", reason=str(e))
             except Exception:  # this thread puts everything else right, so nothing may end it
                 log.exception("reconciler pass failed; trying again")
+            metrics.PASSES.labels("ok" if done else "failed").inc()
             if self._stop.wait(self.settings.reconcile_seconds):
                 return
 

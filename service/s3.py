@@ -21,6 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
+from service.metrics import measured
 from service.objects import (
     PIECE,
     Entry,
@@ -68,6 +69,10 @@ class _Signer(S3SigV4QueryAuth):
         return digest
 
 
+@measured(
+    StorageError, get="read", get_range="read", put="write", _put_parts="write", download="download", stat="stat",
+    copy="copy", delete="delete", check="check",
+)  # fmt: skip
 class S3Storage:
     """One bucket, which must exist. A pickled one connects anew; do not carry one over a fork."""
 

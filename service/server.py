@@ -13,8 +13,9 @@ from multiprocessing import connection
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client.multiprocess import mark_process_dead
 
-from service import logs
+from service import logs, tracing
 from service.app import create_app
 from service.protocol import Protocol
 from service.settings import Settings
@@ -69,6 +70,7 @@ class Processes:
                 threading.Event().wait(PAUSE)
                 for n, process in enumerate(running):
                     if not process.is_alive():
+                        mark_process_dead(process.pid)
                         log.error("a process of the API ended; starting another", status=process.exitcode)
                         running[n] = self._started(shared)
         finally:
@@ -86,11 +88,13 @@ class Processes:
 
 def _serve(settings: Settings, shared: socket.socket) -> None:
     """The whole life of one of several processes."""
-    logs.configure(settings.log_format)
+    logs.start(settings, service="api")
+    tracing.configure(settings, "api")
     threading.Thread(target=_end_with_parent, daemon=True).start()
     server = Server(config(settings, create_app(settings)))
     with settled():
         server.run(sockets=[shared])
+    tracing.close()
 
 
 def _end_with_parent() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -41,6 +42,17 @@ class Settings(BaseSettings):
     api: str = Field("", description="Where the command line finds the service; empty: at host and port")
     api_processes: int = Field(1, ge=1, le=64, description="Processes that serve the API; more need a broker")
     log_format: Literal["console", "json"] = Field("console", description="Log lines for people or for machines")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least that is logged")
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port of `host` with a worker's /metrics, /healthz and /readyz; 0: none",
+    )
+    otlp_endpoint: str = Field(
+        default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+        description="Where traces are sent, by OTLP over HTTP; empty: OTEL_EXPORTER_OTLP_ENDPOINT, or nowhere",
+    )
 
     max_body_bytes: int = Field(20_000_000, gt=0, description="Largest request body")
     max_image_pixels: int = Field(16_000_000, gt=0, description="Largest uploaded image, width times height")
@@ -137,6 +149,13 @@ class Settings(BaseSettings):
         chosen = {name: value for name, value in self if name in names and value is not None}
         plain = {n: v.get_secret_value() if isinstance(v, SecretStr) else v for n, v in chosen.items()}
         return {PREFIX + name.upper(): str(value) for name, value in plain.items()}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must stand in no log: every SecretStr, and the passwords of URLs, as they are and as URLs write them."""
+        passwords = [urlsplit(url).password or "" for url in (self.database_url, self.broker_url)]
+        values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
+        return tuple({each for value in (*passwords, *values) for each in (value, unquote(value)) if each})
 
     @property
     def embedded(self) -> bool:

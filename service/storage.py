@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from service.metrics import measured
 from service.objects import (
     Entry,
     Link,
@@ -51,6 +52,7 @@ def artifact_key(job_id: str, index: int, epoch: int, name: str) -> str:
     return f"jobs/{job_id}/items/{index}/{epoch}/{name}"
 
 
+@measured(StorageError, get="read", get_range="read", download="download", stat="stat")
 class LocalFolder:
     """Files under one folder, to be read. Links that stay inside are followed; hidden files are not listed."""
 
@@ -131,6 +133,7 @@ class LocalFolder:
             raise StorageError(f"{self.folder} cannot be read")
 
 
+@measured(StorageError, _put="write", copy="copy", delete="delete", check="check")
 class LocalStorage(LocalFolder):
     """Files under one folder, which is made."""
 

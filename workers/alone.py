@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 from sqlalchemy.orm import Session
 
-from service import leases, logs
+from service import leases, logs, tracing
 from service.leases import Lease, LeaseLost
 from service.models import Shard
 from service.settings import Settings, get_settings
@@ -84,8 +84,9 @@ def main(shard_id: str) -> None:
     from workers.tasks import run_shard
 
     settings, parent = get_settings(), os.getppid()
-    logs.configure(settings.log_format)
+    logs.start(settings, service="worker", worker=f"{socket.gethostname()}:{os.getpid()}")
     give_way(settings)
+    tracing.configure(settings, "worker")
     context = open_context(settings)
     runtime = replace(make_runtime(context), alone=True)
 

@@ -22,6 +22,7 @@ from service.leases import Directive, LeaseLost, Work
 from service.registry import Also
 from service.storage import ObjectNotFound, StorageError, Stored, artifact_key
 from workers.engine.turns import Turns
+from workers.observing import phase
 from workers.patience import patiently
 from workers.previews import Previews
 from workers.runtime import Runtime
@@ -111,18 +112,19 @@ class ShardContext:
         LeaseLost, StorageError, or what `also` raises.
         """
         lease = self.work.lease
-        stored = {}
-        for name, (data, media_type) in files.items():
-            if not isinstance(data, Stored):
-                data = self.put(artifact_key(lease.job_id, index, lease.epoch, name), data, media_type)
-            stored[name] = (data, media_type)
+        stored: dict[str, tuple[Stored, str]] = {}
 
         def write(session: Session) -> None:
             if leases.save_item(session, lease, index, metrics, provenance, stored):
                 for other in also:
                     other(session)
 
-        self._written(write)
+        with phase("save"):
+            for name, (data, media_type) in files.items():
+                if not isinstance(data, Stored):
+                    data = self.put(artifact_key(lease.job_id, index, lease.epoch, name), data, media_type)
+                stored[name] = (data, media_type)
+            self._written(write)
 
     def save_all(self, computed: Iterable[Computed]) -> None:
         """Store what ended together as one tar, or several if it is large, each committed as a whole.
@@ -144,8 +146,9 @@ class ShardContext:
         return Tar(result_shard_key(lease.job_id, lease.shard_id, lease.epoch, next(self._tars)))
 
     def _save_tar(self, tar: Tar) -> None:
-        stored = self.put(tar.key, tar.closed(), "application/x-tar")
-        self._written(lambda session: leases.save_items(session, self.work.lease, tar.results, stored))
+        with phase("save"):
+            stored = self.put(tar.key, tar.closed(), "application/x-tar")
+            self._written(lambda session: leases.save_items(session, self.work.lease, tar.results, stored))
 
     def put(self, key: str, data: bytes | Path, media_type: str = "application/octet-stream") -> Stored:
         """Store an object; the row that points to it comes later. Raises StorageError."""
@@ -154,7 +157,7 @@ class ShardContext:
             (lambda: storage.put_file(key, data, media_type)) if isinstance(data, Path)
             else (lambda: storage.put(key, data, media_type))
         )  # fmt: skip
-        with self._at_the_storage():
+        with self._at_the_storage(), phase("upload"):
             stored = patiently(put, STORAGE_SECONDS, lambda: self._stop.is_set() or self.runtime.ended.is_set())
         self._moves += 1
         return stored
@@ -221,6 +224,7 @@ class ShardContext:
 
     def fail(self, index: int, title: str, detail: str) -> None:
         """This item cannot be computed. Raises LeaseLost."""
+        log.warning("item failed", item=index, title=title, reason=detail)
         self._written(lambda session: leases.fail_item(session, self.work.lease, index, title, detail))
 
     def note(self, event: Event, **detail: Any) -> None:

@@ -80,7 +80,7 @@ def demo(
 ) -> None:
     """Invert test images from noise under a robust and a standard network, and draw both."""
     settings = Settings(port=0, heartbeat_seconds=1)
-    logs.configure("console", level="WARNING")
+    logs.configure("console", "WARNING")
     console = Console()
     console.print(f"Inverting {images} test images from noise, by PGD on the representation alone (equation 4).")
     with serving(settings) as server, running(server) as url, Client(url) as client:

@@ -125,7 +125,7 @@ def gallery(
     pages_only: Annotated[bool, typer.Option(help="Only write the pages again")] = False,
 ) -> None:
     """Run the recipes in a fresh embedded service and write the gallery."""
-    logs.configure("console", level="WARNING")
+    logs.configure("console", "WARNING")
     if not pages_only:
         with tempfile.TemporaryDirectory() as data:
             settings = Settings(data_dir=Path(data), port=0, heartbeat_seconds=1)

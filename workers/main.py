@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -13,13 +14,14 @@ import structlog
 from celery import Celery, signals
 from sqlalchemy.exc import SQLAlchemyError
 
-from service import leases, logs
+from service import leases, logs, tracing
 from service.api.context import Context
 from service.app import open_context
 from service.broker import QUEUES, TASK, celery_app
 from service.leases import LeaseLost
 from service.settings import get_settings
 from workers.announcing import Announcer
+from workers.probes import Consuming, Probes
 
 log = structlog.get_logger()
 DEVICE_LOST = 70
@@ -110,6 +112,7 @@ class EmbeddedWorker:
         )  # fmt: skip
         self._thread = threading.Thread(target=self._worker.start, name="worker", daemon=True)
         self._announcer = Announcer(self.runtime)
+        self._probes = Probes(self.runtime, self._thread.is_alive, context.settings.metrics_port)
 
     def start(self) -> None:
         self._thread.start()
@@ -125,6 +128,7 @@ class EmbeddedWorker:
         self.runtime.ended.set()
         let_go(self.runtime)
         self._announcer.close()
+        self._probes.close()
         self.runtime.batcher.close()
 
 
@@ -135,7 +139,7 @@ def _leave_it(**_: Any) -> None:
 def worker() -> None:
     """Compute what the queue holds, until SIGTERM; then let go of everything and exit."""
     settings = get_settings()
-    logs.configure(settings.log_format)
+    logs.start(settings, service="worker", worker=f"{socket.gethostname()}:{os.getpid()}")
     if settings.embedded:
         raise SystemExit(
             "broker_url is memory://, whose worker is `robustreps serve` itself; set ROBUSTREPS_BROKER_URL"
@@ -143,6 +147,7 @@ def worker() -> None:
     from workers.runtime import give_way
 
     give_way(settings)
+    tracing.configure(settings, "worker")
     context = open_context(settings)
     runtime = make_runtime(context)
     watch(runtime)
@@ -151,8 +156,10 @@ def worker() -> None:
 
     # Whoever starts the worker again gets a new device; the leases bring the shards back.
     runtime.batcher.on_broken = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    announcer = Announcer(runtime)
+    announcer, consuming = Announcer(runtime), Consuming()
+    probes = Probes(runtime, consuming, settings.metrics_port)
     signals.setup_logging.connect(_leave_it, weak=False)
+    signals.worker_ready.connect(lambda sender, **_: consuming.ready(sender), weak=False)
     signals.worker_ready.connect(lambda **_: announcer.start(), weak=False)
     signals.worker_shutting_down.connect(lambda **_: drain(runtime, announcer), weak=False)
     queues = ",".join(QUEUES.values())
@@ -160,6 +167,7 @@ def worker() -> None:
     status = DEVICE_LOST if runtime.batcher.ended else 0
     runtime.batcher.close()
     announcer.close()
+    probes.close()
     log.info("worker ends", **asdict(runtime.batcher.stats))
     context.broker.close()
     context.db.close()
@@ -168,6 +176,7 @@ def worker() -> None:
 
 def leave(status: int = 0) -> None:
     """End this process at once: taking torch apart in order may last longer than a drain."""
+    tracing.flush()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -7,7 +7,7 @@ import torch
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service import jobs, leases
+from service import jobs, leases, tracing
 from service.broker import QUEUES
 from service.leases import Lease, LeaseLost, Work
 from service.models import Job, Shard
@@ -15,6 +15,7 @@ from service.states import ShardState
 from workers import alone
 from workers.context import ShardContext
 from workers.engine.rows import DeviceError
+from workers.observing import claimed, phase
 from workers.patience import is_away, is_disk
 from workers.recipes.registry import RECIPES
 from workers.runtime import Hopeless, Runtime
@@ -70,12 +71,23 @@ def _run_alone(runtime: Runtime, shard_id: str) -> None:
 
 
 def _run(runtime: Runtime, shard_id: str) -> None:
-    settings = runtime.settings
+    settings, since = runtime.settings, tracing.now()
     work = runtime.written(lambda session: leases.claim(session, shard_id, runtime.worker, settings.lease_seconds))
     if work is None:
         log.info("nothing to claim")
         return
-    structlog.contextvars.bind_contextvars(job=work.lease.job_id, epoch=work.lease.epoch)
+    lease = work.lease
+    structlog.contextvars.bind_contextvars(job=lease.job_id, epoch=lease.epoch)
+    about = {"job": lease.job_id, "shard": shard_id, "epoch": lease.epoch, "items": len(work.items)}
+    with tracing.span("shard", work.trace, kind=work.kind, worker=runtime.worker, **about):
+        claimed(work, since)
+        _hold(runtime, work)
+    send(runtime, shard_id)
+
+
+def _hold(runtime: Runtime, work: Work) -> None:
+    """Compute what was claimed, and let go of it."""
+    shard_id = work.lease.shard_id
     log.info("claimed", items=len(work.items))
     runtime.held[shard_id] = work.lease
     send(runtime, shard_id)
@@ -85,7 +97,6 @@ def _run(runtime: Runtime, shard_id: str) -> None:
         log.warning("let go of a lost lease", reason=str(e))
     finally:
         runtime.held.pop(shard_id, None)
-    send(runtime, shard_id)
 
 
 def send(runtime: Runtime, shard_id: str) -> None:
@@ -102,7 +113,8 @@ def compute(runtime: Runtime, work: Work) -> ShardState:
     try:
         with ShardContext(runtime, work) as ctx:
             runtime.refreshed()
-            RECIPES[work.kind](ctx)
+            with phase("compute"):
+                RECIPES[work.kind](ctx)
     except LeaseLost:
         raise
     except Exception as e:  # the task boundary: whatever happened is the shard's error, and the worker lives on

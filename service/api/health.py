@@ -1,18 +1,14 @@
 """/healthz: the process is alive. /readyz: it can do its work."""
 
-from collections.abc import Callable
+from typing import Any
 
-import structlog
 from fastapi import APIRouter, Response
-from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 
-from service.api.context import Context, Ctx
-from service.storage import StorageError
+from service import readiness
+from service.api.context import Ctx
 
 router = APIRouter(tags=["health"])
-log = structlog.get_logger()
+CANNOT: dict[int | str, dict[str, Any]] = {503: {"model": dict[str, str], "description": "It cannot"}}
 
 
 @router.get("/healthz", summary="Is it alive?")
@@ -21,29 +17,13 @@ def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="Can it work?", responses={503: {"model": dict[str, str], "description": "It cannot"}})
+@router.get("/readyz", summary="Can it work?", responses=CANNOT)
 def readyz(ctx: Ctx, response: Response) -> dict[str, str]:
-    """200 if the database and the storage answer. A broker that does not only delays jobs, so it is only reported."""
-    checks: dict[str, Callable[[], object]] = {
-        "database": lambda: _select_one(ctx),
-        "storage": ctx.storage.check,
-        "broker": ctx.broker.depth,
-    }
-    result = {name: _outcome(name, check) for name, check in checks.items()}
-    if result["database"] != "ok" or result["storage"] != "ok":
+    """200 if the database, with the schema of this version, and the storage answer.
+
+    A broker that does not only delays jobs, so it is only reported.
+    """
+    found = readiness.of_servers(ctx.db, ctx.storage, ctx.broker)
+    if not readiness.ready(found, but={"broker"}):
         response.status_code = 503
-    return result
-
-
-def _select_one(ctx: Context) -> None:
-    with ctx.db.reading() as session:
-        session.execute(text("SELECT 1"))
-
-
-def _outcome(name: str, check: Callable[[], object]) -> str:
-    try:
-        check()
-    except (SQLAlchemyError, StorageError, BrokerError, OSError) as e:
-        log.warning("not ready", part=name, reason=str(e))
-        return "unreachable"
-    return "ok"
+    return found

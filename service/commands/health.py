@@ -17,21 +17,27 @@ def health(
     worker: Annotated[bool, typer.Option("--worker", help="The worker on this host, in place of the API")] = False,
 ) -> None:
     """Say whether the API, or a worker, of this host does its work; the status is 1 if it cannot."""
-    works, found = _worker(get_settings()) if worker else _api(get_settings())
+    settings = get_settings()
+    if not worker:
+        works, found = _asked(settings, "api", settings.port)
+    elif settings.metrics_port:
+        works, found = _asked(settings, "worker", settings.metrics_port)
+    else:
+        works, found = _announced(settings)
     typer.echo("\n".join(f"{part}: {state}" for part, state in found.items()))
     sys.exit(0 if works else 1)
 
 
-def _api(settings: Settings) -> tuple[bool, dict[str, str]]:
+def _asked(settings: Settings, whom: str, port: int) -> tuple[bool, dict[str, str]]:
     """What /readyz says."""
     try:
-        answer = httpx2.get(f"http://{settings.host}:{settings.port}/readyz", timeout=SECONDS, trust_env=False)
+        answer = httpx2.get(f"http://{settings.host}:{port}/readyz", timeout=SECONDS, trust_env=False)
         return answer.status_code == 200, dict(answer.json())
     except (httpx2.HTTPError, ValueError) as e:
-        return False, {"api": f"no answer: {e}"}
+        return False, {whom: f"no answer: {e}"}
 
 
-def _worker(settings: Settings) -> tuple[bool, dict[str, str]]:
+def _announced(settings: Settings) -> tuple[bool, dict[str, str]]:
     """Whether a worker of this host says that it lives, and can be told of work."""
     from kombu.exceptions import OperationalError  # here: who asks the API needs none of these
     from sqlalchemy.exc import SQLAlchemyError

@@ -1,36 +1,16 @@
-"""`robustreps serve`, `migrate`, `gc`: what runs and keeps a service."""
+"""`robustreps migrate`, `gc`: what keeps a service."""
 
-import signal
 from contextlib import closing
 from typing import Annotated
 
 import typer
 from sqlalchemy import make_url
 
-from service import db, logs
+from service import db
 from service.collector import collect
 from service.db import Database
-from service.server import Processes, settled
-from service.serving import serving
 from service.settings import get_settings
 from service.storage import open_storage
-
-
-def serve() -> None:
-    """Serve the API and the dashboard; in the embedded mode, compute as well."""
-    settings = get_settings()
-    logs.configure(settings.log_format)
-
-    def end(*_: object) -> None:
-        raise SystemExit(0)
-
-    signal.signal(signal.SIGTERM, end)  # uvicorn raises it again once it has stopped: the worker still has to let go
-    with serving(settings) as server:
-        typer.echo(
-            f"robustreps: http://{settings.host}:{settings.port}/  (API under /v1, reference at /docs)", err=True
-        )
-        with settled():
-            (server if settings.api_processes == 1 else Processes(settings)).run()
 
 
 def migrate(revision: Annotated[str, typer.Argument(help="Alembic revision")] = "head") -> None:

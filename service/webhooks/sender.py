@@ -17,6 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from service import metrics
 from service.bulk_models import Delivery, Webhook
 from service.db import Database, now
 from service.settings import Settings
@@ -163,6 +164,8 @@ class Sender:
             record(session, claimed, answer)
         said = {"webhook": webhook_id, "delivery": claimed.id, "status": answer.status}
         took = round(time.monotonic() - begun, 3)
+        metrics.DELIVERY.observe(took)
+        metrics.DELIVERIES.labels("failed" if answer.error else "delivered").inc()
         if answer.error is None:
             self._rests.pop(webhook_id, None)
             log.info("delivered", **said, seconds=took)

@@ -16,8 +16,6 @@ VALUES = {"default": {}, "everything": EVERYTHING, "plain": {
     "serviceAccount": {"create": False}, "migration": {"enabled": False}, "workers": {"gpus": 0},
 }}  # fmt: skip
 VERSIONS = ("1.29", "1.33", "1.37")
-OURS = {"ROBUSTREPS_METRICS_PORT"}
-"""Settings that come with the metrics of the workers, which are off by default."""
 
 
 @pytest.fixture(scope="module", params=VALUES)
@@ -78,7 +76,7 @@ def test_what_is_written_has_a_volume(objects: list[Object]) -> None:
 def test_every_setting_of_a_pod_is_one_of_the_services(objects: list[Object]) -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     for _, pod in pods(objects):
-        assert {name for name in variables(pod) if name.startswith(PREFIX)} - OURS <= known
+        assert {name for name in variables(pod) if name.startswith(PREFIX)} <= known
         assert pod["enableServiceLinks"] is False, "Kubernetes would add settings that the service does not know"
 
 

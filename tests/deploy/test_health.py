@@ -19,7 +19,7 @@ def health(stack: Stack, *arguments: str, **settings: str) -> tuple[int, list[st
 
 
 def test_the_api_is_healthy_while_it_can_work(stack: Stack) -> None:
-    assert health(stack) == (0, ["database: ok", "storage: ok", "broker: ok"])
+    assert health(stack) == (0, ["database: ok", "schema: ok", "storage: ok", "broker: ok"])
     (api,) = stack.processes
     api.send_signal(signal.SIGTERM)
     api.wait(60)

@@ -305,7 +305,7 @@ def test_models_and_data_sets_have_cards(api: TestClient) -> None:
 
 def test_health_and_readiness(api: TestClient) -> None:
     assert api.get("/healthz").json() == {"status": "ok"}
-    assert api.get("/readyz").json() == {"database": "ok", "storage": "ok", "broker": "ok"}
+    assert api.get("/readyz").json() == dict.fromkeys(("database", "schema", "storage", "broker"), "ok")
 
 
 def test_a_service_without_its_database_is_alive_but_not_ready(settings: Settings) -> None:
@@ -316,7 +316,9 @@ def test_a_service_without_its_database_is_alive_but_not_ready(settings: Setting
         assert client.get("/healthz").status_code == 200
         ready = client.get("/readyz")
         assert ready.status_code == 503
-        assert ready.json() == {"database": "unreachable", "storage": "ok", "broker": "unreachable"}
+        assert ready.json() == {
+            "database": "unreachable", "schema": "unknown", "storage": "ok", "broker": "unreachable",
+        }  # fmt: skip
         assert_problem(client.get("/v1/jobs"), 503)
 
 

@@ -20,6 +20,7 @@ from workers.engine import layers
 from workers.engine.models import Network
 from workers.engine.pgd import Function, batched
 from workers.engine.rows import NOT_FINITE, Outcome
+from workers.observing import phase
 from workers.patience import is_disk
 from workers.recipes import results
 from workers.recipes.judging import Judge
@@ -103,8 +104,9 @@ def best_of(place: int, restarts: list[Outcome], x0s: Sequence[Tensor]) -> Found
 
 def run(prepare: Prepare, search: Search, ctx: ShardContext) -> None:
     """Search for the shard's open items and save each. Raises Hopeless, LeaseLost, StorageError or DeviceError."""
-    study = begin(ctx)
-    batch = load(study)
+    with phase("load"):
+        study = begin(ctx)
+        batch = load(study)
     if not batch.items:
         return
     with study.ctx.turns:

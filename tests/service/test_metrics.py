@@ -1,0 +1,192 @@
+"""/metrics: what a process counts, and what the database says of the queue."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service import counting, leases, metrics
+from service.db import Database
+from service.metrics import REGISTRY
+from service.settings import Settings
+from service.storage import LocalStorage, ObjectNotFound, S3Storage, StorageError
+from tests.fixtures import inversion, s3_settings
+from tests.servers import Bucket
+from tests.service.scraped import Found, parsed, value
+from tests.service.test_jobs import claimed, do, submit
+
+
+def of_process() -> Found:
+    return parsed(counting.exposition().decode())
+
+
+def of_queue(db: Database) -> Found:
+    return parsed(counting.exposition(counting.QueueCollector(db)).decode())
+
+
+def asked(api: TestClient) -> Found:
+    answer = api.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    return parsed(answer.text)
+
+
+def requests(found: Found, **labels: str) -> float:
+    return value(found, "robustreps_http_request_seconds_count", **labels)
+
+
+def test_requests_are_counted_by_the_template_of_their_route(api: TestClient) -> None:
+    def counted(method: str, route: str, status: int) -> float:
+        return requests(asked(api), method=method, route=route, status=str(status))
+
+    wanted: list[tuple[str, str, int, Callable[[], Any]]] = [
+        ("POST", "/v1/jobs", 202, lambda: api.post("/v1/jobs", json=inversion())),
+        ("POST", "/v1/jobs", 422, lambda: api.post("/v1/jobs", json={"kind": "inversion"})),
+        ("GET", "/v1/jobs/{job_id}", 404, lambda: api.get("/v1/jobs/job_nowhere")),
+        ("GET", "/v1/jobs", 200, lambda: api.get("/v1/jobs")),
+        ("GET", "/ui/static", 200, lambda: api.get("/ui/static/app.js")),
+        ("GET", "/ui/{path:path}", 200, lambda: api.get("/ui/jobs/1")),
+        ("GET", "none", 404, lambda: api.get("/anything/at/all")),
+        ("other", "none", 404, lambda: api.request("BREW", "/coffee")),
+    ]
+    for method, route, status, ask in wanted:
+        before = counted(method, route, status)
+        assert ask().status_code == status
+        assert counted(method, route, status) == before + 1, route
+
+
+def test_a_label_is_never_an_id_or_an_address(api: TestClient) -> None:
+    for path in ("/v1/jobs/job_12345", "/v1/jobs/job_12345/items/7", "/v1/models/mine77", "/x/12345"):
+        api.get(path)
+    text = api.get("/metrics").text
+    assert "12345" not in text
+    assert "mine77" not in text
+
+
+def test_the_queue_is_told_by_state_and_priority(api: TestClient) -> None:
+    found = asked(api)
+    assert value(found, "robustreps_shards") == value(found, "robustreps_items") == 0
+    assert len(found["robustreps_shards"]) == 4 * len(metrics.PRIORITIES), "zeros are there too"
+    assert value(found, "robustreps_database_up") == 1
+
+
+def test_the_queue_is_what_the_database_holds(database: Database) -> None:
+    _, (first, *_) = submit(database, items=5, shard_items=2)
+    claimed(database, first)
+    found = of_queue(database)
+    assert value(found, "robustreps_shards", state="queued", priority="normal") == 2
+    assert value(found, "robustreps_items", state="queued", priority="normal") == 3
+    assert value(found, "robustreps_items", state="running", priority="normal") == 2
+    assert value(found, "robustreps_jobs", state="running") == 1
+    assert 0 < value(found, "robustreps_queue_oldest_seconds", priority="normal") < 600
+    assert value(found, "robustreps_queue_oldest_seconds", priority="high") == 0
+
+
+def test_a_paused_job_waits_for_no_worker(database: Database) -> None:
+    from service import jobs
+
+    job_id, _ = submit(database)
+    do(database, jobs.pause, job_id)
+    found = of_queue(database)
+    assert value(found, "robustreps_shards", state="paused") == 1
+    assert value(found, "robustreps_shards", state="queued") == 0
+    assert value(found, "robustreps_queue_oldest_seconds") == 0
+
+
+def test_the_database_is_asked_once_in_some_seconds_however_many_scrape(database: Database) -> None:
+    before = of_queue(database)
+    submit(database)
+    again = of_queue(database)
+    assert value(before, "robustreps_jobs") == value(again, "robustreps_jobs") == 0
+
+
+def test_a_database_that_is_away_is_told() -> None:
+    db = Database("postgresql+psycopg://nobody@127.0.0.1:1/none")
+    found = of_queue(db)
+    assert value(found, "robustreps_database_up") == 0
+    assert "robustreps_jobs" not in found
+    db.close()
+
+
+def test_events_and_waits_are_counted_once_their_transaction_is(database: Database) -> None:
+    def counted() -> tuple[float, float, float]:
+        found = of_process()
+        return (
+            value(found, "robustreps_events_total", event="claimed"),
+            value(found, "robustreps_events_total", event="lease_lost"),
+            value(found, "robustreps_wait_seconds_count", priority="normal"),
+        )
+
+    before = counted()
+    _, (shard,) = submit(database)
+    with suppress(ZeroDivisionError), database.transaction() as session:
+        assert leases.claim(session, shard, "worker", 60)
+        raise ZeroDivisionError
+    assert counted() == before
+    work = claimed(database, shard)
+    assert counted() == (before[0] + 1, before[1], before[2] + 1)
+    do(database, leases.crashed, work.lease, 3)
+    claimed(database, shard)
+    assert counted() == (before[0] + 1, before[1] + 1, before[2] + 1), "a second claim is no wait"
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_calls_on_the_storage_are_timed_and_their_failures_counted(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    def counted(operation: str) -> tuple[float, float]:
+        found = of_process()
+        return (
+            value(found, "robustreps_storage_operation_seconds_count", operation=operation),
+            value(found, "robustreps_storage_errors_total", operation=operation),
+        )
+
+    storage = LocalStorage(tmp_path / "objects") if kind == "local" else _bucket(request.getfixturevalue("s3_bucket"))
+    operations = ("write", "read", "delete")
+    before = {operation: counted(operation) for operation in operations}
+    storage.put("a/b", b"abc", "text/plain")
+    assert storage.get("a/b") == b"abc"
+    with pytest.raises(ObjectNotFound):
+        storage.get("a/c")
+    storage.delete("a/b")
+    after = {operation: counted(operation) for operation in operations}
+    came = {o: after[o][0] - before[o][0] for o in operations}
+    assert came == {"write": 1, "read": 2, "delete": 1}
+    assert all(after[o][1] == before[o][1] for o in operations), "an object that is not there is no failure"
+    broken = LocalStorage(tmp_path / "gone") if kind == "local" else _bucket(request.getfixturevalue("s3_bucket"), "no")
+    bad = "../x" if kind == "local" else "a/b"
+    with pytest.raises(StorageError):
+        broken.put(bad, b"abc", "text/plain")
+    assert counted("write")[1] == before["write"][1] + 1
+
+
+def _bucket(bucket: Bucket, suffix: str = "") -> S3Storage:
+    return S3Storage(bucket.name + suffix, Settings(**s3_settings(bucket)))
+
+
+def test_connections_are_counted_while_they_are_in_use(database: Database) -> None:
+    def used() -> float:
+        return value(of_process(), "robustreps_database_connections", state="in_use")
+
+    before = used()
+    with database.reading() as session:
+        session.connection()
+        assert used() == before + 1
+    assert used() == before
+
+
+def test_what_is_counted_costs_a_request_a_few_microseconds() -> None:
+    began, calls = time.thread_time(), 20_000
+    for _ in range(calls):
+        metrics.request("GET", "/v1/jobs/{job_id}", 200, 0.001)
+    assert (time.thread_time() - began) / calls < 50e-6, "some 2 microseconds, on a calm machine"
+
+
+def test_names_keep_to_prometheus_conventions() -> None:
+    for family in REGISTRY.collect():
+        if family.name.startswith("robustreps_"):
+            assert not family.name.endswith(("_total", "_count", "_ms", "_milliseconds", "_kb")), family.name
+            assert family.documentation
