@@ -90,10 +90,19 @@ def loaded(name: str) -> Any:
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version  # here: it takes longer than all the rest of a help page
+
+        typer.echo(f"robustreps {version('robustreps')}")
+        raise typer.Exit
+
+
 @app.callback()
 def robustreps(  # what stands here, commands look up
     api: Annotated[str, typer.Option(metavar="URL", help="The service's address; left out: ROBUSTREPS_API")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version")] = False,
 ) -> None:
     """Inverts, interpolates, visualises and edits the representations of robust networks, as jobs."""
 

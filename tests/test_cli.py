@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,10 @@ def run(tmp_path: Path, *arguments: str, **settings: str) -> subprocess.Complete
 def test_help_names_every_command(tmp_path: Path) -> None:
     shown = run(tmp_path, "--help").stdout
     assert all(command in shown for command in ("serve", "worker", "migrate", "demo", "recipe", "submit", "watch"))
+
+
+def test_the_version_is_the_distributions(tmp_path: Path) -> None:
+    assert run(tmp_path, "--version").stdout == f"robustreps {version('robustreps')}\n"
 
 
 def test_migrate_makes_the_database(tmp_path: Path) -> None:
