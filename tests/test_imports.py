@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ENGINE_MAY = {"torch", "torchvision", "numpy", "PIL", "workers.engine"} | sys.stdlib_module_names
+ENGINE_MAY = {"torch", "triton", "torchvision", "numpy", "PIL", "workers.engine"} | sys.stdlib_module_names
 
 
 def imports(path: Path) -> set[str]:

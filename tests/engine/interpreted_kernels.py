@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 
 from workers.engine import kernels, residual
 
@@ -46,7 +47,7 @@ def test_a_product_is_the_gradient_of_a_convolution(
     g, weight = rand(3, outputs, side, side).half(), rand(outputs, inputs, 1, 1, seed=1).half()
     side_g, y = (rand(3, inputs, side, side, seed=seed).half() for seed in (2, 3))
     found = kernels.product(g, weight, side_g if more else None, y if masks else None)
-    want = torch.nn.grad.conv2d_input(y.shape, weight.float(), g.float()) + (side_g.float() if more else 0)
+    want = conv2d_input(y.shape, weight.float(), g.float()) + (side_g.float() if more else 0)
     want = torch.where(y > 0, want, 0) if masks else want
     assert (found.float() - want).norm() < 1e-3 * want.norm()
 
