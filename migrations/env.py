@@ -4,7 +4,8 @@ from alembic import context
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-import service.bulk_models  # noqa: F401 - declares its tables
+import service.access.models
+import service.bulk_models  # noqa: F401 - and this one
 from service.models import Base
 
 LOCK = 7206137  # any constant: two processes that migrate one Postgres database take turns

@@ -9,8 +9,11 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from service import errors, tracing
+from service.access.gate import Gate, Verifier
+from service.access.secret import server_secret
 from service.api import (
     archive,
     artifacts,
@@ -25,6 +28,7 @@ from service.api import (
     jobs,
     metrics,
     recipes,
+    session,
     uploads,
     webhooks,
     workers,
@@ -81,6 +85,8 @@ def create_app(settings: Settings, context: Context | None = None) -> Api:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.context = context or open_context(settings)
         app.state.feed = Feed(app.state.context.db, settings.max_streams)
+        asked = settings.auth == "on"
+        app.state.verifier = Verifier(app.state.context.db, server_secret(settings)) if asked else None
         yield
         if context is None:
             app.state.context.close()
@@ -92,13 +98,19 @@ def create_app(settings: Settings, context: Context | None = None) -> Api:
         (jobs, items, artifacts, archive, events, bulk, inside),
         (catalog, images, uploads, checkpoints),
     )
-    for module in (*of_jobs, recipes, *registries, workers, webhooks, health, metrics):
+    for module in (*of_jobs, recipes, *registries, workers, webhooks, session, health, metrics):
         app.include_router(module.router)
     errors.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed=STREAMED)
+    app.add_middleware(Gate, verifier=_verifier)
     app.add_middleware(RequestLog)
     _add_dashboard(app)
     return app
+
+
+def _verifier(scope: Scope) -> Verifier | None:
+    found: Verifier | None = scope["app"].state.verifier
+    return found
 
 
 def _add_dashboard(app: Api) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.models import Base
+from service.models import Base, Owned, Posted
 
 UNDELIVERED = text("delivered_at IS NULL AND failed_at IS NULL")
 
@@ -88,18 +88,17 @@ class LogLine(Base):
     detail: Mapped[dict[str, Any]]
 
 
-class Manifest(Base):
+class Manifest(Posted, Base):
     """A list of inputs that a client uploaded; its id is the digest of its bytes."""
 
     __tablename__ = "manifests"
 
-    id: Mapped[str] = mapped_column(String(71), primary_key=True)
     key: Mapped[str] = mapped_column(Text)
     size: Mapped[int]
     created_at: Mapped[float]
 
 
-class PendingUpload(Base):
+class PendingUpload(Owned, Base):
     """An object that a client may put by a presigned URL, and what it says of it; checked when it says it is there."""
 
     __tablename__ = "pending_uploads"
@@ -114,7 +113,7 @@ class PendingUpload(Base):
     result: Mapped[str | None] = mapped_column(String(71))  # the id that jobs name, once it was checked
 
 
-class Webhook(Base):
+class Webhook(Owned, Base):
     """An address that is told of events."""
 
     __tablename__ = "webhooks"

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,10 +91,24 @@ class Catalog:
         self.datasets: Mapping[str, Dataset] = {
             path.parent.name: ShippedDataset(path.parent) for path in sorted(assets.glob("datasets/*/card.json"))
         }
+        self._shipped = self.models, self.datasets
+        self._of: dict[str, Catalog] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self.models, self.datasets = self._shipped
         self.stored: Mapping[str, str] = {}
         """The keys of registered models' weights, by digest."""
         self._seen: Any = None
         self._lock, self._asking, self._asked = threading.Lock(), threading.Lock(), 0.0
+
+    def of(self, tenant: str) -> "Catalog":
+        """What is shipped, and what sessions of this tenant see beside it."""
+        with self._lock:
+            if tenant not in self._of:
+                self._of[tenant] = copy(self)
+                self._of[tenant]._begin()
+            return self._of[tenant]
 
     def latest(self, db: Database) -> "Catalog":
         """Itself, refreshed since this call began; once for all who call at a time."""

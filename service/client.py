@@ -35,12 +35,15 @@ Job = dict[str, Any]
 class Client(WebhookCalls):
     """Submit, wait, download. Raises ApiError, or httpx2.TransportError when the API cannot be reached.
 
+    `key` is left out where ROBUSTREPS_API_KEY has it, or where the service is this machine's embedded one.
     Where the service is busy or away for a while (429, 503), a job is submitted again for `busy_seconds`. Every `job`
     is a job's id, or a job as it was answered.
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8000", timeout: float = 30, busy_seconds: float = 0) -> None:
-        super().__init__(url, timeout)
+    def __init__(
+        self, url: str = "http://127.0.0.1:8000", timeout: float = 30, busy_seconds: float = 0, key: str | None = None
+    ) -> None:
+        super().__init__(url, timeout, key)
         self._busy_seconds = busy_seconds
 
     def __enter__(self) -> "Client":

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,7 @@ from sqlalchemy.types import TypeEngine
 
 import migrations
 from service import metrics
+from service.access.isolation import TENANT
 
 T = TypeVar("T")
 KEPT = "kept"
@@ -144,6 +146,21 @@ class Database:
         metrics.watch_pool(self.engine, POOL + OVERFLOW)
         self._reader = self.engine.execution_options(**READER[self.url.get_backend_name()])
         self._info: dict[Any, Any] = {KEPT: {}}
+        self._of: dict[str, Database] = {}
+
+    @property
+    def tenant(self) -> str | None:
+        """Whose rows its sessions see; None for everybody's."""
+        found: str | None = self._info.get(TENANT)
+        return found
+
+    def of(self, tenant: str) -> "Database":
+        """The same, whose sessions see a tenant's rows alone."""
+        if tenant not in self._of:
+            narrowed = copy(self)
+            narrowed._info = {**self._info, TENANT: tenant}
+            self._of[tenant] = narrowed
+        return self._of[tenant]
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import literal_column, select
 from sqlalchemy.orm import Session
 
+from service.access.isolation import tenant_of
 from service.cursors import page, timestamp
 from service.models import Item, Job
 from service.states import ItemState
@@ -35,6 +36,8 @@ def find(session: Session, job: str | None, title: str | None, limit: int, curso
     # A literal, because a bound value would not tell the planner that the partial index has these rows.
     failed = Item.state == literal_column(f"'{ItemState.FAILED}'")
     query = select(Item).where(failed)
+    if tenant_of(session) is not None:
+        query = query.where(select(Job.id).where(Job.id == Item.job_id).exists())
     if job is not None:
         query = query.where(Item.job_id == job)
     if title is not None:

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import tracing
+from service.access.principal import DEFAULT
 from service.bulk_models import Label, Planning
 from service.db import insert_all, now
 from service.kinds.planning import ItemPlan, Plan
@@ -18,12 +19,13 @@ from service.webhooks import outbox
 
 RECIPE = "recipe"
 NOTHING: Mapping[str, Any] = {}
-OF_PARTS = {"deadline", "client", "priority"}
+OF_PARTS = {"deadline", "client", "priority", "tenant"}
 """What a recipe's parts have from it; the rest is the recipe's own, and so are its retention and its end."""
 NAMES = ("model", "judge", "dataset", "architecture", "name", "preset", "recipe", "title")
 """Parameters that name something."""
 BESIDE: Mapping[str, Any] = {
     "idempotency_key": None, "parent_id": None, "part": None, "deadline": None, "client": None, "priority": 1,
+    "tenant": DEFAULT,
     "description": None, "metadata": None, "request": None, "retention_seconds": None, "cloned_from": None,
 }  # fmt: skip
 """Columns of a job that not every one has."""

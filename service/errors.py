@@ -53,6 +53,21 @@ class InvalidInput(Problem):
         super().__init__("; ".join(f"{e.field}: {e.message}" for e in errors), *errors)
 
 
+class Unauthorized(Problem):
+    """No key was sent, or one that opens nothing."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    type = "unauthorized"
+    headers = MappingProxyType({"WWW-Authenticate": 'Bearer realm="robustreps"'})
+
+
+class Forbidden(Problem):
+    """The key is not for this."""
+
+    status = HTTPStatus.FORBIDDEN
+    type = "forbidden"
+
+
 class NotFound(Problem):
     status = HTTPStatus.NOT_FOUND
     type = "not-found"
@@ -263,6 +278,12 @@ HANDLERS: dict[Any, Any] = {
     OSError: _unavailable,
     Exception: _bug,
 }
+
+
+def rendered(exc: Exception) -> JSONResponse:
+    """What a middleware answers where a route would have raised this."""
+    answer: JSONResponse = next(HANDLERS[kind] for kind in type(exc).__mro__ if kind in HANDLERS)(None, exc)
+    return answer
 
 
 def install(app: FastAPI) -> None:

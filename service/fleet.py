@@ -11,7 +11,7 @@ from service.bulk_models import WorkerProcess
 from service.cursors import at, timestamp
 from service.db import now
 from service.jobs import UNSYNCHRONIZED
-from service.models import Shard
+from service.models import Job, Shard
 from service.states import ShardState
 
 ANNOUNCE_SECONDS = 10.0
@@ -56,7 +56,7 @@ def threads(session: Session) -> tuple[int, int]:
 def workers(session: Session) -> list[responses.Worker]:
     """Those of the last day: first those that are alive, then by when they were last seen."""
     held: dict[str, list[str]] = {}
-    running = select(Shard.worker, Shard.id).where(Shard.state == ShardState.RUNNING).order_by(Shard.id)
+    running = select(Shard.worker, Shard.id).join(Job).where(Shard.state == ShardState.RUNNING).order_by(Shard.id)
     for thread, shard_id in session.execute(running):
         held.setdefault(str(thread).rpartition(":")[0], []).append(shard_id)
     state = case((WorkerProcess.ended_at.is_not(None), "ended"), (ALIVE, "alive"), else_="silent")

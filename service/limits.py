@@ -3,6 +3,8 @@
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from service.access.isolation import EVERYBODY
+from service.access.models import Tenant
 from service.db import kept
 from service.errors import FieldError, InvalidInput, TooManyQueued
 from service.models import Job, Shard
@@ -15,6 +17,8 @@ SHORTEST, LONGEST, UNKNOWN = 5, 300, 30
 """Seconds after which to try again: at least, at most, and where nothing tells."""
 FEW, OLD = 500, 1.0
 """Beyond so many jobs that are not over, they are counted once in so many seconds."""
+QUOTAS_OLD = 5.0
+"""Seconds after which a changed quota counts."""
 Queued = dict[str | None, tuple[int, int]]
 """Items and jobs that are not over, by client."""
 
@@ -24,7 +28,7 @@ def queued(session: Session) -> Queued:
     of_clients = select(Job.client, func.sum(Job.items), func.count()).where(Job.state.in_(GOING)).group_by(Job.client)
 
     def read() -> Queued:
-        return {of: (int(items), jobs) for of, items, jobs in session.execute(of_clients)}
+        return {of: (int(items), jobs) for of, items, jobs in session.execute(of_clients, execution_options=EVERYBODY)}
 
     def seconds(found: Queued) -> float:
         return OLD if sum(jobs for _, jobs in found.values()) > FEW else 0
@@ -45,7 +49,18 @@ def check(
     _check(session, "the service", settings.max_queued_items, sum(n for n, _ in counted.values()), items)
     if client is not None:
         own = counted.get(client, (0, 0))[0]
-        _check(session, "one client", settings.max_queued_items_per_client, own, items, client)
+        whose, most = _of_client(session, settings, client)
+        _check(session, whose, most, own, items, client)
+
+
+def _of_client(session: Session, settings: Settings, client: str) -> tuple[str, int]:
+    """Who it is, and how many items may wait; a tenant, where keys are asked for, may have its own quota."""
+    most = settings.max_queued_items_per_client
+    if settings.auth == "off":
+        return "one client", most
+    of_tenant = select(Tenant.quotas).where(Tenant.id == client)
+    quotas = kept(session, ("quotas", client), lambda: session.scalar(of_tenant) or {}, lambda _: QUOTAS_OLD)
+    return f"tenant {client}, quota queued_items", quotas.get("queued_items", most)
 
 
 def add(counted: Queued, client: str | None, items: int) -> None:
@@ -68,5 +83,6 @@ def _pause(session: Session, items: int, client: str | None) -> int:
         Job, Job.id == Shard.job_id
     )
     running = speed.where(Shard.state == ShardState.RUNNING)
-    rate = session.scalar(running if client is None else running.where(Job.client == client))
+    own = running if client is None else running.where(Job.client == client)
+    rate = session.scalar(own, execution_options=EVERYBODY)
     return min(max(round(items / rate), SHORTEST), LONGEST) if rate else UNKNOWN

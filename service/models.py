@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from service.access.principal import DEFAULT
 from service.states import ItemState, JobState, ShardState
 
 FAILED = text(f"state = '{ItemState.FAILED}'")
@@ -46,12 +47,24 @@ class Base(DeclarativeBase):
     type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, float: Double, int: BigInteger}  # noqa: RUF012
 
 
+class Owned:
+    """What is a tenant's. Sessions of one see no other's rows (`service.db`)."""
+
+    tenant: Mapped[str] = mapped_column(String(40), default=DEFAULT, server_default=DEFAULT)
+
+
+class Posted:
+    """What lies under the digest of its bytes, and is of all who posted them: see `Holding`."""
+
+    id: Mapped[str] = mapped_column(String(71), primary_key=True)
+
+
 def one_of(column: str, states: type[StrEnum]) -> CheckConstraint:
     """The database refuses a state that the enum does not have."""
     return CheckConstraint(f"{column} IN ({', '.join(repr(s.value) for s in states)})", name=column)
 
 
-class Job(Base):
+class Job(Owned, Base):
     """What a client asked for. `parameters` are resolved: nothing in them is left to a default.
 
     A recipe's studies are jobs whose `parent_id` is the recipe's job, each a `part` of it.
@@ -60,7 +73,7 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         one_of("state", JobState), Index(None, "state"), Index(None, "created_at", "id"),
-        Index(None, "kind", "created_at"),
+        Index(None, "kind", "created_at"), Index(None, "tenant", "created_at", "id"),
         Index("ix_jobs_deleted", "deleted_at", postgresql_where=DELETED, sqlite_where=DELETED),
         Index("ix_jobs_retention", "finished_at", postgresql_where=KEPT_FOR, sqlite_where=KEPT_FOR),
     )  # fmt: skip
@@ -184,12 +197,11 @@ class Artifact(Base):
     offset: Mapped[int | None]
 
 
-class Image(Base):
+class Image(Posted, Base):
     """An image that a client posted; its id is the digest of its bytes."""
 
     __tablename__ = "images"
 
-    id: Mapped[str] = mapped_column(String(71), primary_key=True)
     key: Mapped[str] = mapped_column(Text)
     media_type: Mapped[str] = mapped_column(String(100))
     width: Mapped[int]
@@ -198,18 +210,27 @@ class Image(Base):
     created_at: Mapped[float]
 
 
-class Upload(Base):
+class Holding(Base):
+    """That a tenant posted something itself; `kind` is the table that has it."""
+
+    __tablename__ = "holdings"
+
+    tenant: Mapped[str] = mapped_column(String(40), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20), primary_key=True)
+    id: Mapped[str] = mapped_column(String(71), primary_key=True)
+
+
+class Upload(Posted, Base):
     """A checkpoint that a client uploaded; its id is the digest of its bytes."""
 
     __tablename__ = "uploads"
 
-    id: Mapped[str] = mapped_column(String(71), primary_key=True)
     key: Mapped[str] = mapped_column(Text)
     size: Mapped[int]
     created_at: Mapped[float]
 
 
-class RegisteredModel(Base):
+class RegisteredModel(Owned, Base):
     """A network that jobs can name, beside the shipped ones. `key` holds its weights as safetensors."""
 
     __tablename__ = "models"
@@ -222,7 +243,7 @@ class RegisteredModel(Base):
     created_at: Mapped[float]
 
 
-class RegisteredDataset(Base):
+class RegisteredDataset(Owned, Base):
     """A data set that jobs can name, beside the shipped ones. `location` says where its index and its images lie."""
 
     __tablename__ = "datasets"

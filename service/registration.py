@@ -11,8 +11,6 @@ Path = Annotated[str, Field(max_length=500, pattern=r"^[A-Za-z0-9._ /=-]*$", des
 Line = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 Channels = Annotated[list[Finite], Field(min_length=3, max_length=3)]
 Deviations = Annotated[list[Annotated[Finite, Field(gt=0)]], Field(min_length=3, max_length=3)]
-IMPORTS = "imports/"
-"""Where in the service's own bucket clients may put what they register."""
 
 
 class TrainedSource(Request):

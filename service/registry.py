@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from service.cards import DatasetCard, ModelCard
 from service.db import now
-from service.models import Evaluation, RegisteredDataset, RegisteredModel
+from service.models import Evaluation, Job, RegisteredDataset, RegisteredModel
 
 Also = Callable[[Session], None]
 """What is written in the same transaction as an item's end."""
@@ -63,7 +63,8 @@ def add_evaluation(job_id: str, model: str, model_digest: str, dataset: str, sum
 
 
 def _row(session: Session, job_id: str, card: Mapping[str, Any]) -> dict[str, Any]:
-    return {"card": dict(card), "job_id": job_id, "created_at": session.scalar(select(now()))}
+    at, tenant = session.execute(select(now(), Job.tenant).where(Job.id == job_id)).one()
+    return {"card": dict(card), "job_id": job_id, "created_at": at, "tenant": tenant}
 
 
 def _free(session: Session, table: type[RegisteredModel] | type[RegisteredDataset], name: str) -> None:

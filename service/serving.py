@@ -13,6 +13,7 @@ from typing import Any
 import uvicorn
 
 from service import db
+from service.access.first import first_key
 from service.app import create_app, open_context
 from service.bulk.planner import BulkPlanner
 from service.reconciler import Reconciler
@@ -55,6 +56,8 @@ def serving(settings: Settings) -> Iterator[uvicorn.Server]:
             db.migrate(settings.database)
         context = open_context(settings)
         stack.callback(context.close)
+        if settings.embedded and settings.auth == "on":
+            first_key(context.db, settings)
         reconciler = Reconciler(context.db, context.broker, settings, context.storage)
         reconciler.start()
         stack.callback(reconciler.close)

@@ -41,6 +41,12 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port that the API binds; 0: any free one")
     api: str = Field("", description="Where the command line finds the service; empty: at host and port")
     api_processes: int = Field(1, ge=1, le=64, description="Processes that serve the API; more need a broker")
+    auth: Literal["on", "off"] = Field("off", description="Whether the API asks for keys")
+    secret_key: SecretStr | None = Field(
+        None, min_length=32, description="Under which keys are hashed, the same for every process; embedded: made once"
+    )
+    api_key: SecretStr | None = Field(None, description="Key that the command line and the Python client send")
+    session_seconds: float = Field(43_200, gt=0, description="How long a browser that signed in stays so")
     log_format: Literal["console", "json"] = Field("console", description="Log lines for people or for machines")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least that is logged")
     metrics_port: int = Field(

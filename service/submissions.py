@@ -9,12 +9,16 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import drafts, requests
+from service.access.principal import DEFAULT
 from service.db import among, insert_all
 from service.errors import IdempotencyKeyReused
 from service.kinds.planning import ItemPlan
 from service.models import Item, Job, Shard
 from service.requests import Submission
 from service.states import ShardState
+
+MARK = "\x1f"
+"""What no header can have in it, and so no key as it is sent."""
 
 
 def request_digest(request: Submission, name: str = "") -> str:
@@ -37,9 +41,17 @@ class Made(NamedTuple):
     def made_by(self, digest: str) -> str:
         """Its id, if by the same request. Raises IdempotencyKeyReused."""
         if self.digest != digest:
-            message = f"Idempotency-Key {self.key!r} was used for another request, job {self.job_id}"
+            named = "" if MARK in self.key else f" {self.key!r}"
+            message = f"Idempotency-Key{named} was used for another request, job {self.job_id}"
             raise IdempotencyKeyReused(message)
         return self.job_id
+
+
+def keyed(tenant: str, key: str | None) -> str | None:
+    """A tenant's idempotency key as it is stored: the same key of another tenant is another."""
+    if key is None or tenant == DEFAULT:
+        return key
+    return f"{tenant}{MARK}{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def by_keys(session: Session, keys: Collection[str]) -> dict[str | None, Made]:

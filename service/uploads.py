@@ -13,11 +13,13 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
 from service import images
+from service.access.isolation import tenant_of
+from service.access.principal import DEFAULT
 from service.bulk_models import Manifest, PendingUpload
 from service.db import Database, now
 from service.errors import Conflict, FieldError, InvalidInput, NotFound
 from service.keys import checkpoint_upload_key, manifest_key, pending_key
-from service.models import Image, Upload
+from service.models import Holding, Image, Upload
 from service.objects import same
 from service.schemas import Request
 from service.settings import Settings
@@ -55,6 +57,10 @@ def keep(db: Database, storage: Storage, row: Kept, put: Put) -> Kept:
         with suppress(IntegrityError), db.transaction() as session:  # the same may be sent at the same time
             row.created_at = session.scalar(select(now())) or 0.0
             session.add(row)
+        # Another tenant may have posted the same, so this is a transaction of its own.
+        with suppress(IntegrityError), db.transaction() as session:
+            tenant = tenant_of(session) or DEFAULT
+            session.add(Holding(tenant=tenant, kind=row.__tablename__, id=row.id))
     if not stored(storage, row.key):  # it was lost, or removed as an orphan before the row was there
         put(row.key)
     with db.reading() as session:

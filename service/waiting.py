@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from service import fleet
+from service.access.isolation import EVERYBODY
 from service.db import kept
 from service.models import Job, Shard
 from service.responses import Backlog, Reason, Waiting
@@ -80,12 +81,14 @@ def queue(session: Session) -> Queue:
 def _read(session: Session) -> Queue:
     # Not joined: after a burst Postgres takes both tables for empty of such rows, and compares each with each.
     of_shards = select(Shard.job_id, func.count(), func.sum(Shard.item_count)).where(Shard.state == ShardState.QUEUED)
-    shards = {i: (n, int(items)) for i, n, items in session.execute(of_shards.group_by(Shard.job_id))}
-    going = session.execute(select(Job.id, Job.priority, Job.created_at, image_steps()).where(Job.state.in_(GOING)))
+    shards = {i: (n, int(items)) for i, n, items in session.execute(of_shards.group_by(Shard.job_id))}  # of all tenants
+    of_jobs = select(Job.id, Job.priority, Job.created_at, image_steps()).where(Job.state.in_(GOING))
+    going = session.execute(of_jobs, execution_options=EVERYBODY)
     waiting = sorted((place(of, at, i), shards[i][0], shards[i][1] * each) for i, of, at, each in going if i in shards)
     left, rate, held = [], 0.0, 0
     running = select(Shard.item_count * image_steps(), Shard.progress).join(Job)
-    for steps, progress in session.execute(running.where(Shard.state == ShardState.RUNNING)):
+    of_running = running.where(Shard.state == ShardState.RUNNING)
+    for steps, progress in session.execute(of_running, execution_options=EVERYBODY):
         held += 1
         if own := progress.get("rate"):
             left.append(max(steps - progress.get("image_steps", 0), 0) / own)

@@ -4,13 +4,15 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import Depends, Header, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from service import drafts, estimates, limits, responses, submissions
+from service.access.gate import PRINCIPAL
+from service.access.principal import DEFAULT, EVERYBODY
 from service.broker import Broker
 from service.bulk import accepting, selection
 from service.bulk_models import Planning
@@ -29,6 +31,8 @@ from service.telling import Told
 
 @dataclass(frozen=True)
 class Context:
+    """Everybody's, or by `of` a tenant's, whose database and catalog have nothing of others."""
+
     settings: Settings
     db: Database
     storage: Storage
@@ -37,6 +41,14 @@ class Context:
     intake: Intake
     planning: threading.Event = field(default_factory=threading.Event)
     """Set when a job waits to be planned."""
+    tenant: str = DEFAULT
+    narrowed: dict[str, "Context"] = field(default_factory=dict)
+
+    def of(self, tenant: str) -> "Context":
+        """The same for a tenant."""
+        if tenant not in self.narrowed:
+            self.narrowed[tenant] = replace(self, tenant=tenant, db=self.db.of(tenant), catalog=self.catalog.of(tenant))
+        return self.narrowed[tenant]
 
     def close(self) -> None:
         """Answer who asks still, send what waits, and let go of the database."""
@@ -46,12 +58,22 @@ class Context:
 
 
 # Coroutines, since a plain function that a route depends on costs it a thread.
-async def _context(request: Request) -> Context:
+async def whole_of(request: Request) -> Context:
+    """Everybody's."""
     context: Context = request.app.state.context
     return context
 
 
-Ctx = Annotated[Context, Depends(_context)]
+Whole = Annotated[Context, Depends(whole_of)]
+
+
+async def context_of(request: Request) -> Context:
+    """The context of the tenant that asks: what is outside of /v1 asks for nobody."""
+    context: Context = request.app.state.context
+    return context.of(request.scope.get(PRINCIPAL, EVERYBODY).tenant)
+
+
+Ctx = Annotated[Context, Depends(context_of)]
 
 
 def _reading(ctx: Ctx) -> Iterator[Session]:
@@ -63,13 +85,16 @@ Reading = Annotated[Session, Depends(_reading, scope="function")]  # over before
 
 
 async def client_of(request: Request) -> str:
+    if (principal := request.scope.get(PRINCIPAL, EVERYBODY)).key:
+        return str(principal.tenant)
     if authorization := request.headers.get("authorization"):
         return hashlib.sha256(authorization.encode()).hexdigest()[:16]
     return request.client.host[:64] if request.client else "unknown"
 
 
 Client = Annotated[str, Depends(client_of)]
-"""Whose queued items count together: those who send the same Authorization, or else come from the same address."""
+"""Whose queued items count together: a tenant's. Where no keys are asked for, those who send the same Authorization, or
+else come from the same address."""
 # What a database could not even compare (NUL, integers beyond its own) is refused here.
 ID = r"^[A-Za-z0-9_.:-]{1,100}$"
 TEXT = r"^[^\x00]*$"
@@ -132,10 +157,11 @@ def submit(
 ) -> Asked:  # fmt: skip
     """Plan a request of any kind and have its job inserted, `beside` too. Raises InvalidInput, TooManyQueued."""
     digest, catalog = digest or submissions.request_digest(body, kind), opened(ctx, body)
+    key = submissions.keyed(ctx.tenant, key)
     request = selection.explicit(body, catalog, ctx.settings.max_items, accepting.KEEP)
 
     def draft(session: Session) -> Draft:
-        about = submissions.columns(session, body) | {"client": client} | dict(beside)
+        about = submissions.columns(session, body) | {"client": client, "tenant": ctx.tenant} | dict(beside)
         plan, total = _plan(ctx, request, catalog, session)
         if accepting.is_large(request, ctx.settings):
             return accepting.draft(plan, total, digest, key, about)

@@ -7,7 +7,8 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from service.api.context import Id
+from service import queries
+from service.api.context import Context, Ctx, Id
 from service.errors import NotFound
 from service.events import ENDED, Feed, Watch
 
@@ -39,6 +40,11 @@ async def _watch(job_id: Id, request: Request) -> AsyncIterator[Watch]:
         yield watch
 
 
+def _require(ctx: Context, job_id: str) -> None:
+    with ctx.db.reading() as session:
+        queries.require(session, job_id)
+
+
 @router.get(
     "/jobs/{job_id}/events",
     response_class=EventStream,
@@ -51,6 +57,7 @@ async def _watch(job_id: Id, request: Request) -> AsyncIterator[Watch]:
 async def stream_events(
     job_id: Id,
     request: Request,
+    ctx: Ctx,
     watch: Annotated[Watch, Depends(_watch)],
     last_event_id: Annotated[
         str | None, Header(alias="Last-Event-ID", pattern=EVENT_ID, description="As browsers send it")
@@ -66,6 +73,7 @@ async def stream_events(
     """
     # No plain function, as other routes: a stream would hold a thread for as long as its job lasts.
     feed: Feed = request.app.state.feed
+    await run_in_threadpool(_require, ctx, job_id)  # the feed reads for all tenants
     found = await run_in_threadpool(feed.read, [job_id])
     if job_id not in found:
         raise NotFound(f"no job {job_id}")

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from service import readiness
-from service.api.context import Ctx
+from service.api.context import Whole
 
 router = APIRouter(tags=["health"])
 CANNOT: dict[int | str, dict[str, Any]] = {503: {"model": dict[str, str], "description": "It cannot"}}
@@ -18,7 +18,7 @@ def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz", summary="Can it work?", responses=CANNOT)
-def readyz(ctx: Ctx, response: Response) -> dict[str, str]:
+def readyz(ctx: Whole, response: Response) -> dict[str, str]:
     """200 if the database, with the schema of this version, and the storage answer.
 
     A broker that does not only delays jobs, so it is only reported.

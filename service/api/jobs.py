@@ -29,6 +29,7 @@ from service.api.context import (
 from service.api.straight import Straight
 from service.api.tagged import JSON, Tagged
 from service.errors import Conflict
+from service.intake import unknown
 from service.kinds.dispatch import JobRequest
 from service.recipes import Networks
 from service.requests import PRIORITIES, LabelFilter, Time
@@ -80,6 +81,8 @@ async def get_job(job_id: Id, ctx: Ctx) -> Response:
     """Its state, progress, parameters and links. Ask again with If-None-Match: 304 costs little."""
     # A coroutine, since what is asked most waits for another thread.
     told = await asyncio.wrap_future(ctx.intake.tell(job_id))
+    if told.tenant != ctx.tenant:
+        raise unknown(job_id)
     return Response(told.body, 200, {} if told.over else {"Retry-After": RETRY_AFTER}, JSON)
 
 

@@ -72,10 +72,10 @@ def submit(
 ) -> Response:  # fmt: skip
     """Plan a recipe and insert its jobs, `beside` too. Raises InvalidInput, TooManyQueued."""
     parameters, parts, catalog = _expanded(name, body, ctx)
-    digest = digest or submissions.request_digest(body, name)
+    digest, key = digest or submissions.request_digest(body, name), submissions.keyed(ctx.tenant, key)
 
     def draft(session: Session) -> Draft:
-        about = submissions.columns(session, body) | {"client": client} | dict(beside)
+        about = submissions.columns(session, body) | {"client": client, "tenant": ctx.tenant} | dict(beside)
         plans = plan(parts, catalog, session, ctx.settings)
         return drafts.recipe(parameters, plans, digest, key, ctx.settings.shard_items, about)
 

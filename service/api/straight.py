@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from pydantic import TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
-from service.api.context import LONGEST_KEY, client_of, submit
+from service.api.context import LONGEST_KEY, client_of, context_of, submit
 from service.api.tagged import JSON, Tagged
 from service.kinds.dispatch import JobRequest
 
@@ -30,7 +30,7 @@ class Straight(Tagged):
                 body = REQUEST.validate_python(await request.json())
             except ValueError:
                 return await handle(request)
-            ctx = request.app.state.context
+            ctx = await context_of(request)
             asked = await run_in_threadpool(submit, ctx, body, key, await client_of(request))
             await asyncio.wrap_future(asked.told)
             return asked.answer(ctx)

@@ -7,6 +7,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import images
+from service.access.isolation import tenant_of
+from service.access.places import is_readable, refusal
 from service.broker import Broker
 from service.bulk.manifests import Line, lines
 from service.bulk.selection import selected
@@ -55,6 +57,9 @@ def manifest_key(session: Session, source: Request) -> str | None:
     row = session.get(Manifest, source.manifest) if source.manifest else None
     if source.manifest and row is None:
         raise InvalidInput(FieldError("targets.manifest", "is unknown; post the manifest to /v1/manifests first"))
+    tenant = tenant_of(session)
+    if source.key is not None and not is_readable(tenant, source.key):
+        raise InvalidInput(FieldError("targets.key", refusal(tenant)))
     return row.key if row else source.key
 
 
@@ -99,7 +104,7 @@ def _pictures(prefix: str, around: Around) -> Iterator[Entry]:
     found = 0
     for entry in around.storage.dated(prefix):
         around.alive()
-        if entry.key.lower().endswith(PICTURES):
+        if entry.key.lower().endswith(PICTURES) and is_readable(around.db.tenant, entry.key):
             found += 1
             if found > around.settings.max_bulk_items:
                 most = around.settings.max_bulk_items
@@ -107,6 +112,13 @@ def _pictures(prefix: str, around: Around) -> Iterator[Entry]:
                     FieldError("targets.prefix", f"holds more than {most:,} pictures, all that a job may have")
                 )
             yield entry
+
+
+def _readable(line: Line, tenant: str | None) -> Line:
+    """The same, refused if it names an object that is not the tenant's to read."""
+    if line.errors or "key" not in line.named or is_readable(tenant, line.named["key"]):
+        return line
+    return Line(line.entry, line.named, (("key", refusal(tenant)),))
 
 
 class Resolver:
@@ -126,7 +138,8 @@ class Resolver:
         """Each line with its target, or with what is wrong in its errors and None."""
         ids = {line.named["image"] for line in chunk if "image" in line.named and not line.errors}
         rows = {row.id: row for row in session.scalars(select(Image).where(Image.id.in_(ids)))} if ids else {}
-        return [self._target(line, rows) for line in chunk]
+        tenant = tenant_of(session)
+        return [self._target(_readable(line, tenant), rows) for line in chunk]
 
     def _target(self, line: Line, rows: dict[str, Image]) -> tuple[Line, Source | None]:
         if line.errors:

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 
 import structlog
 from sqlalchemy import or_, select, update
@@ -113,7 +114,7 @@ class BulkPlanner:
     def _planned(self, job_id: str) -> Iterator[None]:
         """Plan a job; each step is one transaction. Whatever goes wrong ends here."""
         try:
-            yield from JobPlan(self, job_id, self._owner).steps()
+            yield from JobPlan(self._of(job_id), job_id, self._owner).steps()
         except Lost:
             log.info("planning given up: the job is over, or another process plans it", job=job_id)
         except (OperationalError, StorageError) as e:
@@ -125,6 +126,14 @@ class BulkPlanner:
             log.exception("planning failed", job=job_id)
             yield from self._failed(job_id, "Planning failed", f"{type(e).__name__}: {e}")
 
+    def _of(self, job_id: str) -> "BulkPlanner":
+        """The same for the job's tenant, whose names and files are all that the job may name."""
+        with self.db.reading() as session:
+            tenant = session.scalars(select(Job.tenant).where(Job.id == job_id)).one()
+        narrowed = copy(self)
+        narrowed.db, narrowed.catalog = self.db.of(tenant), self.catalog.of(tenant)
+        return narrowed
+
     def _let_go(self, job_id: str, pause: float) -> None:
         mine = (Planning.job_id == job_id) & (Planning.owner == self._owner)
         with suppress(OperationalError), self.db.transaction() as session:
@@ -132,4 +141,4 @@ class BulkPlanner:
 
     def _failed(self, job_id: str, title: str, detail: str) -> Iterator[None]:
         with suppress(Lost, OperationalError):
-            yield from JobPlan(self, job_id, self._owner).failed(title, detail)
+            yield from JobPlan(self._of(job_id), job_id, self._owner).failed(title, detail)

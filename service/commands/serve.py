@@ -23,6 +23,7 @@ def serve() -> None:
             folder = stack.enter_context(TemporaryDirectory(prefix="robustreps-metrics-"))
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         from service import logs, tracing
+        from service.access.first import link
         from service.server import Processes, settled
         from service.serving import serving
 
@@ -33,5 +34,7 @@ def serve() -> None:
         typer.echo(
             f"robustreps: http://{settings.host}:{settings.port}/  (API under /v1, reference at /docs)", err=True
         )
+        if settings.embedded and settings.auth == "on":
+            typer.echo(f"Sign in, once, within an hour: {settings.api_url}/ui/#token={link(settings)}", err=True)
         with settled():
             (server if settings.api_processes == 1 else Processes(settings)).run()

@@ -5,12 +5,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.access.isolation import tenant_of
+from service.access.places import is_readable, place
 from service.catalog import Catalog
 from service.errors import FieldError, InvalidInput
 from service.kinds.planning import ItemPlan, Plan, allowed, size_taken, unknown, unlabelled
 from service.models import Artifact, Job, Upload
 from service.registration import (
-    IMPORTS,
     DatasetRegistration,
     ModelRegistration,
     ObjectSource,
@@ -55,12 +56,12 @@ def model(request: ModelRegistration, catalog: Catalog, session: Session, _: Set
     return _plan(MODEL, request, resolved, warnings)
 
 
-def dataset(request: DatasetRegistration, catalog: Catalog, _: Session, settings: Settings) -> Plan:
+def dataset(request: DatasetRegistration, catalog: Catalog, session: Session, settings: Settings) -> Plan:
     """Raises InvalidInput with every field that is wrong."""
     errors = [_taken(request.name)] if request.name in catalog.datasets else []
     if request.root == "folder" and settings.datasets_dir is None:
         errors.append(FieldError("root", "is 'folder', but this service has no datasets_dir; allowed: bucket"))
-    errors += _path("path", request.path, request.root == "bucket")
+    errors += _path("path", request.path, tenant_of(session), request.root == "bucket")
     if request.balanced and request.format != "restricted_imagenet":
         errors.append(FieldError("balanced", f"has no place in format {request.format}"))
     if (request.mean is None) != (request.std is None):
@@ -80,11 +81,11 @@ def _taken(name: str) -> FieldError:
     return FieldError("name", f"{name} is registered already; choose another")
 
 
-def _path(field: str, path: str, in_bucket: bool) -> list[FieldError]:
+def _path(field: str, path: str, tenant: str | None, in_bucket: bool) -> list[FieldError]:
     if path.startswith("/") or ".." in path.split("/"):
         return [FieldError(field, f"is {path!r}; allowed: a path below the root, without ..")]
-    if in_bucket and not path.startswith(IMPORTS):
-        return [FieldError(field, f"is {path!r}; allowed in the bucket: a path that begins with {IMPORTS}")]
+    if in_bucket and not is_readable(tenant, path):
+        return [FieldError(field, f"is {path!r}; allowed in the bucket: a path that begins with {place(tenant)}")]
     return []
 
 
@@ -104,7 +105,7 @@ def _source(request: ModelRegistration, session: Session, catalog: Catalog, erro
         else:
             found["key"] = upload.key
     else:
-        errors += _path("source.key", source.key, True)
+        errors += _path("source.key", source.key, tenant_of(session), True)
         found = {"architecture": request.architecture, "key": source.key}
     if request.architecture not in (None, known := found.get("architecture")) and known:
         errors.append(FieldError("architecture", f"is {request.architecture}, but the source is a {known}"))

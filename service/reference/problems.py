@@ -28,6 +28,8 @@ class Problem(BaseModel):
 
 MEANINGS = {
     400: "It is no well-formed HTTP request, or its body ended early",
+    401: "No key was sent, or one that opens nothing",
+    403: "The key has not the scope that the operation names",
     404: "Nothing has this name, or not any more",
     405: "The address has no such method",
     409: "The state of the thing does not allow this",
@@ -40,6 +42,8 @@ MEANINGS = {
 }
 _BODY = [{"field": "body", "message": "allowed: 20,000,000 bytes"}]
 EXAMPLES: dict[int, tuple[str, str, list[dict[str, str]]]] = {
+    401: ("unauthorized", "send a key: Authorization: Bearer rr_...", []),
+    403: ("forbidden", "this takes a key with the scope write; this one has read", []),
     404: ("not-found", "no job job_0", []),
     409: ("conflict", "job job_0 is succeeded", []),
     413: ("too-large", "the body is over 20,000,000 bytes", _BODY),

@@ -115,6 +115,7 @@ REQUESTS: dict[str, Mapping[str, Example]] = {
              "sha256": "88d4266fd4e6338d13b845fcf289579d209c897823b9217da3e161936f031589"},
         ),
     },
+    "sign_in": {"key": ("By a key", {"key": "rr_0123456789ab_and-what-is-secret-of-it"})},
     "register_model": {
         "torchvision": (
             "Published weights",

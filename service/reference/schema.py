@@ -15,6 +15,8 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
+from service.access.gate import SESSION
+from service.access.principal import needed
 from service.reference import problems
 from service.reference.requests import REQUESTS
 
@@ -37,8 +39,12 @@ TAGS = {
     "catalog": "The networks, data sets and architectures that jobs can name, and how to register more.",
     "webhooks": "Addresses that are told what becomes of jobs, signed by the Standard Webhooks specification.",
     "workers": "The processes that compute.",
+    "session": "Sign a browser in and out, and see whose key it is.",
     "health": "For whoever runs the service.",
 }
+SCHEME = "key"
+BEARER = {"type": "http", "scheme": "bearer", "description": "A key with the scope that the operation names: `read` or "
+          "`write`. Nothing is asked for where the service is set up without keys."}  # fmt: skip
 SUCCEEDED = {200: "The answer", 201: "It is stored", 202: "Accepted", 204: "Done; there is nothing to say",
              206: "The range that was asked for"}  # fmt: skip
 HEADERS = {
@@ -103,8 +109,11 @@ def describe(routes: Sequence[BaseRoute], version: str) -> dict[str, Any]:
     _, defined = models_json_schema([(problems.Problem, "validation")], ref_template="#/components/schemas/{model}")
     components |= defined["$defs"]
     schema["components"]["responses"] = {problems.name(n): problems.response(n) for n in problems.EXAMPLES}
-    for path, _, operation in operations(schema):
+    schema["components"]["securitySchemes"] = {SCHEME: BEARER}
+    for path, method, operation in operations(schema):
         _complete(path, operation)
+        if path.startswith("/v1/"):
+            _secured(path, method, operation)
     used = {tag for _, _, operation in operations(schema) for tag in operation["tags"]}
     schema["tags"] = [{"name": name, "description": text} for name, text in TAGS.items() if name in used]
     return schema
@@ -124,6 +133,14 @@ def _complete(path: str, operation: Operation) -> None:
         operation.setdefault("parameters", []).append(known | {"description": PARAMETERS["If-None-Match"]})
     _answers(path, operation, sent)
     _examples(operation)
+
+
+def _secured(path: str, method: str, operation: Operation) -> None:
+    """The scope that it takes, and what is answered without."""
+    scopes = [] if path == SESSION else [needed(method.upper()).value]
+    operation["security"] = [] if (path, method) == (SESSION, "post") else [{SCHEME: scopes}]
+    answers = operation["responses"] | {str(status): problems.shared(status) for status in (401, 403)}
+    operation["responses"] = dict(sorted(answers.items()))
 
 
 def _plain(parameter: dict[str, Any]) -> None:

@@ -2,12 +2,13 @@
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import httpx2
 
+from service.remote import credentials
 from service.remote.pictures import UsageError
 
 ADDRESS = re.compile(r"https?://[^/\s]+(/\S*)?", re.IGNORECASE)
@@ -75,6 +76,18 @@ def _foreign(response: httpx2.Response) -> dict[str, Any]:
     return {"title": title, "detail": f"{detail}: {text}" if text else detail, "status": response.status_code}
 
 
+def _bearer(key: str | None, url: str) -> Callable[[httpx2.Request], httpx2.Request] | None:
+    """Sends the key to the service, and to nobody else: a link to the storage has its own right."""
+    own = httpx2.URL(url)
+
+    def add(request: httpx2.Request) -> httpx2.Request:
+        if (request.url.scheme, request.url.host, request.url.port) == (own.scheme, own.host, own.port):
+            request.headers["Authorization"] = f"Bearer {key}"
+        return request
+
+    return add if key else None
+
+
 class Transport:
     """Calls of the API at `url`. May be used by several threads.
 
@@ -83,12 +96,12 @@ class Transport:
     UsageError, a ValueError, for a `url` that is none.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, key: str | None = None) -> None:
         if not ADDRESS.fullmatch(url):
             raise UsageError(f"{url!r} is no address of a service; allowed: http://HOST:PORT or https://HOST")
         self.url = url.rstrip("/")
         self.pauses: Sequence[float] = PAUSES
-        self._http = httpx2.Client(base_url=url, timeout=timeout)
+        self._http = httpx2.Client(base_url=url, timeout=timeout, auth=_bearer(key or credentials.found(url), url))
 
     def close(self) -> None:
         self._http.close()

@@ -1,7 +1,10 @@
 // The public API, as seen from the browser. Two kinds of failure: the API refused (Refused: asking again will not help)
 // or it gave no usable answer (Unreachable: ask again later).
 
+import { signIn } from "./session.js";
+
 const TIMEOUT_MS = 15_000;
+const SESSION = "/v1/session";
 
 export class Refused extends Error {
   /** @param {{title?: string, detail?: string, errors?: {field: string, message: string}[]}} problem RFC 9457 body */
@@ -22,11 +25,14 @@ export class Unreachable extends Error {
 
 const passing = (status) => status >= 500 || status === 429 || status === 408;
 
-async function answer(path, options, signal) {
+/** Beside the cookie, which another page could have a browser send: such a header it could not. */
+const OWN = { "X-Robustreps-Dashboard": "1" };
+
+async function answer(path, { headers = { Accept: "application/json" }, ...options } = {}, signal) {
   const timeout = AbortSignal.timeout(TIMEOUT_MS);
   try {
     const signals = signal ? AbortSignal.any([signal, timeout]) : timeout;
-    return await fetch(path, { headers: { Accept: "application/json" }, signal: signals, ...options });
+    return await fetch(path, { ...options, headers: { ...headers, ...OWN }, signal: signals });
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new Unreachable("Cannot reach the API");
@@ -44,6 +50,7 @@ async function request(path, options, signal, read = json) {
     const reason = body?.detail || body?.title || `it answers ${response.status}`;
     throw new Unreachable(`The API is not available (${reason})`, Number(response.headers.get("Retry-After")) || 0);
   }
+  if (response.status === 401 && path !== SESSION) signIn();
   if (!response.ok) throw new Refused(response.status, body ?? {});
   if (body === null) throw new Unreachable("The API sent an answer that is not JSON");
   return body;
@@ -81,6 +88,9 @@ export const listDeadLetters = (filters, signal) => request(`/v1/dead-letters?${
 /** What is at an artifact's url never changes, so the browser's cache may answer. */
 export const getArtifact = (url, signal) => request(url, {}, signal);
 export const getText = (url, signal) => request(url, { headers: {} }, signal, text);
+
+export const enter = (key) => request(SESSION, sending("POST", { key }));
+export const leave = () => request(SESSION, { method: "DELETE" });
 
 export const listWorkers = (signal) => request("/v1/workers", fresh, signal);
 

@@ -6,6 +6,7 @@ import { datasetView } from "./dataset.js";
 import { failedList } from "./failed.js";
 import { jobView } from "./job.js";
 import { listView } from "./list.js";
+import { arrive, loginView } from "./login.js";
 import { modelView } from "./model.js";
 import { formView } from "./new.js";
 import { messagePage } from "./ui.js";
@@ -24,6 +25,7 @@ const VIEWS = {
   workers: [workerList],
   new: [formView],
   compare: [compareView],
+  login: [loginView],
 };
 
 function decoded(text) {
@@ -38,5 +40,7 @@ const section = path === "/ui" ? "jobs" : kind;
 const [list, one] = Object.hasOwn(VIEWS, section) ? VIEWS[section] : [];
 document.querySelector(`[data-section="${section}"]`)?.setAttribute("aria-current", name ? "true" : "page");
 const view = name ? one : list;
-if (view) view(main, name && decoded(name));
+const refused = await arrive();
+if (refused) messagePage(main, "Not signed in", refused.message);
+else if (view) view(main, name && decoded(name));
 else messagePage(main, "Page not found", `There is nothing at ${decoded(path)}.`);

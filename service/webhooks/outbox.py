@@ -24,7 +24,8 @@ def asked() -> ColumnElement[bool]:
 def note(session: Session, job_id: str, state: str) -> None:
     """Have every webhook that wants to know told that a job has just entered `state`."""
     event = f"job.{state}"
-    enabled = Webhook.disabled_at.is_(None)
+    theirs = select(Job.tenant).where(Job.id == job_id).scalar_subquery()
+    enabled = Webhook.disabled_at.is_(None) & (Webhook.tenant == theirs)
     hooks = session.execute(select(Webhook.id, Webhook.events, Webhook.labels).where(enabled))
     wanting = [hook for hook in hooks if event in hook.events or EVERY in hook.events]
     if not wanting:

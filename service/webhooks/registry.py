@@ -130,7 +130,8 @@ def test(session: Session, webhook_id: str) -> schemas.Delivery:
 
 def retry(session: Session, delivery_id: str) -> schemas.Delivery:
     """Send a delivery now, and again by the whole schedule. Raises NotFound, or Conflict for a disabled webhook."""
-    webhook_id = session.scalar(select(Delivery.webhook_id).where(Delivery.id == delivery_id, SHOWN))
+    told = select(Delivery.webhook_id).join(Webhook, Webhook.id == Delivery.webhook_id)
+    webhook_id = session.scalar(told.where(Delivery.id == delivery_id, SHOWN))
     if webhook_id is None:
         raise NotFound(f"no delivery {delivery_id}")
     _enabled(_locked(session, webhook_id))

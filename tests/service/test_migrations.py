@@ -187,9 +187,9 @@ STATES = {
 LAST = {"job_eval.2", "job_recipe.0"}
 LATER = {
     "priority", "description", "metadata", "request", "text", "retention_seconds", "deleted_at", "cloned_from",
-    "counts", "purged_at", "summary", "stamp", "trace", "digest",
+    "counts", "purged_at", "summary", "stamp", "trace", "digest", "tenant",
 }  # fmt: skip
-"""Columns of these tables that 0005 adds."""
+"""Columns of these tables that 0005 to 0007 add."""
 POINTER = '{"key": "k", "sha256": "0", "size": 1, "step": 2}'
 
 

@@ -118,7 +118,7 @@ def test_a_schema_that_is_behind_is_told_and_a_newer_one_is_no_fault(tmp_path: P
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     assert readiness.ready({"schema": readiness.schema(db)})
     with db.transaction() as session:
-        session.execute(text("UPDATE alembic_version SET version_num = '0006'"))
+        session.execute(text("UPDATE alembic_version SET version_num = '0007'"))
     downgrade(url, "0005")
     assert readiness.schema(db).startswith("behind")
     assert not readiness.ready({"schema": readiness.schema(db)})
