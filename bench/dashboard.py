@@ -90,8 +90,8 @@ def copy(item: Found, job_id: str, shard_id: str, index: int) -> Found:
 @contextmanager
 def service(folder: Path) -> Iterator[tuple[Client, Settings]]:
     """An embedded service, a process of its own."""
-    settings = Settings(data_dir=folder, port=usable_port())
-    own = {"ROBUSTREPS_DATA_DIR": str(folder), "ROBUSTREPS_PORT": str(settings.port)}
+    settings = Settings(data_dir=folder, port=usable_port(), auth="off")
+    own = {"ROBUSTREPS_DATA_DIR": str(folder), "ROBUSTREPS_PORT": str(settings.port), "ROBUSTREPS_AUTH": "off"}
     process = subprocess.Popen([Path(sys.executable).with_name("robustreps"), "serve"], env=os.environ | own)
     try:
         with Client(f"http://127.0.0.1:{settings.port}") as client:

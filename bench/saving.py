@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="in this process, where the settings say")
     a = parser.parse_args()
     if a.once:
-        print(json.dumps(stored(Settings(), a.items, a.steps)))
+        print(json.dumps(stored(Settings(auth="off"), a.items, a.steps)))
         return
     own = Path(__file__).parents[1]
     command = [sys.executable, str(Path(__file__)), "--once", "--items", str(a.items), "--steps", str(a.steps)]

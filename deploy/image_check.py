@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy import servers
-from deploy.up import environment, make_bucket
+from deploy.up import environment, first_key, make_bucket
 from service.client import Client
 
 ROOT = Path(__file__).parents[1]
@@ -154,7 +155,8 @@ def check_running(api: Image, worker: Image, data: Path, exits: ExitStack) -> No
     make_bucket(endpoint)
     named = {n: v for n, v in environment(database, broker, endpoint).items() if n.startswith("ROBUSTREPS_")}
     port = servers.usable_port()
-    settings = named | {"ROBUSTREPS_PORT": str(port)}
+    secret = secrets.token_hex(32)
+    settings = named | {"ROBUSTREPS_PORT": str(port), "ROBUSTREPS_SECRET_KEY": secret}
     of_api, of_worker = data / "api", data / "worker"
     check(api.ends(of_api, settings, "robustreps", "migrate") == 0, "api: migrates")
     check(api.ends(of_api, settings, "python", "-c", "import torch") == 1, "api: cannot import torch")
@@ -165,7 +167,7 @@ def check_running(api: Image, worker: Image, data: Path, exits: ExitStack) -> No
     wait("api: its health check passes", lambda: api.ends(of_api, settings, "robustreps", "health") == 0)
     asked = ("robustreps", "health", "--worker")
     wait("worker: its health check passes", lambda: worker.ends(of_worker, settings, *asked) == 0)
-    with Client(f"http://127.0.0.1:{port}") as client:
+    with Client(f"http://127.0.0.1:{port}", key=first_key(database, secret)) as client:
         job = client.wait(client.submit(**JOB)["id"], timeout=300)
         check(job["state"] == "succeeded", "a job succeeds")
         again = client.submit(**JOB | {"steps": 50_000})["id"]

@@ -78,7 +78,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        url = stack.enter_context(running(stack.enter_context(serving(Settings(data_dir=folder, port=0)))))
+        url = stack.enter_context(running(stack.enter_context(serving(Settings(data_dir=folder, port=0, auth="off")))))
         client = stack.enter_context(Client(url))
         browser = stack.enter_context(chromium())
         jobs = submitted(client)

@@ -4,10 +4,11 @@ Data stays in `robustreps-data/up` between runs.
 """
 
 import os
+import secrets
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -17,12 +18,18 @@ from botocore.exceptions import ClientError
 
 from deploy import servers
 from deploy.servers import S3Endpoint
+from service.access import registry
+from service.access.principal import DEFAULT, Scope
+from service.access.secret import once
+from service.db import Database
 
 DATA = Path("robustreps-data/up")
+KEY = DATA.parent / "key"
+"""Where the command line and the client look for it."""
 BUCKET = "robustreps"
 PORT = int(os.environ.get("ROBUSTREPS_PORT", "8000"))
 CURL = """
-  curl -s http://127.0.0.1:{port}/v1/jobs -H 'Content-Type: application/json' -d '{{
+  curl -s http://127.0.0.1:{port}/v1/jobs -H "Authorization: Bearer $(cat {key})" -H 'Content-Type: application/json' -d '{{
     "kind": "inversion", "model": "cifar10-robust", "preset": "cifar",
     "targets": {{"source": "dataset", "dataset": "cifar10-sample", "indices": [0, 1, 2, 3]}}}}'
 """
@@ -50,6 +57,12 @@ def environment(database: str, broker: str, endpoint: S3Endpoint) -> dict[str, s
         "ROBUSTREPS_S3_SECRET_KEY": endpoint.secret_key,
         "ROBUSTREPS_PORT": str(PORT),
     }
+
+
+def first_key(database: str, secret: str) -> str:
+    """A key of the default tenant for everything, of a service whose keys are hashed under this secret."""
+    with closing(Database(database)) as db, db.transaction() as session:
+        return registry.create_key(session, DEFAULT, "made by `make up`", list(Scope), None, secret.encode()).text
 
 
 def start(stack: ExitStack, command: str, env: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -84,14 +97,18 @@ def main() -> None:
         endpoint = stack.enter_context(servers.s3(data / "s3"))
         make_bucket(endpoint)
         env = environment(database, broker, endpoint)
+        env["ROBUSTREPS_SECRET_KEY"] = once(data / "secret", secrets.token_hex(32))
         subprocess.run([Path(sys.executable).with_name("robustreps"), "migrate"], env=env, check=True)
+        KEY.unlink(missing_ok=True)  # an embedded service's, or an earlier run's
+        once(KEY, first_key(database, env["ROBUSTREPS_SECRET_KEY"]))
         api = start(stack, "serve", env)
         worker = start(stack, "worker", env)
         wait_ready(api)
         url = f"http://127.0.0.1:{PORT}"
         print(f"\n  dashboard  {url}/\n  reference  {url}/docs\n  database   {database}\n  broker     {broker}")
         print(f"  S3         {endpoint.url}  bucket {BUCKET}, key {endpoint.access_key}")
-        print(f"\nSubmit a job:\n{CURL.format(port=PORT)}\nCtrl-C stops everything; data stays in {DATA}.", flush=True)
+        print(f"  key        in {KEY}, to sign in at {url}/ui/login; the command line finds it there")
+        print(f"\nSubmit a job:\n{CURL.format(port=PORT, key=KEY)}\nCtrl-C stops everything; data stays in {DATA}.", flush=True)
         while api.poll() is None and worker.poll() is None:
             time.sleep(0.5)
         sys.exit("a process ended; its log is above")

@@ -18,6 +18,7 @@ from service.commands.completion import models as complete_models
 from service.commands.submit import overrides
 from service.commands.terminal import Api, Json, Set, Terminal, ending, escaped, given
 from service.recipes import RECIPES
+from service.remote.credentials import KEY_FILE
 from service.remote.pictures import UsageError
 from service.remote.sources import MADE, SPEC, parsed
 from service.serving import running, serving
@@ -35,8 +36,13 @@ def connected(api: str | None, settings: Settings) -> Iterator[Client]:
         with Client(api) as client:
             yield client
     else:
-        with serving(settings) as server, running(server) as url, Client(url) as client:
+        with serving(settings) as server, running(server) as url, Client(url, key=own_key(settings)) as client:
             yield client
+
+
+def own_key(settings: Settings) -> str | None:
+    """Of the service in this process, whatever ROBUSTREPS_API_KEY has for another."""
+    return (settings.data_dir / KEY_FILE).read_text() if settings.auth == "on" and settings.embedded else None
 
 
 def answering(url: str) -> bool:

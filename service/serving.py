@@ -14,6 +14,7 @@ import uvicorn
 
 from service import db
 from service.access.first import first_key
+from service.access.secret import server_secret
 from service.app import create_app, open_context
 from service.bulk.planner import BulkPlanner
 from service.reconciler import Reconciler
@@ -56,8 +57,8 @@ def serving(settings: Settings) -> Iterator[uvicorn.Server]:
             db.migrate(settings.database)
         context = open_context(settings)
         stack.callback(context.close)
-        if settings.embedded and settings.auth == "on":
-            first_key(context.db, settings)
+        if settings.auth == "on":
+            _keys(context.db, settings)
         reconciler = Reconciler(context.db, context.broker, settings, context.storage)
         reconciler.start()
         stack.callback(reconciler.close)
@@ -72,6 +73,16 @@ def serving(settings: Settings) -> Iterator[uvicorn.Server]:
             worker.start()
             stack.callback(worker.close)
         yield Server(config(settings, create_app(settings, context)))
+
+
+def _keys(database: db.Database, settings: Settings) -> None:
+    """What keys need: the server's secret and, embedded, the first of them. Exits if there is no secret."""
+    try:
+        server_secret(settings)
+    except ValueError as e:
+        sys.exit(str(e))
+    if settings.embedded:
+        first_key(database, settings)
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.remote.credentials import is_loopback
+
 PREFIX = "ROBUSTREPS_"
 
 
@@ -41,7 +43,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port that the API binds; 0: any free one")
     api: str = Field("", description="Where the command line finds the service; empty: at host and port")
     api_processes: int = Field(1, ge=1, le=64, description="Processes that serve the API; more need a broker")
-    auth: Literal["on", "off"] = Field("off", description="Whether the API asks for keys")
+    auth: Literal["on", "off"] = Field("on", description="Whether the API asks for keys; off: only on loopback")
     secret_key: SecretStr | None = Field(
         None, min_length=32, description="Under which keys are hashed, the same for every process; embedded: made once"
     )
@@ -148,6 +150,8 @@ class Settings(BaseSettings):
             raise ValueError("broker_url memory:// serves one process: use redis:// beside a database server")
         if self.embedded and self.api_processes > 1:
             raise ValueError("broker_url memory:// serves one process: api_processes needs redis://")
+        if self.auth == "off" and not is_loopback(self.host):
+            raise ValueError(f"auth off is for this machine alone, and host is {self.host}; allowed: a loopback address")
         return self
 
     def environment(self, names: Collection[str]) -> dict[str, str]:

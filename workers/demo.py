@@ -79,7 +79,7 @@ def demo(
     steps: Annotated[int, typer.Option(min=1, help="PGD steps; the paper takes 10,000")] = 300,
 ) -> None:
     """Invert test images from noise under a robust and a standard network, and draw both."""
-    settings = Settings(port=0, heartbeat_seconds=1)
+    settings = Settings(port=0, heartbeat_seconds=1, auth="off")  # for the time of the demo, on loopback
     logs.configure("console", "WARNING")
     console = Console()
     console.print(f"Inverting {images} test images from noise, by PGD on the representation alone (equation 4).")

@@ -128,7 +128,7 @@ def gallery(
     logs.configure("console", "WARNING")
     if not pages_only:
         with tempfile.TemporaryDirectory() as data:
-            settings = Settings(data_dir=Path(data), port=0, heartbeat_seconds=1)
+            settings = Settings(data_dir=Path(data), port=0, heartbeat_seconds=1, auth="off")
             with connected(None, settings) as client:
                 run(client, Console(), names or list(BODIES), FOLDER)
     readme = ROOT / "README.md"

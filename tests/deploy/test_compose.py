@@ -138,3 +138,8 @@ def test_grafana_reads_what_is_mounted(services: dict[str, Any]) -> None:
     provider = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/robustreps.yaml").read_text())
     assert provider["providers"][0]["options"]["path"] in mounted
     assert all(path.is_dir() for path in mounted.values())
+
+
+def test_the_api_alone_has_the_secret_of_its_keys(services: dict[str, Any]) -> None:
+    having = {name for name, s in services.items() if "ROBUSTREPS_SECRET_KEY" in (s.get("environment") or {})}
+    assert having == {"api"}

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import ValidationError
 from sqlalchemy import select, update
 
+from deploy.servers import usable_port
 from service.access import gate, registry, tokens
 from service.access.first import first_key
 from service.access.models import ApiKey, Tenant
@@ -194,6 +196,46 @@ def test_servers_need_a_secret_of_the_settings() -> None:
         server_secret(settings)
     with pytest.raises(ValueError, match="at least 32"):
         Settings(secret_key="short")
+
+
+def test_keys_are_asked_for_unless_one_says_otherwise_and_then_only_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ROBUSTREPS_AUTH", raising=False)
+    assert Settings().auth == "on"
+    for host in ("0.0.0.0", "10.0.0.1", "::", "example.com"):  # noqa: S104 - refused
+        assert Settings(host=host).auth == "on"
+        with pytest.raises(ValidationError, match="auth off is for this machine alone"):
+            Settings(host=host, auth="off")
+    assert {Settings(host=host, auth="off").auth for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost")} == {"off"}
+
+
+@pytest.mark.e2e
+def test_servers_without_a_secret_do_not_start(sqlite_url: str, tmp_path: Path) -> None:
+    values = {"AUTH": "on", "DATABASE_URL": sqlite_url, "BROKER_URL": "redis://127.0.0.1:1", "DATA_DIR": str(tmp_path)}
+    environment = os.environ | {f"ROBUSTREPS_{name}": value for name, value in values.items()}
+    done = subprocess.run([ROBUSTREPS, "serve"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "ROBUSTREPS_SECRET_KEY is needed" in done.stderr
+
+
+@pytest.mark.e2e
+def test_an_embedded_service_prints_a_link_and_the_command_line_finds_its_key(tmp_path: Path) -> None:
+    port = usable_port()
+    environment = os.environ | {"ROBUSTREPS_DATA_DIR": str(tmp_path), "ROBUSTREPS_AUTH": "on", "ROBUSTREPS_PORT": str(port)}
+    with subprocess.Popen([ROBUSTREPS, "serve"], env=environment, stderr=subprocess.PIPE, text=True) as serve:
+        assert serve.stderr is not None
+        link = next(line for line in serve.stderr if "#token=" in line)
+        assert re.search(rf"http://127.0.0.1:{port}/ui/#token=rs_[A-Za-z0-9_-]{{43}}$", link.strip())
+        end = time.monotonic() + PATIENCE
+        command = [ROBUSTREPS, "models", "list", "--json"]
+        while (done := subprocess.run(command, env=environment, capture_output=True, text=True, check=False)).returncode:
+            assert time.monotonic() < end, done.stderr
+        assert "cifar10-robust" in done.stdout
+        wrong = environment | {"ROBUSTREPS_API_KEY": tokens.new().text}
+        refused = subprocess.run(command, env=wrong, capture_output=True, text=True, check=False)
+        assert (refused.returncode, "opens nothing" in refused.stderr) == (3, True)
+        serve.terminate()
 
 
 def test_a_client_sends_its_key_to_the_service_and_to_nobody_else(tmp_path: Path) -> None:
