@@ -166,7 +166,9 @@ def main() -> None:
         broker = stack.enter_context(servers.redis(data / "redis"))
         endpoint = stack.enter_context(servers.s3(data / "s3"))
         up.make_bucket(endpoint)
-        os.environ.update(up.environment(database, broker, endpoint) | {"ROBUSTREPS_DATA_DIR": folder, "ROBUSTREPS_AUTH": "off"})
+        os.environ.update(
+            up.environment(database, broker, endpoint) | {"ROBUSTREPS_DATA_DIR": folder, "ROBUSTREPS_AUTH": "off"}
+        )
         pids = {name: int((data / name / "pid").read_text()) for name in ("postgres", "redis", "s3")}
         report = run(Settings(), a.items, a.steps, a.polls, pids)
     tell({"machine": machine(pick_device("auto"))} | report, a.out)

@@ -138,7 +138,11 @@ class Service:
 
     def __init__(self, stack: ExitStack, folder: Path, env: Environment) -> None:
         self.stack, self.log = stack, folder / "log"
-        self.env = {"ROBUSTREPS_AUTH": "off"} | env | {"ROBUSTREPS_PORT": str(servers.usable_port()), "ROBUSTREPS_LOG_FORMAT": "json"}
+        self.env = (
+            {"ROBUSTREPS_AUTH": "off"}
+            | env
+            | {"ROBUSTREPS_PORT": str(servers.usable_port()), "ROBUSTREPS_LOG_FORMAT": "json"}
+        )
         self.url = f"http://127.0.0.1:{self.env['ROBUSTREPS_PORT']}"
         self.processes = [start(stack, "serve", self.env, self.log)]
         ready(self.processes[0], self.url, self.log)

@@ -29,7 +29,8 @@ KEY = DATA.parent / "key"
 BUCKET = "robustreps"
 PORT = int(os.environ.get("ROBUSTREPS_PORT", "8000"))
 CURL = """
-  curl -s http://127.0.0.1:{port}/v1/jobs -H "Authorization: Bearer $(cat {key})" -H 'Content-Type: application/json' -d '{{
+  curl -s http://127.0.0.1:{port}/v1/jobs -H "Authorization: Bearer $(cat {key})" \\
+    -H 'Content-Type: application/json' -d '{{
     "kind": "inversion", "model": "cifar10-robust", "preset": "cifar",
     "targets": {{"source": "dataset", "dataset": "cifar10-sample", "indices": [0, 1, 2, 3]}}}}'
 """
@@ -108,7 +109,8 @@ def main() -> None:
         print(f"\n  dashboard  {url}/\n  reference  {url}/docs\n  database   {database}\n  broker     {broker}")
         print(f"  S3         {endpoint.url}  bucket {BUCKET}, key {endpoint.access_key}")
         print(f"  key        in {KEY}, to sign in at {url}/ui/login; the command line finds it there")
-        print(f"\nSubmit a job:\n{CURL.format(port=PORT, key=KEY)}\nCtrl-C stops everything; data stays in {DATA}.", flush=True)
+        print(f"\nSubmit a job:\n{CURL.format(port=PORT, key=KEY)}")
+        print(f"Ctrl-C stops everything; data stays in {DATA}.", flush=True)
         while api.poll() is None and worker.poll() is None:
             time.sleep(0.5)
         sys.exit("a process ended; its log is above")

@@ -36,7 +36,7 @@ from sqlalchemy.types import TypeEngine
 
 import migrations
 from service import metrics
-from service.access.isolation import TENANT
+from service.access.isolation import EVERYBODY, TENANT, TenantSession
 
 T = TypeVar("T")
 KEPT = "kept"
@@ -120,7 +120,7 @@ def insert_all(session: Session, rows: Mapping[Any, Sequence[Mapping[str, Any]]]
         *others, last = (_inserting(name, each[0]) for name, each in filled.items())
         named = ", ".join(f"of_{n} AS ({other})" for n, other in enumerate(others))
         sent = {name: json.dumps(each) for name, each in filled.items()}
-        session.execute(text(f"WITH {named} {last}" if named else last), sent)
+        session.execute(text(f"WITH {named} {last}" if named else last), sent, execution_options=EVERYBODY)
 
 
 def _inserting(table: str, columns: Collection[str]) -> str:
@@ -147,6 +147,7 @@ class Database:
         self._reader = self.engine.execution_options(**READER[self.url.get_backend_name()])
         self._info: dict[Any, Any] = {KEPT: {}}
         self._of: dict[str, Database] = {}
+        self._session: type[Session] = Session
 
     @property
     def tenant(self) -> str | None:
@@ -158,14 +159,14 @@ class Database:
         """The same, whose sessions see a tenant's rows alone."""
         if tenant not in self._of:
             narrowed = copy(self)
-            narrowed._info = {**self._info, TENANT: tenant}
+            narrowed._info, narrowed._session = {**self._info, TENANT: tenant}, TenantSession
             self._of[tenant] = narrowed
         return self._of[tenant]
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """One transaction, committed at the end of the block or rolled back by an exception."""
-        with Session(self.engine, expire_on_commit=False, info=self._info) as session, session.begin():
+        with self._session(self.engine, expire_on_commit=False, info=self._info) as session, session.begin():
             yield session
         for count in session.info.get(metrics.COUNTS, ()):
             count()
@@ -173,7 +174,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """No writer's lock is taken. Postgres would show each statement what is there by then in a transaction too."""
-        with Session(self._reader, expire_on_commit=False, info=self._info) as session, session.begin():
+        with self._session(self._reader, expire_on_commit=False, info=self._info) as session, session.begin():
             yield session
 
     def close(self) -> None:

@@ -151,7 +151,7 @@ class Settings(BaseSettings):
         if self.embedded and self.api_processes > 1:
             raise ValueError("broker_url memory:// serves one process: api_processes needs redis://")
         if self.auth == "off" and not is_loopback(self.host):
-            raise ValueError(f"auth off is for this machine alone, and host is {self.host}; allowed: a loopback address")
+            raise ValueError(f"auth off is for this machine alone; host {self.host} is no loopback address")
         return self
 
     def environment(self, names: Collection[str]) -> dict[str, str]:

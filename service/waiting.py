@@ -81,7 +81,8 @@ def queue(session: Session) -> Queue:
 def _read(session: Session) -> Queue:
     # Not joined: after a burst Postgres takes both tables for empty of such rows, and compares each with each.
     of_shards = select(Shard.job_id, func.count(), func.sum(Shard.item_count)).where(Shard.state == ShardState.QUEUED)
-    shards = {i: (n, int(items)) for i, n, items in session.execute(of_shards.group_by(Shard.job_id))}  # of all tenants
+    waits = session.execute(of_shards.group_by(Shard.job_id), execution_options=EVERYBODY)
+    shards = {i: (n, int(items)) for i, n, items in waits}
     of_jobs = select(Job.id, Job.priority, Job.created_at, image_steps()).where(Job.state.in_(GOING))
     going = session.execute(of_jobs, execution_options=EVERYBODY)
     waiting = sorted((place(of, at, i), shards[i][0], shards[i][1] * each) for i, of, at, each in going if i in shards)

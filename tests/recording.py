@@ -97,7 +97,9 @@ def main() -> None:
         url = stack.enter_context(
             running(
                 stack.enter_context(
-                    serving(Settings(data_dir=Path(folder), port=0, auth="off", webhook_private=True, webhook_http=True))
+                    serving(
+                        Settings(data_dir=Path(folder), port=0, auth="off", webhook_private=True, webhook_http=True)
+                    )
                 )
             )
         )

@@ -1,23 +1,42 @@
 """Sessions of a tenant see its rows alone, whatever statement is asked of them.
 
-A session's `info` says whose it is (`service.db.Database.of`). Every select, update and delete by the ORM is narrowed
-then: rows of `Owned` tables to the tenant's, those of `Posted` ones to what it posted itself. What hangs from a job has
-no column of its own, and is asked for by the id of a job that was found first. A session of nobody's, as workers, the
-reconciler and the threads that answer for several have them, sees everything.
+`service.db.Database.of` makes such sessions. Every select, update and delete by the ORM is narrowed then: rows of
+`Owned` tables to the tenant's, those of `Posted` ones to what it posted itself, and what hangs from a job or a webhook
+to what hangs from the tenant's. A statement that cannot be narrowed, since it names tables or is text, is refused. A
+session of nobody's, as workers, the reconciler and the threads that answer for several have them, sees everything.
+
+The same statement is prepared once for all tenants: whose rows it asks for is a parameter, which is looked up as it is
+sent. So one that is narrowed costs little more than one that is not.
 """
 
+import threading
 from functools import cache
 from typing import Any
 
-from sqlalchemy import event, select
-from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Delete,
+    Insert,
+    Select,
+    SelectBase,
+    Update,
+    bindparam,
+    event,
+    exists,
+)
+from sqlalchemy.orm import LoaderCriteriaOption, Session, with_loader_criteria
+from sqlalchemy.orm.interfaces import CriteriaOption
+from sqlalchemy.sql.functions import FunctionElement
 
-from service.bulk_models import Manifest
-from service.models import Holding, Image, Owned, Upload
+from service.bulk_models import Webhook
+from service.models import Base, Holding, Job, Owned, Posted
 
 TENANT = "tenant"
 EVERYBODY: dict[str, Any] = {"everybody": True}
-"""Options of a statement that counts what all tenants have, and tells nothing else of it."""
+"""Options of a statement that is not narrowed: it counts what all tenants have, and tells nothing else, or inserts."""
+_asking = threading.local()
+_whose: BindParameter[str] = bindparam("whose", callable_=lambda: _asking.tenant)
 
 
 def tenant_of(session: Session) -> str | None:
@@ -26,31 +45,91 @@ def tenant_of(session: Session) -> str | None:
     return found
 
 
-@cache
-def _narrowed(tenant: str) -> tuple[Any, ...]:
-    def posted(cls: Any) -> Any:
-        own = (Holding.tenant == tenant) & (Holding.kind == cls.__tablename__)
-        return cls.id.in_(select(Holding.id).where(own))
+class Unnarrowed(Exception):  # noqa: N818 - a mistake in the code, which no client makes
+    """A statement of a tenant's session could not be narrowed to what is the tenant's."""
 
-    return (
-        with_loader_criteria(Owned, lambda cls: cls.tenant == tenant, include_aliases=True),
-        *(with_loader_criteria(table, posted(table)) for table in (Image, Upload, Manifest)),
+
+@cache
+def _criteria() -> tuple[LoaderCriteriaOption, ...]:
+    tables = {mapper.class_ for mapper in Base.registry.mappers}
+    return tuple(
+        with_loader_criteria(each, where, include_aliases=True)
+        for each in sorted(tables, key=lambda table: table.__name__)
+        if (where := own(each)) is not None
     )
 
 
-@event.listens_for(Session, "do_orm_execute")
-def _narrow(state: ORMExecuteState) -> None:
-    tenant = tenant_of(state.session)
-    if tenant is None or "everybody" in state.execution_options:
-        return
-    if state.is_select or state.is_update or state.is_delete:
-        state.statement = state.statement.options(*_narrowed(tenant))
+def own(table: Any) -> ColumnElement[bool] | None:
+    """What holds of a tenant's rows; None for a table that knows of no tenants."""
+    if issubclass(table, Owned):
+        tenants: ColumnElement[bool] = table.tenant == _whose
+        return tenants
+    if issubclass(table, Posted):
+        held = (Holding.tenant == _whose) & (Holding.kind == table.__tablename__) & (Holding.id == table.id)
+        return exists().where(held)
+    for column, parent in (("job_id", Job), ("webhook_id", Webhook)):
+        if column in table.__table__.columns:
+            owners = parent.__table__.alias()  # not the one that the statement may have
+            return exists().where(owners.c.id == getattr(table, column), owners.c.tenant == _whose)
+    return None
 
 
-@event.listens_for(Session, "before_flush")
+class _Narrowing(CriteriaOption):
+    """All criteria as one option, of which the key of a statement in SQLAlchemy's cache has only the name."""
+
+    __slots__ = ()
+    _traverse_internals: Any = []  # noqa: RUF012
+    propagate_to_loaders = False  # they ask the session, which narrows what they ask
+
+    def process_compile_state(self, compile_state: Any) -> None:
+        self.get_global_criteria(compile_state.global_attributes)
+
+    def process_compile_state_replaced_entities(self, compile_state: Any, mapper_entities: Any) -> None:  # noqa: ARG002
+        self.process_compile_state(compile_state)
+
+    def get_global_criteria(self, attributes: dict[str, Any]) -> None:
+        for each in _criteria():
+            each.get_global_criteria(attributes)
+
+
+NARROWING = _Narrowing()
+
+
+SELECTS = (SelectBase, Update, Delete)
+
+
+def _of_nothing(statement: Any) -> bool:
+    """Whether it selects from no table: the time, or what its parts, which are the ORM's, select."""
+    return isinstance(statement, Select) and all(isinstance(f, FunctionElement) for f in statement.get_final_froms())
+
+
+class TenantSession(Session):
+    """A session of the tenant that its `info` names. All that asks the database for rows comes through these three."""
+
+    def execute(self, statement: Any, *args: Any, **options: Any) -> Any:
+        return super().execute(self._narrowed(statement, options), *args, **options)
+
+    def scalar(self, statement: Any, *args: Any, **options: Any) -> Any:
+        return super().scalar(self._narrowed(statement, options), *args, **options)
+
+    def scalars(self, statement: Any, *args: Any, **options: Any) -> Any:
+        return super().scalars(self._narrowed(statement, options), *args, **options)
+
+    def _narrowed(self, statement: Any, options: dict[str, Any]) -> Any:
+        if "everybody" in options.get("execution_options", ()):
+            return statement
+        if isinstance(statement, Insert) and statement.select is None:
+            return statement
+        by_orm = statement._propagate_attrs.get("compile_state_plugin") == "orm"
+        if not (by_orm and isinstance(statement, SELECTS) or _of_nothing(statement)):
+            raise Unnarrowed(f"a statement of a {type(statement).__name__}, which is not of the ORM, or text")
+        _asking.tenant = self.info[TENANT]
+        return statement.options(NARROWING)
+
+
+@event.listens_for(TenantSession, "before_flush")
 def _mark(session: Session, *_: Any) -> None:
     """What is added is the tenant's."""
-    if (tenant := tenant_of(session)) is not None:
-        for row in session.new:
-            if isinstance(row, Owned):
-                row.tenant = tenant
+    for row in session.new:
+        if isinstance(row, Owned):
+            row.tenant = session.info[TENANT]

@@ -33,8 +33,8 @@ from tests.servers import Bucket
 
 HURRIED: dict[str, Any] = {
     "lease_seconds": 4, "heartbeat_seconds": 0.5, "reconcile_seconds": 1, "checkpoint_seconds": 1.5,
-    "drain_seconds": DRAIN_SECONDS, "auth": "off", "retry_seconds": 0.5, "loading_seconds": 30, "shard_items": 6, "batch_rows": 16,
-    "deterministic_rows": 4, "worker_threads": 3, "log_format": "json",
+    "auth": "off", "drain_seconds": DRAIN_SECONDS, "retry_seconds": 0.5, "loading_seconds": 30, "shard_items": 6,
+    "batch_rows": 16, "deterministic_rows": 4, "worker_threads": 3, "log_format": "json",
     # Whoever kills at random must not put the blame on an item.
     "max_crashes": 1000, "max_attempts": 1000,
 }  # fmt: skip

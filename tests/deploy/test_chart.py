@@ -87,7 +87,9 @@ def test_secrets_are_references(objects: list[Object]) -> None:
     assert not [o for o in objects if o["kind"] in ("Secret", "ConfigMap")]
 
 
-@pytest.mark.parametrize("name", ["DATABASE_URL", "S3_SECRET_KEY", "S3_ACCESS_KEY", "SECRET_KEY", "API_KEY", "ROBUSTREPS_PORT", "device"])
+@pytest.mark.parametrize(
+    "name", ["DATABASE_URL", "S3_SECRET_KEY", "S3_ACCESS_KEY", "SECRET_KEY", "API_KEY", "ROBUSTREPS_PORT", "device"]
+)
 def test_a_setting_that_is_a_secret_or_no_setting_is_refused(name: str) -> None:
     with pytest.raises(helm_python.HelmError, match="propertyName"):
         rendered({"settings": {name: "x"}})

@@ -203,7 +203,7 @@ def test_keys_are_asked_for_unless_one_says_otherwise_and_then_only_on_this_mach
 ) -> None:
     monkeypatch.delenv("ROBUSTREPS_AUTH", raising=False)
     assert Settings().auth == "on"
-    for host in ("0.0.0.0", "10.0.0.1", "::", "example.com"):  # noqa: S104 - refused
+    for host in ("0.0.0.0", "10.0.0.1", "::", "example.com"):
         assert Settings(host=host).auth == "on"
         with pytest.raises(ValidationError, match="auth off is for this machine alone"):
             Settings(host=host, auth="off")
@@ -222,14 +222,20 @@ def test_servers_without_a_secret_do_not_start(sqlite_url: str, tmp_path: Path) 
 @pytest.mark.e2e
 def test_an_embedded_service_prints_a_link_and_the_command_line_finds_its_key(tmp_path: Path) -> None:
     port = usable_port()
-    environment = os.environ | {"ROBUSTREPS_DATA_DIR": str(tmp_path), "ROBUSTREPS_AUTH": "on", "ROBUSTREPS_PORT": str(port)}
+    environment = os.environ | {
+        "ROBUSTREPS_DATA_DIR": str(tmp_path),
+        "ROBUSTREPS_AUTH": "on",
+        "ROBUSTREPS_PORT": str(port),
+    }
     with subprocess.Popen([ROBUSTREPS, "serve"], env=environment, stderr=subprocess.PIPE, text=True) as serve:
         assert serve.stderr is not None
         link = next(line for line in serve.stderr if "#token=" in line)
         assert re.search(rf"http://127.0.0.1:{port}/ui/#token=rs_[A-Za-z0-9_-]{{43}}$", link.strip())
         end = time.monotonic() + PATIENCE
-        command = [ROBUSTREPS, "models", "list", "--json"]
-        while (done := subprocess.run(command, env=environment, capture_output=True, text=True, check=False)).returncode:
+        command: list[str | Path] = [ROBUSTREPS, "models", "list", "--json"]
+        while (
+            done := subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        ).returncode:
             assert time.monotonic() < end, done.stderr
         assert "cifar10-robust" in done.stdout
         wrong = environment | {"ROBUSTREPS_API_KEY": tokens.new().text}
