@@ -57,6 +57,9 @@ class Settings(BaseSettings):
         le=65535,
         description="Port of `host` with a worker's /metrics, /healthz and /readyz; 0: none",
     )
+    metrics_token: SecretStr | None = Field(
+        None, min_length=16, description="What Prometheus sends to read /metrics; empty: only loopback has metrics"
+    )
     otlp_endpoint: str = Field(
         default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
         description="Where traces are sent, by OTLP over HTTP; empty: OTEL_EXPORTER_OTLP_ENDPOINT, or nowhere",

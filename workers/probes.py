@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from service import counting, metrics, readiness
+from service.access.scraping import REFUSED, may_scrape
 
 if TYPE_CHECKING:
     from workers.runtime import Runtime
@@ -110,8 +111,10 @@ class Probes:
             self._server.shutdown()
             self._server.server_close()
 
-    def _answer(self, path: str) -> tuple[int, str, bytes]:
+    def _answer(self, path: str, authorization: str) -> tuple[int, str, bytes]:
         """Status, media type and body."""
+        if path == "/metrics" and not may_scrape(self.runtime.settings, authorization):
+            return 401, "text/plain", REFUSED.encode()
         if path == "/metrics":
             return 200, CONTENT_TYPE_PLAIN_0_0_4, counting.exposition()
         if path == "/healthz":
@@ -125,14 +128,16 @@ class Probes:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], answer: Callable[[str], tuple[int, str, bytes]]) -> None:
+    def __init__(self, address: tuple[str, int], answer: Callable[[str, str], tuple[int, str, bytes]]) -> None:
         class Handler(BaseHTTPRequestHandler):
             timeout = SECONDS
 
             def do_GET(self) -> None:
-                status, media_type, body = answer(self.path.partition("?")[0])
+                status, media_type, body = answer(self.path.partition("?")[0], self.headers.get("Authorization", ""))
                 self.send_response(status)
                 self.send_header("Content-Type", media_type)
+                if status == 401:
+                    self.send_header("WWW-Authenticate", "Bearer")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

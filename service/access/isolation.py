@@ -16,10 +16,10 @@ from typing import Any
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
+    CompoundSelect,
     Delete,
     Insert,
     Select,
-    SelectBase,
     Update,
     bindparam,
     event,
@@ -27,7 +27,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import LoaderCriteriaOption, Session, with_loader_criteria
 from sqlalchemy.orm.interfaces import CriteriaOption
-from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.expression import ColumnClause
 
 from service.bulk_models import Webhook
 from service.models import Base, Holding, Job, Owned, Posted
@@ -61,13 +62,13 @@ def _criteria() -> tuple[LoaderCriteriaOption, ...]:
 
 def own(table: Any) -> ColumnElement[bool] | None:
     """What holds of a tenant's rows; None for a table that knows of no tenants."""
-    if issubclass(table, Owned):
+    if "tenant" in table.__table__.columns:
         tenants: ColumnElement[bool] = table.tenant == _whose
         return tenants
     if issubclass(table, Posted):
-        held = (Holding.tenant == _whose) & (Holding.kind == table.__tablename__) & (Holding.id == table.id)
-        return exists().where(held)
-    for column, parent in (("job_id", Job), ("webhook_id", Webhook)):
+        held = Holding.__table__.alias().c
+        return exists().where(held.tenant == _whose, held.kind == table.__tablename__, held.id == table.id)
+    for column, parent in (("webhook_id", Webhook), ("job_id", Job)):
         if column in table.__table__.columns:
             owners = parent.__table__.alias()  # not the one that the statement may have
             return exists().where(owners.c.id == getattr(table, column), owners.c.tenant == _whose)
@@ -93,14 +94,17 @@ class _Narrowing(CriteriaOption):
 
 
 NARROWING = _Narrowing()
+ORMS = (Select, CompoundSelect, Update, Delete)
 
 
-SELECTS = (SelectBase, Update, Delete)
-
-
-def _of_nothing(statement: Any) -> bool:
-    """Whether it selects from no table: the time, or what its parts, which are the ORM's, select."""
-    return isinstance(statement, Select) and all(isinstance(f, FunctionElement) for f in statement.get_final_froms())
+def _of_classes(statement: Any) -> bool:
+    """Whether it asks for nothing but by classes, which is what narrowing goes by: the time, whether there is a row."""
+    if statement._propagate_attrs.get("compile_state_plugin") == "orm":
+        return True
+    columns = (
+        each for each in visitors.iterate(statement) if isinstance(each, ColumnClause) and each.table is not None
+    )
+    return isinstance(statement, Select) and not statement._from_obj and all(c._annotations for c in columns)
 
 
 class TenantSession(Session):
@@ -120,9 +124,8 @@ class TenantSession(Session):
             return statement
         if isinstance(statement, Insert) and statement.select is None:
             return statement
-        by_orm = statement._propagate_attrs.get("compile_state_plugin") == "orm"
-        if not (by_orm and isinstance(statement, SELECTS) or _of_nothing(statement)):
-            raise Unnarrowed(f"a statement of a {type(statement).__name__}, which is not of the ORM, or text")
+        if not isinstance(statement, ORMS) or not _of_classes(statement):
+            raise Unnarrowed(f"{type(statement).__name__} of the kind that is not narrowed")
         _asking.tenant = self.info[TENANT]
         return statement.options(NARROWING)
 

@@ -81,14 +81,31 @@ def test_every_setting_of_a_pod_is_one_of_the_services(objects: list[Object]) ->
 
 
 def test_secrets_are_references(objects: list[Object]) -> None:
-    for _, pod in pods(objects):
+    for name, pod in pods(objects):
         (container,) = pod["containers"]
-        assert container["envFrom"] == [{"secretRef": {"name": "robustreps"}}]
+        of_secret = {v["name"] for v in container["env"] if "secretKeyRef" in v.get("valueFrom", {})}
+        if name.endswith("-api"):
+            assert container["envFrom"] == [{"secretRef": {"name": "robustreps"}}]
+            continue
+        assert "envFrom" not in container
+        servers = {"ROBUSTREPS_DATABASE_URL", "ROBUSTREPS_BROKER_URL"}
+        others = {f"ROBUSTREPS_{each}" for each in ("S3_ACCESS_KEY", "S3_SECRET_KEY", "METRICS_TOKEN")}
+        assert of_secret == servers | (set() if name.endswith("-migrate") else others), name
     assert not [o for o in objects if o["kind"] in ("Secret", "ConfigMap")]
 
 
 @pytest.mark.parametrize(
-    "name", ["DATABASE_URL", "S3_SECRET_KEY", "S3_ACCESS_KEY", "SECRET_KEY", "API_KEY", "ROBUSTREPS_PORT", "device"]
+    "name",
+    [
+        "DATABASE_URL",
+        "S3_SECRET_KEY",
+        "S3_ACCESS_KEY",
+        "SECRET_KEY",
+        "API_KEY",
+        "METRICS_TOKEN",
+        "ROBUSTREPS_PORT",
+        "device",
+    ],
 )
 def test_a_setting_that_is_a_secret_or_no_setting_is_refused(name: str) -> None:
     with pytest.raises(helm_python.HelmError, match="propertyName"):

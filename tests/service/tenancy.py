@@ -16,7 +16,7 @@ from service.access.principal import Scope
 from service.api.context import Context
 from service.app import create_app, open_context
 from service.db import now
-from service.models import Artifact, Item, Job, RegisteredDataset, RegisteredModel
+from service.models import Artifact, Evaluation, Item, Job, RegisteredDataset, RegisteredModel
 from service.settings import Settings
 from service.states import ItemState
 from tests.fixtures import inversion, migrated
@@ -87,7 +87,10 @@ def _finished(context: Context, job_id: str) -> None:
     file = {"job_id": job_id, "item_index": 0, "name": "result.png", "key": f"jobs/{job_id}/x",
             "media_type": "image/png", "size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}  # fmt: skip
     context.storage.put(f"jobs/{job_id}/x", b"x", "image/png")
+    network = context.catalog.models["cifar10-robust"]
     with context.db.transaction() as session:
+        session.add(Evaluation(job_id=job_id, model=network.name, model_digest=network.digest, summary={}, at=0.0,
+                               dataset="cifar10-sample"))  # fmt: skip
         for index, state in enumerate((ItemState.SUCCEEDED, ItemState.FAILED)):
             this = (Item.job_id == job_id) & (Item.index == index)
             values = {"state": state, "finished_at": now(), "error": {"title": "Failed"} if index else None}
@@ -109,7 +112,7 @@ def tenants(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             (folder / "robustreps.db").write_bytes(migrated())
         context = open_context(Settings(**values))
         stack.callback(context.close)
-        http = stack.enter_context(TestClient(create_app(context.settings, context), raise_server_exceptions=False))
+        http = stack.enter_context(TestClient(create_app(context.settings, context), raise_server_exceptions=True))
         with context.db.transaction() as session:
             for name in ("acme", "rival"):
                 registry.create_tenant(session, name)

@@ -71,6 +71,12 @@ def test_no_list_has_anything_of_another_tenant(tenants: Tenants, path: str) -> 
         assert [each for each in secrets if each in own.text], "its own is not listed either, so this tells nothing"
 
 
+def test_evaluations_of_a_shipped_network_are_told_to_who_made_them(tenants: Tenants) -> None:
+    path, job = "/v1/models/cifar10-robust/evaluations", tenants.known["job_id"]
+    own, others = (tenants.http.get(path, headers=each).json() for each in (tenants.acme, tenants.rival))
+    assert (own["evaluations"][0]["job"], others["evaluations"]) == (job, [])
+
+
 @pytest.mark.parametrize(("method", "path"), ABOUT)
 def test_what_is_ones_own_is_there(tenants: Tenants, method: str, path: str) -> None:
     if method != "get" or path.endswith(("/events", "/archive", "/preview.png", "/checkpoint", "/{name}", "/weights")):

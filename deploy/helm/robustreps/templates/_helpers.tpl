@@ -57,6 +57,18 @@ pods, not in a ConfigMap, so that a change of them rolls out, and the hook has t
 - secretRef: {name: {{ .Values.existingSecret }}}
 {{- end -}}
 
+{{/* Those that a worker needs, and no more: (dict "root" . "names" (list ...)). */}}
+{{- define "robustreps.secretEnv" -}}
+{{- range $name := .names }}
+- name: ROBUSTREPS_{{ $name }}
+  valueFrom: {secretKeyRef: {name: {{ $.root.Values.existingSecret }}, key: ROBUSTREPS_{{ $name }}, optional: true}}
+{{- end }}
+{{- end -}}
+
+{{- define "robustreps.workerSecrets" -}}
+{{- include "robustreps.secretEnv" (dict "root" . "names" (list "DATABASE_URL" "BROKER_URL" "S3_ACCESS_KEY" "S3_SECRET_KEY" "METRICS_TOKEN")) -}}
+{{- end -}}
+
 {{- define "robustreps.pullSecrets" -}}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
