@@ -86,7 +86,7 @@ def create_app(settings: Settings, context: Context | None = None) -> Api:
         app.state.context = context or open_context(settings)
         app.state.feed = Feed(app.state.context.db, settings.max_streams)
         asked = settings.auth == "on"
-        app.state.verifier = Verifier(app.state.context.db, server_secret(settings)) if asked else None
+        app.state.verifier = Verifier(app.state.context.db, server_secret(settings), settings) if asked else None
         yield
         if context is None:
             app.state.context.close()

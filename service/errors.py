@@ -120,6 +120,18 @@ class TooManyQueued(Problem):
         self.headers = {"Retry-After": str(retry_after)}
 
 
+class TooManyRequests(TooManyQueued):
+    """More was asked in a minute than may be."""
+
+    type = "too-many-requests"
+
+
+class QuotaExceeded(TooLarge):
+    """A tenant has as much as it may, and waiting changes nothing."""
+
+    type = "quota-exceeded"
+
+
 class TooManyArchives(Problem):
     """This process sends as many archives as it has memory for."""
 

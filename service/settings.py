@@ -71,6 +71,9 @@ class Settings(BaseSettings):
         5_000_000, gt=0, description="Most items of jobs that are not over; beyond, submissions are answered 429"
     )
     max_queued_items_per_client: int = Field(2_000_000, gt=0, description="Most of them from one client")
+    max_requests_per_minute: int = Field(0, ge=0, description="Most requests of one tenant, in each pod; 0: any number")
+    max_stored_bytes_per_client: int = Field(0, ge=0, description="Most bytes stored for one tenant; 0: any number")
+    max_wrong_keys: int = Field(30, ge=1, description="Wrong keys a minute from one address, beyond which none is read")
     max_items: int = Field(
         4096,
         gt=0,

@@ -19,8 +19,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import errors
 from service.access import registry, sessions
-from service.access.principal import EVERYBODY, SAFE, Principal, needed
+from service.access.buckets import Buckets
+from service.access.principal import EVERYBODY, REQUESTS, SAFE, Principal, needed
 from service.db import Database
+from service.settings import Settings
 
 KEPT = 5.0
 """Seconds for which a process takes a key for what it was: so long a revoked one may still open."""
@@ -35,17 +37,20 @@ HEADER = "x-robustreps-dashboard"
 class Verifier:
     """Of a process: keys and sessions to who has them. The database is asked once in `KEPT` seconds for each."""
 
-    def __init__(self, db: Database, secret: bytes) -> None:
-        self.db, self.secret = db, secret
+    def __init__(self, db: Database, secret: bytes, settings: Settings) -> None:
+        self.db, self.secret, self.settings = db, secret, settings
+        self._requests, self._wrong = Buckets(), Buckets()
         self._known: dict[bytes, tuple[float, Principal]] = {}
         self._noted: dict[str, float] = {}
 
-    async def principal(self, text: str) -> Principal:
-        """Raises Unauthorized."""
+    async def principal(self, text: str, address: str) -> Principal:
+        """Raises Unauthorized, TooManyRequests."""
         digest, at = hashlib.sha256(text.encode()).digest(), time.monotonic()
         until, known = self._known.get(digest, (0.0, None))
         if known is None or until < at:
-            known = await run_in_threadpool(self._verify, text)
+            if known is None:  # one that was right a moment ago is asked about all the same
+                self.heed(address)
+            known = await run_in_threadpool(self._verify, text, address)
             if len(self._known) >= MOST:
                 self._known.clear()
             self._known[digest] = (at + KEPT, known)
@@ -58,11 +63,26 @@ class Verifier:
         """Ask the database again."""
         self._known.pop(hashlib.sha256(text.encode()).digest(), None)
 
-    def _verify(self, text: str) -> Principal:
+    def heed(self, address: str, wrong: bool = False) -> None:
+        """Raises TooManyRequests where so many keys came from that opened nothing; `wrong`: another one did."""
+        most = self.settings.max_wrong_keys
+        if (wait := self._wrong.wait(address, most, 1.0 if wrong else 0.0)) and not wrong:
+            detail = f"{most} keys a minute that open nothing are as many as one address may try; wait {wait} s"
+            raise errors.TooManyRequests(detail, wait)
+
+    def count(self, principal: Principal) -> None:
+        """A request of a tenant. Raises TooManyRequests. Processes that share a port have a part of the quota each."""
+        most = self.settings.max_requests_per_minute if principal.requests is None else principal.requests
+        if most and (wait := self._requests.wait(principal.tenant, max(most / self.settings.api_processes, 1))):
+            detail = f"tenant {principal.tenant}, quota {REQUESTS}: {most:,} are allowed; wait {wait} s"
+            raise errors.TooManyRequests(detail, wait)
+
+    def _verify(self, text: str, address: str) -> Principal:
         with self.db.reading() as session:
             find = sessions.find if text.startswith(sessions.PREFIX) else registry.verify
             found = find(session, text, self.secret)
         if found is None:
+            self.heed(address, wrong=True)
             raise errors.Unauthorized("this opens nothing here: it is mistyped, has expired or was revoked")
         return found
 
@@ -96,7 +116,7 @@ class Gate:
 
 
 async def _entered(verifier: Verifier, scope: Scope) -> Principal:
-    """Raises Unauthorized, Forbidden."""
+    """Raises Unauthorized, Forbidden, TooManyRequests."""
     headers, method = Headers(scope=scope), scope["method"]
     kind, _, text = headers.get("authorization", "").partition(" ")
     text = text.strip()
@@ -108,10 +128,16 @@ async def _entered(verifier: Verifier, scope: Scope) -> Principal:
             raise errors.Forbidden(f"a cookie changes something only beside the header {HEADER}, from its own page")
     elif text.startswith(sessions.PREFIX):
         raise errors.Unauthorized("a session is no key, and only a browser's cookie has one")
-    found = await verifier.principal(text)
+    found = await verifier.principal(text, address_of(scope))
+    verifier.count(found)
     if scope["path"] != SESSION and (scope_ := needed(method)) not in found.scopes:
         raise errors.Forbidden(f"this takes a key with the scope {scope_}; this one has {', '.join(found.scopes)}")
     return found
+
+
+def address_of(scope: Scope) -> str:
+    """Of who asks: of a proxy, unless uvicorn trusts its headers."""
+    return str((scope.get("client") or ("unknown",))[0])
 
 
 def own(headers: Headers) -> bool:

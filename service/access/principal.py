@@ -20,12 +20,16 @@ DEFAULT = "default"
 SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
+REQUESTS = "requests_a_minute"
+
+
 class Principal(NamedTuple):
-    """`key` is the public part of the key; None where none was asked for."""
+    """`key` is the public part of the key; None where none was asked for. `requests` are the tenant's own quota."""
 
     tenant: str
     key: str | None
     scopes: frozenset[Scope]
+    requests: int | None = None
 
 
 EVERYBODY = Principal(DEFAULT, None, frozenset(Scope))

@@ -9,12 +9,13 @@ from sqlalchemy.orm import Session
 
 from service.access import tokens
 from service.access.models import ApiKey, Tenant
-from service.access.principal import Principal, Scope
+from service.access.principal import REQUESTS, Principal, Scope
 from service.db import now
 from service.errors import Conflict, FieldError, InvalidInput, NotFound
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
-QUOTAS = ("queued_items",)
+QUOTAS = ("queued_items", REQUESTS, "stored_bytes")
+"""What a tenant may have, where it is not as the settings have it: 0 of the last two is as much as it likes."""
 GRACE = 86_400.0
 """Seconds for which a key that was replaced still opens."""
 MINUTE = 60.0
@@ -109,11 +110,16 @@ def verify(session: Session, text: str, secret: bytes) -> Principal | None:
     """Who has this key; None for one that opens nothing."""
     if (token := tokens.parse(text)) is None:
         return None
-    found = select(ApiKey.hash, ApiKey.tenant, ApiKey.scopes).join(Tenant, Tenant.id == ApiKey.tenant)
+    found = select(ApiKey.hash, ApiKey.tenant, ApiKey.scopes, Tenant.quotas).join(Tenant, Tenant.id == ApiKey.tenant)
     row = session.execute(found.where(ApiKey.id == token.id, VALID)).one_or_none()
     # As long for an id that nobody has.
     right = tokens.same(row.hash if row else "", text, secret)
-    return Principal(row.tenant, token.id, frozenset(map(Scope, row.scopes))) if row and right else None
+    return principal(token.id, row) if row and right else None
+
+
+def principal(key_id: str, row: Any) -> Principal:
+    """Of a row with `tenant`, `scopes` and `quotas`."""
+    return Principal(row.tenant, key_id, frozenset(map(Scope, row.scopes)), row.quotas.get(REQUESTS))
 
 
 def used(session: Session, key_ids: Collection[str]) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from service.access import registry, tokens
 from service.access.models import ApiKey, BrowserSession, Tenant
-from service.access.principal import Principal, Scope
+from service.access.principal import Principal
 from service.db import now
 
 PREFIX = "rs_"
@@ -49,10 +49,10 @@ def enter(session: Session, text: str, seconds: float, secret: bytes) -> Entered
 
 def find(session: Session, text: str, secret: bytes, once: bool = False) -> Principal | None:
     """Whose session it is; None for one that is over, and once its key opens nothing."""
-    of_keys = select(ApiKey.id, ApiKey.tenant, ApiKey.scopes).join(BrowserSession).join(Tenant)
+    of_keys = select(ApiKey.id, ApiKey.tenant, ApiKey.scopes, Tenant.quotas).join(BrowserSession).join(Tenant)
     this = (BrowserSession.hash == tokens.hashed(text, secret)) & (BrowserSession.once == once) & ALIVE
     row = session.execute(of_keys.where(this, registry.VALID)).one_or_none()
-    return Principal(row.tenant, row.id, frozenset(map(Scope, row.scopes))) if row else None
+    return registry.principal(row.id, row) if row else None
 
 
 def end(session: Session, text: str, secret: bytes) -> bool:

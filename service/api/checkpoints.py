@@ -5,7 +5,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from service import responses
-from service.api.context import Context, Ctx, Id, Reading
+from service.api.context import ROOM, Context, Ctx, Id, Reading
 from service.api.receiving import BINARY, received
 from service.bulk_models import Manifest
 from service.errors import NotFound
@@ -24,14 +24,14 @@ class UploadedManifest(BaseModel):
 # The routes that are no plain functions: gigabytes have to go to the disk as they arrive.
 
 
-@router.post(CHECKPOINTS, status_code=201, openapi_extra=BINARY, tags=["catalog"])
+@router.post(CHECKPOINTS, status_code=201, openapi_extra=BINARY, tags=["catalog"], dependencies=ROOM)
 async def upload_checkpoint(request: Request, response: Response, ctx: Ctx) -> responses.Checkpoint:
     """Store a checkpoint file; its id is the digest of its bytes. It is checked when a model is registered from it."""
     row = await _receive(request, response, ctx, "checkpoint")
     return responses.Checkpoint(id=row.id, size=row.size)
 
 
-@router.post(MANIFESTS, status_code=201, openapi_extra=BINARY, tags=["jobs"])
+@router.post(MANIFESTS, status_code=201, openapi_extra=BINARY, tags=["jobs"], dependencies=ROOM)
 async def upload_manifest(request: Request, response: Response, ctx: Ctx) -> UploadedManifest:
     """Store a list of inputs, JSONL or CSV; its id is the digest of its bytes. A job that names it checks it."""
     row = await _receive(request, response, ctx, "manifest")

@@ -92,6 +92,13 @@ async def client_of(request: Request) -> str:
     return request.client.host[:64] if request.client else "unknown"
 
 
+def room_of(ctx: Ctx, content_length: Annotated[int, Header(include_in_schema=False)] = 0) -> None:
+    """Raises QuotaExceeded for a body that is more than the tenant may still have stored."""
+    with ctx.db.reading() as session:
+        limits.room(session, ctx.settings, ctx.tenant, content_length)
+
+
+ROOM = [Depends(room_of)]
 Client = Annotated[str, Depends(client_of)]
 """Whose queued items count together: a tenant's. Where no keys are asked for, those who send the same Authorization, or
 else come from the same address."""

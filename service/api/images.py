@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Response
 
 from service import responses
-from service.api.context import Ctx, Id
+from service.api.context import ROOM, Ctx, Id
 from service.errors import NotFound
 from service.models import Image
 from service.uploads import OCTETS, keep_image
@@ -13,7 +13,7 @@ from service.uploads import OCTETS, keep_image
 router = APIRouter(prefix="/v1/images", tags=["images"])
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, dependencies=ROOM)
 def upload_image(
     data: Annotated[
         bytes,

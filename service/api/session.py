@@ -37,10 +37,13 @@ def sign_in(body: SignIn, request: Request, response: Response, ctx: Ctx) -> Ses
         return _shown(EVERYBODY)
     if not gate.own(request.headers):
         raise Forbidden(f"a browser signs in from the service's own page, with the header {gate.HEADER}")
+    address = gate.address_of(request.scope)
+    verifier.heed(address)
     seconds = ctx.settings.session_seconds
     with verifier.db.transaction() as session:
         entered = sessions.enter(session, body.key, seconds, verifier.secret)
     if entered is None:
+        verifier.heed(address, wrong=True)
         raise Unauthorized("this opens nothing here: it is mistyped, was used before, has expired or was revoked")
     secure = request.url.scheme == "https"
     response.set_cookie(

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from service import uploads
-from service.api.context import Ctx, Id
+from service.api.context import Ctx, Id, room_of
 from service.api.receiving import BINARY, received
 from service.bulk_models import PendingUpload
 from service.errors import Conflict, FieldError, InvalidInput
@@ -49,6 +49,7 @@ def begin_upload(body: NewUpload, request: Request, response: Response, ctx: Ctx
 
     With S3, the url is the bucket's, which takes these bytes and no others; with local files it is this service's.
     """
+    room_of(ctx, body.size)
     row = uploads.begin(ctx.db, ctx.storage, ctx.settings, body)
     seconds = ctx.settings.presign_seconds
     link = ctx.storage.upload_link(row.key, row.size, row.sha256, body.media_type, seconds)

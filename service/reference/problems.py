@@ -33,11 +33,11 @@ MEANINGS = {
     404: "Nothing has this name, or not any more",
     405: "The address has no such method",
     409: "The state of the thing does not allow this",
-    413: "The body is larger than the service takes",
+    413: "The body is larger than the service takes, or than what the tenant may still have stored",
     415: "The body has another media type than those that are taken",
     416: "The range lies beyond the end; Content-Range tells the size",
     422: "A value is not allowed; errors names each field and what is",
-    429: "As much waits as may; try again after Retry-After",
+    429: "As much waits, or was asked in a minute, as may be; try again after Retry-After",
     503: "A server that is needed cannot be reached, or too much is going on; try again after Retry-After",
 }
 _BODY = [{"field": "body", "message": "allowed: 20,000,000 bytes"}]

@@ -18,10 +18,11 @@ from service.access import gate, registry, tokens
 from service.access.first import first_key
 from service.access.models import ApiKey, Tenant
 from service.access.principal import Scope
+from service.access.scraping import may_scrape
 from service.access.secret import server_secret
 from service.app import create_app, open_context
 from service.client import ApiError, Client
-from service.db import Database, now
+from service.db import Database, migrate, now
 from service.reference.schema import operations
 from service.remote import credentials
 from service.server import Server, config
@@ -303,3 +304,23 @@ def test_keys_and_tenants_are_made_by_the_command_line(tmp_path: Path) -> None:
         (json.loads(line) for line in admin("tenants", "list", "--json").splitlines()), key=lambda t: t["id"] == "acme"
     )
     assert acme["quotas"] == {"queued_items": 100}
+
+
+def test_metrics_of_a_service_that_others_reach_take_their_token(tmp_path: Path) -> None:
+    token = "a token that is long enough"
+    for values, sent, status in (
+        ({"host": "127.0.0.1"}, "", 200),
+        ({"host": "0.0.0.0"}, "", 401),
+        ({"host": "0.0.0.0", "metrics_token": token}, f"Bearer {token}", 200),
+        ({"host": "127.0.0.1", "metrics_token": token}, "", 401),
+        ({"host": "0.0.0.0", "metrics_token": token}, f"Bearer {token[:-1]}", 401),
+        ({"host": "0.0.0.0", "metrics_token": token}, f"Basic {token}", 401),
+        ({"host": "0.0.0.0"}, "Bearer ", 401),
+    ):
+        settings = Settings(data_dir=tmp_path, auth="on", secret_key=SECRET, **values)  # type: ignore[arg-type]
+        assert may_scrape(settings, sent) is (status == 200), values
+    migrate(settings.database)
+    with TestClient(create_app(settings)) as http:
+        assert http.get("/metrics").status_code == 401
+        assert "robustreps_jobs" not in http.get("/metrics", headers={"Authorization": "Bearer x"}).text
+        assert http.get("/healthz").status_code == 200

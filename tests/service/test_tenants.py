@@ -212,18 +212,6 @@ def test_webhooks_are_told_of_their_tenants_jobs_alone(tenants: Tenants) -> None
     assert hooks["rival"].json()["id"] not in told
 
 
-def test_a_tenants_quota_is_its_own(tenants: Tenants) -> None:
-    with tenants.context.db.transaction() as session:
-        registry.create_tenant(session, "small")
-        registry.set_quota(session, "small", "queued_items", 4)
-    headers = tenants.key("small")
-    first, second = (tenants.http.post("/v1/jobs", json=inversion(), headers=headers) for _ in "12")
-    assert (first.status_code, second.status_code) == (202, 429)
-    assert "tenant small, quota queued_items: 4" in second.json()["detail"]
-    assert int(second.headers["Retry-After"]) > 0
-    assert tenants.http.post("/v1/jobs", json=inversion(), headers=tenants.rival).status_code == 202
-
-
 def test_how_long_the_queue_is_everybody_sees_but_not_whose_it_is(tenants: Tenants) -> None:
     own, others = (tenants.http.get("/v1/workers", headers=h).json()["queue"] for h in (tenants.acme, tenants.rival))
     assert own == others
