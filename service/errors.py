@@ -121,15 +121,11 @@ class TooManyQueued(Problem):
 
 
 class TooManyRequests(TooManyQueued):
-    """More was asked in a minute than may be."""
-
     type = "too-many-requests"
 
 
 class QuotaExceeded(TooLarge):
-    """A tenant has as much as it may, and waiting changes nothing."""
-
-    type = "quota-exceeded"
+    type = "quota-exceeded"  # a tenant has as much as it may, and waiting changes nothing
 
 
 class TooManyArchives(Problem):
@@ -164,12 +160,7 @@ def shortened(text: str) -> str:
 
 def render(status: int, type_: str, detail: str, errors: tuple[FieldError, ...] = ()) -> JSONResponse:
     """A problem+json response."""
-    body: dict[str, Any] = {
-        "type": f"/problems/{type_}",
-        "title": title(status),
-        "status": status,
-        "detail": detail,
-    }
+    body: dict[str, Any] = {"type": f"/problems/{type_}", "title": title(status), "status": status, "detail": detail}
     if errors:
         body["errors"] = [e._asdict() for e in errors]
     return JSONResponse(body, status, media_type="application/problem+json")
