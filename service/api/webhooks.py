@@ -46,7 +46,7 @@ def delete_webhook(webhook_id: Id, ctx: Ctx) -> None:
 def rotate_webhook(webhook_id: Id, ctx: Ctx) -> schemas.NewWebhook:
     """A new secret, shown only now. For a day the one before signs beside it."""
     with ctx.db.transaction() as session:
-        return registry.rotate(session, webhook_id)
+        return registry.rotate(session, webhook_id, ctx.settings)
 
 
 @router.post("/webhooks/{webhook_id}/test", status_code=202)

@@ -15,6 +15,7 @@ from service.jobs import UNSYNCHRONIZED
 from service.models import Job
 from service.settings import Settings
 from service.webhooks import outbox, schemas, targets
+from service.webhooks.sealing import seal
 from service.webhooks.signing import new_secret
 
 MOST = 100  # webhooks: every move of every job looks at all of them
@@ -36,7 +37,7 @@ def create(session: Session, request: schemas.WebhookRequest, client: str, setti
         raise Conflict(f"there are {MOST} webhooks already; allowed: {MOST}")
     secret = new_secret()
     row = Webhook(
-        id=f"wh_{uuid.uuid4().hex}", secrets=[{"secret": secret, "expires_at": None}], client=client,
+        id=f"wh_{uuid.uuid4().hex}", secrets=[{"secret": seal(secret, settings), "expires_at": None}], client=client,
         created_at=session.scalars(select(now())).one(), **request.model_dump(),
     )  # fmt: skip
     session.add(row)
@@ -104,14 +105,14 @@ def _some(which: ColumnElement[bool], most: int) -> ColumnElement[bool]:
     return Delivery.id.in_(select(Delivery.id).where(which).limit(most).with_for_update(skip_locked=True))
 
 
-def rotate(session: Session, webhook_id: str) -> schemas.NewWebhook:
+def rotate(session: Session, webhook_id: str, settings: Settings) -> schemas.NewWebhook:
     """A new secret; the one before signs beside it for a day. Raises NotFound, or Conflict if too many still sign."""
     row, at = _locked(session, webhook_id), session.scalars(select(now())).one()
     older = [s if s["expires_at"] else s | {"expires_at": at + OVERLAP} for s in valid(row, at)]
     if len(older) >= MOST_SECRETS:
         raise Conflict(f"{len(older)} secrets of webhook {webhook_id} still sign; allowed: {MOST_SECRETS} in a day")
     secret = new_secret()
-    row.secrets = [{"secret": secret, "expires_at": None}, *older]
+    row.secrets = [{"secret": seal(secret, settings), "expires_at": None}, *older]
     return schemas.NewWebhook(secret=secret, **_fields(row))
 
 

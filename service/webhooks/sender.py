@@ -24,6 +24,7 @@ from service.settings import Settings
 from service.webhooks import signing, targets
 from service.webhooks.posting import Answer, post
 from service.webhooks.registry import CHUNK, PENDING, clear, disable, give_up, valid
+from service.webhooks.sealing import unsealed
 
 log = structlog.get_logger()
 SCHEDULE = (0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
@@ -57,7 +58,7 @@ def due(session: Session) -> Sequence[str]:
     return session.scalars(select(Webhook.id).where(select(Delivery.id).where(waits).exists())).all()
 
 
-def claim(session: Session, webhook_id: str) -> Claimed | None:
+def claim(session: Session, webhook_id: str, settings: Settings) -> Claimed | None:
     """Take the delivery to a webhook that has waited longest, if there is one and no other process has it."""
     at = session.scalars(select(now())).one()
     hook = session.get(Webhook, webhook_id)
@@ -69,8 +70,11 @@ def claim(session: Session, webhook_id: str) -> Claimed | None:
     row = session.scalars(oldest).one_or_none()
     if hook is None or row is None:
         return None
+    secrets = [text for s in valid(hook, at) if (text := unsealed(s["secret"], settings))]
+    if not secrets:
+        disable(session, webhook_id, "its secret was sealed under another ROBUSTREPS_SECRET_KEY: rotate it")
+        return None
     row.next_at = at + CLAIM
-    secrets = [s["secret"] for s in valid(hook, at)]
     return Claimed(row.id, hook.id, hook.url, row.body, int(at), secrets)
 
 
@@ -156,7 +160,7 @@ class Sender:
     def _send_one(self, webhook_id: str) -> bool:
         """Whether to go on with the next one."""
         with self.db.transaction() as session:
-            claimed = claim(session, webhook_id)
+            claimed = claim(session, webhook_id, self.settings)
         if claimed is None:
             return False
         begun, answer = time.monotonic(), self._send(claimed)

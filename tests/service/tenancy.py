@@ -102,7 +102,7 @@ def _finished(context: Context, job_id: str) -> None:
 def tenants(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenants]:
     folder: Path = tmp_path_factory.mktemp("tenants")
     values: dict[str, Any] = {"data_dir": folder, "webhook_private": True, "webhook_http": True, "auth": "on",
-                              "secret_key": SECRET}  # fmt: skip
+                              "secret_key": SECRET, "max_wrong_keys": 100_000}  # fmt: skip
     with ExitStack() as stack:
         if request.param == "postgres":
             server, template = (request.getfixturevalue(f"postgres_{name}") for name in ("server", "template"))

@@ -27,7 +27,9 @@ from tests.service.test_jobs import do, submit, together
 from tests.service.test_webhooks import complete
 from tests.stack import Stack
 
-OPEN = Settings(webhook_http=True, webhook_private=True)
+SECRET = "a secret of the server's, which is long enough"
+OPEN = Settings(webhook_http=True, webhook_private=True, secret_key=SECRET)
+CLOSED, SECURE = (OPEN.model_copy(update={name: False}) for name in ("webhook_private", "webhook_http"))
 FAILED = Answer(500, "answered 500")
 
 
@@ -54,7 +56,7 @@ def wait_state(db: Database, delivery_id: str, *, attempts: int) -> schemas.Deli
 
 
 def claimed(db: Database, webhook: schemas.Webhook) -> Claimed:
-    found = do(db, claim, webhook.id)
+    found = do(db, claim, webhook.id, OPEN)
     assert found is not None
     return found
 
@@ -106,7 +108,7 @@ def test_every_state_of_a_job_arrives_signed_as_the_standard_says(database: Data
 def test_while_a_secret_is_replaced_both_are_good(database: Database) -> None:
     with receiving(status(200)) as receiver, sending(database):
         first = hook(database, receiver.url)
-        second = do(database, registry.rotate, first.id)
+        second = do(database, registry.rotate, first.id, OPEN)
         queued(database, first)
         [got] = receiver.wait(1)
         assert verified(got, first.secret) == verified(got, second.secret)
@@ -152,7 +154,7 @@ def test_the_pauses_are_those_of_the_standard_and_then_it_is_given_up(database: 
             row = session.get_one(Delivery, delivery_id)
             wait = row.next_at - session.scalars(select(now())).one()
         assert pause - 1 < wait < pause * 1.2 + 1
-        assert do(database, claim, webhook.id) is None
+        assert do(database, claim, webhook.id, OPEN) is None
         pass_time(database, wait)
     assert (found.state, found.attempts, found.next_at) == ("failed", 10, None)
     assert do(database, due) == []
@@ -209,8 +211,8 @@ def test_a_target_that_fails_is_left_alone_for_longer_and_longer(database: Datab
 @pytest.mark.parametrize(
     ("settings", "url", "error"),
     [
-        (Settings(webhook_http=True), "http://localhost:PORT/", "leads to an address that is not public"),
-        (Settings(webhook_private=True), "http://127.0.0.1:PORT/", "refused: the address must begin with https://"),
+        (CLOSED, "http://localhost:PORT/", "leads to an address that is not public"),
+        (SECURE, "http://127.0.0.1:PORT/", "refused: the address must begin with https://"),
         (OPEN, "http://nobody.invalid:PORT/", "the name cannot be resolved"),
     ],
 )
@@ -245,7 +247,7 @@ def test_a_delivery_is_claimed_once(database: Database) -> None:
     taken: list[str] = []
     assert together(*[lambda: taken.append(claimed(database, webhook).id)] * 4) == []
     assert set(taken) == ids
-    assert do(database, claim, webhook.id) is None
+    assert do(database, claim, webhook.id, OPEN) is None
 
 
 def test_a_webhook_that_is_removed_meanwhile_is_no_fault(database: Database) -> None:
@@ -255,7 +257,7 @@ def test_a_webhook_that_is_removed_meanwhile_is_no_fault(database: Database) -> 
     registry.remove(database, webhook.id)
     for answer in (FAILED, Answer(410, "answered 410"), Answer(200, None)):
         do(database, record, taken, answer)
-    assert do(database, claim, webhook.id) is None
+    assert do(database, claim, webhook.id, OPEN) is None
 
 
 def test_an_attempt_that_another_outran_undoes_nothing(database: Database) -> None:
@@ -291,7 +293,7 @@ class Dying(Sender):
         print(claimed.id, flush=True)
         sys.stdin.read()  # until it is killed
 
-sender = Dying(Database(sys.argv[1]), Settings(webhook_http=True, webhook_private=True))
+sender = Dying(Database(sys.argv[1]), Settings(webhook_http=True, webhook_private=True, secret_key=sys.argv[2]))
 sender.start()
 sys.stdin.read()
 """
@@ -301,7 +303,7 @@ def test_what_a_killed_process_had_claimed_is_sent_by_another(database: Database
     url = database.url.render_as_string(hide_password=False)
     with receiving(status(200)) as receiver:
         delivery_id = queued(database, hook(database, receiver.url))
-        with subprocess.Popen([sys.executable, "-c", KILLED, url], stdin=-1, stdout=-1, text=True) as process:
+        with subprocess.Popen([sys.executable, "-c", KILLED, url, SECRET], stdin=-1, stdout=-1, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline().strip() == delivery_id
             process.send_signal(signal.SIGKILL)
@@ -317,7 +319,7 @@ def test_what_a_killed_process_had_claimed_is_sent_by_another(database: Database
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_a_service_that_is_killed_while_it_sends_sends_again(stack: Stack) -> None:
-    stack.environment |= {"ROBUSTREPS_WEBHOOK_HTTP": "true", "ROBUSTREPS_WEBHOOK_PRIVATE": "true"}
+    stack.environment |= OPEN.environment(["webhook_http", "webhook_private", "secret_key"])
     [first] = stack.processes
     first.kill()
     first.wait()

@@ -19,6 +19,7 @@ from service.errors import Conflict
 from service.settings import Settings
 from service.states import JobState
 from service.webhooks import outbox, registry, schemas
+from service.webhooks.sealing import SEALED, seal, unsealed
 from service.webhooks.sender import claim
 from tests.fixtures import inversion
 from tests.service import inserting
@@ -27,7 +28,7 @@ from tests.service.test_jobs import cancel, claimed, do, finish, plan, save, sub
 from tests.service.test_recipe_parts import submit_recipe
 
 URL = "https://hooks.example.com/a?b=c"
-SETTINGS = Settings()
+SETTINGS = Settings(secret_key="a secret of the server's, which is long enough")
 
 
 def hook(db: Database, **changes: Any) -> schemas.NewWebhook:
@@ -237,24 +238,24 @@ def test_a_bad_webhook_is_refused_by_name_and_leaves_nothing(api: TestClient, ca
 
 def test_old_secrets_sign_for_a_day(database: Database) -> None:
     first = hook(database)
-    second = do(database, registry.rotate, first.id)
+    second = do(database, registry.rotate, first.id, SETTINGS)
 
     def signing(at: float) -> list[str]:
         with database.reading() as session:
             row, today = session.get_one(Webhook, first.id), session.scalars(select(now())).one()
-            return [s["secret"] for s in registry.valid(row, today + at)]
+            return [str(unsealed(s["secret"], SETTINGS)) for s in registry.valid(row, today + at)]
 
     assert signing(0) == [second.secret, first.secret]
     assert signing(86_390) == [second.secret, first.secret]
     assert signing(86_410) == [second.secret]
     for _ in range(registry.MOST_SECRETS - 2):
-        do(database, registry.rotate, first.id)
+        do(database, registry.rotate, first.id, SETTINGS)
     with pytest.raises(Conflict, match="still sign"):
-        do(database, registry.rotate, first.id)
+        do(database, registry.rotate, first.id, SETTINGS)
     with database.transaction() as session:
         row = session.get_one(Webhook, first.id)
         row.secrets = [s if s["expires_at"] is None else s | {"expires_at": 1.0} for s in row.secrets]
-    do(database, registry.rotate, first.id)
+    do(database, registry.rotate, first.id, SETTINGS)
     assert len(signing(0)) == 2
 
 
@@ -264,13 +265,13 @@ def test_two_rotations_at_once_both_count(database: Database) -> None:
     lock = threading.Lock()
 
     def rotate() -> None:
-        secret = do(database, registry.rotate, new.id).secret
+        secret = do(database, registry.rotate, new.id, SETTINGS).secret
         with lock:
             made.append(secret)
 
     assert together(rotate, rotate, rotate) == []
     with database.reading() as session:
-        kept = {s["secret"] for s in session.get_one(Webhook, new.id).secrets}
+        kept = {unsealed(s["secret"], SETTINGS) for s in session.get_one(Webhook, new.id).secrets}
     assert kept == {new.secret, *made}
 
 
@@ -279,6 +280,34 @@ def test_a_webhook_that_was_disabled_as_an_event_was_written_gives_it_up(databas
     with database.transaction() as session:
         session.execute(update(Webhook).values(disabled_at=1.0))
         outbox.write(session, [new.id], "job.queued", 1.0, {})
-    assert do(database, claim, new.id) is None
+    assert do(database, claim, new.id, SETTINGS) is None
     with database.reading() as session:
         assert session.scalars(select(Delivery)).one().failed_at is not None
+
+
+def test_secrets_lie_sealed_in_the_database_and_those_of_before_still_sign(database: Database) -> None:
+    new = hook(database)
+    with database.transaction() as session:
+        row = session.get_one(Webhook, new.id)
+        assert row.secrets[0]["secret"].startswith(SEALED)
+        assert new.secret not in str(row.secrets)
+        row.secrets = [{"secret": new.secret, "expires_at": None}]  # as the version before wrote it
+        outbox.write(session, [new.id], "job.queued", 1.0, {})
+    claimed = do(database, claim, new.id, SETTINGS)
+    assert claimed is not None
+    assert claimed.secrets == [new.secret]
+    server = Settings(broker_url="redis://127.0.0.1:1", database_url="postgresql+psycopg://x", auth="off")
+    assert unsealed(seal("whsec_x", server), server) == "whsec_x", "a server without a secret has nothing to seal by"
+
+
+def test_a_webhook_whose_secret_cannot_be_read_any_more_says_what_to_do(database: Database) -> None:
+    new, other = hook(database), Settings(secret_key="another secret of the server's, after the first was lost")
+    with database.transaction() as session:
+        outbox.write(session, [new.id], "job.queued", 1.0, {})
+    assert do(database, claim, new.id, other) is None
+    with database.reading() as session:
+        row = session.get_one(Webhook, new.id)
+        assert "sealed under another ROBUSTREPS_SECRET_KEY: rotate it" in str(row.disabled_reason)
+    made = do(database, registry.rotate, new.id, other)
+    with database.reading() as session:
+        assert unsealed(session.get_one(Webhook, new.id).secrets[0]["secret"], other) == made.secret
