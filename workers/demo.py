@@ -91,6 +91,6 @@ def demo(
     console.print(table(items))
     console.print(
         f"\nThe picture: {sheet.absolute()}\nThe dashboard, with these two jobs in it: run\n"
-        f"    {Path(sys.argv[0])} serve\nin this folder and open http://127.0.0.1:{Settings().port}/",
+        f"    {Path(sys.argv[0])} serve\nin this folder and open the link that it prints, which signs you in",
         soft_wrap=True, highlight=False,
     )  # fmt: skip
