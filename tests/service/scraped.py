@@ -17,8 +17,9 @@ def parsed(text: str) -> Found:
     return found
 
 
-def scraped(url: str) -> Found:
-    return parsed(httpx2.get(f"{url}/metrics", timeout=120).raise_for_status().text)
+def scraped(url: str, token: str = "") -> Found:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return parsed(httpx2.get(f"{url}/metrics", headers=headers, timeout=120).raise_for_status().text)
 
 
 def value(found: Found, name: str, **labels: Any) -> float:

@@ -42,13 +42,20 @@ def probed(stack: Stack, **settings: str) -> int:
 
 
 def test_a_worker_is_ready_from_when_it_takes_work_and_counts_what_it_computes(stack: Stack) -> None:
-    port = probed(stack)
+    token = "a token that is long enough"
+    port = probed(stack, metrics_token=token)
     assert asked(port)[1] == dict.fromkeys(("worker", "device", "database", "schema", "storage", "broker"), "ok")
     assert asked(port, "/healthz") == (200, {"status": "ok"})
     assert health(stack, "--worker", metrics_port=str(port))[0] == 0
     job = stack.client.submit(**inversion())
     assert stack.succeeded(job["id"])
-    found = scraped(f"http://127.0.0.1:{port}")
+    refused = httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=120)
+    assert (refused.status_code, refused.headers["WWW-Authenticate"], "robustreps_" in refused.text) == (
+        401,
+        "Bearer",
+        False,
+    )
+    found = scraped(f"http://127.0.0.1:{port}", token)
     assert 60 <= value(found, "robustreps_image_steps_total") < 70, "the last step of each is measured"
     assert value(found, "robustreps_row_steps_total") >= 60
     assert value(found, "robustreps_wait_seconds_count", priority="normal") == 1
