@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
+from service.access.isolation import EVERYBODY
 from service.bulk_models import Reuse
 from service.models import Artifact, Item, Job
 from service.states import ItemState, JobState
@@ -63,6 +64,7 @@ def take_over(session: Session, job_id: str, taken: Sequence[tuple[int, Item]]) 
              "epoch": item.epoch, "finished_at": item.finished_at}
             for index, item in taken
         ],
+        execution_options=EVERYBODY,  # which an update of rows by their keys is in any case; they are of this job
     )  # fmt: skip
     for first in range(0, len(taken), AT_ONCE):
         _point(session, job_id, taken[first : first + AT_ONCE])

@@ -10,6 +10,7 @@ sent. So one that is narrowed costs little more than one that is not.
 """
 
 import threading
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -111,20 +112,21 @@ class TenantSession(Session):
     """A session of the tenant that its `info` names. All that asks the database for rows comes through these three."""
 
     def execute(self, statement: Any, *args: Any, **options: Any) -> Any:
-        return super().execute(self._narrowed(statement, options), *args, **options)
+        return super().execute(self._narrowed(statement, args, options), *args, **options)
 
     def scalar(self, statement: Any, *args: Any, **options: Any) -> Any:
-        return super().scalar(self._narrowed(statement, options), *args, **options)
+        return super().scalar(self._narrowed(statement, args, options), *args, **options)
 
     def scalars(self, statement: Any, *args: Any, **options: Any) -> Any:
-        return super().scalars(self._narrowed(statement, options), *args, **options)
+        return super().scalars(self._narrowed(statement, args, options), *args, **options)
 
-    def _narrowed(self, statement: Any, options: dict[str, Any]) -> Any:
+    def _narrowed(self, statement: Any, args: Sequence[Any], options: dict[str, Any]) -> Any:
         if "everybody" in options.get("execution_options", ()):
             return statement
         if isinstance(statement, Insert) and statement.select is None:
             return statement
-        if not isinstance(statement, ORMS) or not _of_classes(statement):
+        by_keys = isinstance(args[0] if args else options.get("params"), list)  # rows by their keys, whosever they are
+        if by_keys or not isinstance(statement, ORMS) or not _of_classes(statement):
             raise Unnarrowed(f"{type(statement).__name__} of the kind that is not narrowed")
         _asking.tenant = self.info[TENANT]
         # What `options` does, at a third of its price: every statement of a request comes by here.
