@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,8 +123,8 @@ def test_what_training_saves_beside_weights_is_still_read(
 
 
 @pytest.mark.slow
-def test_the_fuzzer_follows_the_decoders_for_as_long_as_it_is_told() -> None:
-    done = subprocess.run([sys.executable, "-m", "tests.fuzzing", "--seconds", "6", "--folder", "/dev/shm/fuzz-short"],
+def test_the_fuzzer_follows_the_decoders_for_as_long_as_it_is_told(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "tests.fuzzing", "--seconds", "6", "--folder", str(tmp_path)],
                           capture_output=True, text=True, cwd=ROOT)  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("stat::number_of_executed_units") == 3
