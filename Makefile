@@ -6,7 +6,7 @@ PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install servers demo up test chaos quick lint bench bench-api gallery screenshots fuzz reference image-check soak
+.PHONY: help install servers demo up test chaos quick lint bench bench-api gallery screenshots fuzz fuzz-api reference image-check audit sbom soak
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,11 +40,20 @@ quick: install ## lint, and the tests that need no server
 	@$(MAKE) --no-print-directory lint
 	$(PYTEST) -m "not e2e and not slow and not chaos" -k "not postgres and not s3"
 
-fuzz: install servers ## schemathesis on every operation, at random, for as long as EXAMPLES takes (default 300: an hour)
+fuzz: install ## the doors of images and checkpoints, by Atheris, for SECONDS (default 600)
+	@$(BIN)/python -m tests.fuzzing --seconds $(or $(SECONDS),600)
+
+fuzz-api: install servers ## schemathesis on every operation, at random, for as long as EXAMPLES takes (default 300: an hour)
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),300) $(PYTEST) tests/service/test_fuzz.py --timeout 3000
 
 reference: install ## the reference of the API into docs/reference.md; the examples in it are `python -m tests.recording`
 	@$(BIN)/python -m service.reference > docs/reference.md
+
+audit: install ## known holes in the pinned versions (asks the advisories: needs a network)
+	@$(BIN)/python -m deploy.audit
+
+sbom: install ## what requirements.lock brings, as CycloneDX, into runs/sbom.json
+	@mkdir -p runs && $(BIN)/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml --output-file runs/sbom.json requirements.lock
 
 image-check: install servers ## build the images without a registry, and run them (root; 30 GB; 10 minutes on 2 cores)
 	@command -v buildah >/dev/null && command -v debootstrap >/dev/null || apt-get install -y --no-install-recommends buildah debootstrap

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
 from service import errors, tracing
 from service.access.gate import Gate, Verifier
@@ -42,6 +42,7 @@ from service.catalog import Catalog, Dataset
 from service.data.opening import open_dataset
 from service.db import Database
 from service.events import Feed
+from service.headers import PAGE, Guarded
 from service.intake import Intake
 from service.middleware import BodyLimit, RequestLog
 from service.reference.page import page
@@ -50,7 +51,6 @@ from service.settings import Settings
 from service.storage import open_storage
 
 WEB = Path(__file__).parent / "web"
-CSP = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 
 
 def open_context(settings: Settings) -> Context:
@@ -72,6 +72,9 @@ class Api(FastAPI):
     @cached_property
     def page(self) -> str:
         return page(self.openapi())
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return Guarded(super().build_middleware_stack())
 
     def openapi(self) -> dict[str, Any]:
         self.openapi_schema = self.openapi_schema or describe(self.routes, self.version)
@@ -122,7 +125,7 @@ def _add_dashboard(app: Api) -> None:
 
     @app.get("/docs", include_in_schema=False)
     def docs(request: Request) -> HTMLResponse:  # not of `app`: FastAPI keeps each endpoint, and all that it names
-        return HTMLResponse(request.app.page, headers={"Content-Security-Policy": CSP, "Cache-Control": "no-cache"})
+        return HTMLResponse(request.app.page, headers=PAGE)
 
     # All modules at once, instead of each when another names it.
     modules = sorted({path.name for path in WEB.glob("*.js")} - {"app.js", "reference.js", "theme.js"})
@@ -131,4 +134,4 @@ def _add_dashboard(app: Api) -> None:
 
     @app.get("/ui/{path:path}", include_in_schema=False)
     def dashboard(path: str) -> HTMLResponse:  # noqa: ARG001 - the page reads its own address
-        return HTMLResponse(page, headers={"Content-Security-Policy": CSP, "Cache-Control": "no-cache"})
+        return HTMLResponse(page, headers=PAGE)

@@ -5,6 +5,7 @@ for each priority, and workers take nothing from one while a more urgent one has
 """
 
 import queue
+import ssl
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -41,6 +42,8 @@ def celery_app(settings: Settings) -> Celery:
         "socket_timeout": 10, "socket_connect_timeout": 5, "socket_keepalive": True, "health_check_interval": 25,
         "queue_order_strategy": "priority",
     }  # fmt: skip
+    if url.startswith("rediss:"):
+        app.conf.broker_use_ssl = secured(settings)
     app.conf.update(
         task_ignore_result=True, task_acks_late=False, task_default_queue=QUEUES[NORMAL], task_serializer="json",
         accept_content=["json"], worker_disable_prefetch=not settings.embedded, worker_prefetch_multiplier=1,
@@ -49,6 +52,13 @@ def celery_app(settings: Settings) -> Celery:
         broker_transport_options=transport, worker_cancel_long_running_tasks_on_connection_loss=False,
     )  # fmt: skip
     return app
+
+
+def secured(settings: Settings) -> dict[str, Any]:
+    """TLS to the broker: its certificate is always checked, with its name, whatever the URL says."""
+    files = {"ca_certs": settings.broker_ca, "certfile": settings.broker_cert, "keyfile": settings.broker_key}
+    given = {f"ssl_{name}": str(path) for name, path in files.items() if path}
+    return {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True, **given}
 
 
 class Broker:

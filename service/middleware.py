@@ -6,7 +6,7 @@ import time
 import uuid
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 class RequestLog:
-    """Logs what changes something or fails, and marks every answer.
+    """Logs what changes something or fails.
 
     Plain ASGI: Starlette's middleware from a function ends an answer that breaks off as if it were whole.
     """
@@ -39,7 +39,6 @@ class RequestLog:
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Content-Type-Options"] = "nosniff"
                 took, status = time.perf_counter() - start, message["status"]
                 metrics.request(method, template(scope), status, took)
                 if method != "GET" or status >= 500:

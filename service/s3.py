@@ -21,6 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
+from service.headers import disposition
 from service.metrics import measured
 from service.objects import (
     PIECE,
@@ -86,6 +87,7 @@ class S3Storage:
             aws_access_key_id=settings.s3_access_key,
             aws_secret_access_key=secret.get_secret_value() if secret else None,
             region_name=settings.s3_region,
+            verify=str(settings.s3_ca) if settings.s3_ca else None,
             config=Config(
                 connect_timeout=5, read_timeout=30, retries={"total_max_attempts": 4, "mode": "standard"},
                 max_pool_connections=32, s3={"addressing_style": "path"} if settings.s3_endpoint else {},
@@ -197,7 +199,7 @@ class S3Storage:
         return Link(self._signed("PUT", key, seconds, sent | {"Content-Length": str(size)}), sent)
 
     def download_link(self, key: str, name: str, media_type: str, seconds: int) -> Link:
-        shown = {"response-content-type": media_type, "response-content-disposition": f'inline; filename="{name}"'}
+        shown = {"response-content-type": media_type, "response-content-disposition": disposition(media_type, name)}
         return Link(self._signed("GET", key, seconds, {}, shown), {})
 
     def _signed(self, method: str, key: str, seconds: int, headers: dict[str, str], query: Any = None) -> str:

@@ -26,7 +26,13 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path("robustreps-data"), description="Where the embedded mode keeps its files")
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in data_dir")
-    broker_url: str = Field("memory://", description="redis://... or memory:// for the embedded mode")
+    broker_url: str = Field(
+        "memory://",
+        description="redis://USER:PASSWORD@HOST:PORT/0, rediss:// by TLS, or memory:// for the embedded mode",
+    )
+    broker_ca: Path | None = Field(None, description="Certificates that sign the broker's; empty: the system's")
+    broker_cert: Path | None = Field(None, description="Certificate that is shown to the broker")
+    broker_key: Path | None = Field(None, description="Its private key; empty: in the same file")
     storage_url: str = Field("", description="s3://BUCKET, or a folder; empty: a folder in data_dir")
     s3_endpoint: str | None = Field(None, description="S3 endpoint; empty: AWS")
     s3_access_key: str | None = Field(None, description="S3 access key; empty: the usual AWS credential chain")
@@ -34,6 +40,7 @@ class Settings(BaseSettings):
     s3_public_endpoint: str | None = Field(
         None, description="S3 endpoint as clients reach it, in links to upload and download; empty: s3_endpoint"
     )
+    s3_ca: Path | None = Field(None, description="Certificates that sign the S3 endpoint's; empty: the system's")
     s3_region: str = Field("us-east-1", description="S3 region")
     assets_dir: Path = Field(
         Path(__file__).parent / "assets", description="Folder with models/NAME/card.json and datasets/NAME/card.json"
@@ -85,7 +92,7 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: int = Field(8_000_000_000, gt=0, description="Largest uploaded checkpoint or manifest")
     presign_seconds: int = Field(
-        900, ge=1, le=604_800, description="How long links to upload and download by may be used"
+        900, ge=1, le=86_400, description="How long links to upload and download by may be used"
     )
     datasets_dir: Path | None = Field(
         None, description="Folder under which data sets may be registered from files, the same on every machine"
@@ -154,6 +161,8 @@ class Settings(BaseSettings):
             raise ValueError("heartbeat_seconds must be at most half of lease_seconds")
         if self.embedded and not self.database.startswith("sqlite"):
             raise ValueError("broker_url memory:// serves one process: use redis:// beside a database server")
+        if (self.broker_ca or self.broker_cert) and not self.broker_url.startswith("rediss:"):
+            raise ValueError("broker_ca and broker_cert are of a broker by TLS: broker_url must be rediss://")
         if self.embedded and self.api_processes > 1:
             raise ValueError("broker_url memory:// serves one process: api_processes needs redis://")
         if self.auth == "off" and not is_loopback(self.host):

@@ -11,6 +11,7 @@ from service import downloads, queries, responses, results
 from service.api.context import Context, Ctx, Cursor, Id, Index, Limit, Presign, Reading
 from service.api.tagged import Tagged
 from service.errors import RangeNotSatisfiable
+from service.headers import FOREVER, disposition
 from service.objects import read_file, read_pieces
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], route_class=Tagged)
@@ -54,8 +55,8 @@ def get_artifact(
     forever = v and row.sha256.startswith(v)
     headers = {
         "ETag": f'"{row.sha256}"',
-        "Cache-Control": "private, max-age=31536000, immutable" if forever else "private, no-cache",
-        "Content-Disposition": f'inline; filename="{job_id}-{index}-{name}"',
+        "Cache-Control": FOREVER if forever else "private, no-cache",
+        "Content-Disposition": disposition(row.media_type, f"{job_id}-{index}-{name}"),
     }
     if if_none_match and row.sha256 in if_none_match:
         return Response(status_code=304, headers=headers)
@@ -85,7 +86,7 @@ def get_result_shard(
     """A tar, whose digest is the ETag."""
     with ctx.db.reading() as session:
         row = results.result_shard(session, job_id, name)
-    headers = {"ETag": f'"{row.sha256}"', "Cache-Control": "private, max-age=31536000, immutable",
+    headers = {"ETag": f'"{row.sha256}"', "Cache-Control": FOREVER,
                "Content-Disposition": f'attachment; filename="{job_id}-{name}"'}  # fmt: skip
     if if_none_match and row.sha256 in if_none_match:
         return Response(status_code=304, headers=headers)

@@ -99,7 +99,7 @@ def get_dataset_image(name: Id, index: Index, ctx: Ctx) -> Response:
         raise NotFound(f"no image {index} in {name}, which has {dataset.card.size}")
     file = io.BytesIO()
     Image.fromarray(dataset.image(index)).save(file, "PNG")
-    return Response(file.getvalue(), media_type="image/png", headers={"Cache-Control": "max-age=86400"})
+    return Response(file.getvalue(), media_type="image/png", headers={"Cache-Control": "private, max-age=86400"})
 
 
 @router.get("/architectures")

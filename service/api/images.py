@@ -7,6 +7,7 @@ from fastapi import APIRouter, Body, Response
 from service import responses
 from service.api.context import ROOM, Ctx, Id
 from service.errors import NotFound
+from service.headers import FOREVER, disposition
 from service.models import Image
 from service.uploads import OCTETS, keep_image
 
@@ -38,4 +39,5 @@ def get_image(image_id: Id, ctx: Ctx) -> Response:
         row = session.get(Image, image_id)
     if row is None:
         raise NotFound(f"no image {image_id}")
-    return Response(ctx.storage.get(row.key), media_type=row.media_type)
+    headers = {"Content-Disposition": disposition(row.media_type, image_id.replace(":", "-")), "Cache-Control": FOREVER}
+    return Response(ctx.storage.get(row.key), headers=headers, media_type=row.media_type)

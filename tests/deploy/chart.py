@@ -12,6 +12,7 @@ CHART = ROOT / "deploy/helm/robustreps"
 EVERYTHING: dict[str, Any] = {
     "training": {"enabled": True}, "metrics": {"workerPort": 9100},
     "ingress": {"enabled": True, "className": "nginx", "host": "robustreps.example", "tlsSecret": "robustreps-tls"},
+    "certificates": "robustreps-tls-inside",
     "image": {"pullSecrets": [{"name": "registry"}]},
     "networkPolicy": {"metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
     "workers": {"runtimeClassName": "nvidia", "settings": {"COMPILE": True}, "nodeSelector": {"gpu": "h100"}},

@@ -73,6 +73,14 @@ def test_what_is_written_has_a_volume(objects: list[Object]) -> None:
         assert mounted >= ({"/tmp"} if name.endswith("-migrate") else {"/tmp", "/var/lib/robustreps"})
 
 
+def test_every_pod_has_the_certificates_that_settings_may_name() -> None:
+    given = rendered({"certificates": "mine", "training": {"enabled": True}})
+    for name, pod in pods(given):
+        assert {"name": "certificates", "secret": {"secretName": "mine", "defaultMode": 0o440}} in pod["volumes"], name
+        (mount,) = (m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "certificates")
+        assert (mount["mountPath"], mount["readOnly"]) == ("/etc/robustreps/certificates", True)
+
+
 def test_every_setting_of_a_pod_is_one_of_the_services(objects: list[Object]) -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     for _, pod in pods(objects):

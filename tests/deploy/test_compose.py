@@ -1,6 +1,7 @@
 """The compose file, as Docker Compose itself reads it."""
 
 import json
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -9,7 +10,12 @@ from typing import Any
 import compose
 import pytest
 import yaml
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError
+from redis.retry import Retry
 
+from deploy.servers import stopped, tethered, usable_port
 from service.settings import PREFIX, Settings
 from tests.deploy.chart import ROOT
 
@@ -95,6 +101,24 @@ def test_redis_keeps_its_messages_and_evicts_none(services: dict[str, Any]) -> N
     command = services["redis"]["command"][-1]
     assert "--appendonly yes" in command
     assert "--maxmemory-policy noeviction" in command
+
+
+def test_redis_knows_the_services_user_alone(services: dict[str, Any], tmp_path: Path) -> None:
+    port, password = usable_port(), services["redis"]["environment"]["REDISCLI_AUTH"]
+    script = services["redis"]["command"][-1].replace("$$", "$").replace("/etc/redis", str(DEPLOY / "redis"))
+    here = f"redis-server - --bind 127.0.0.1 --port {port} --dir {tmp_path}"
+    command = tethered(["sh", "-c", script.replace("redis-server -", here, 1)])
+    process = subprocess.Popen(command, env=os.environ | {"REDISCLI_AUTH": password}, stdout=subprocess.DEVNULL)
+    url = services["api"]["environment"]["ROBUSTREPS_BROKER_URL"].replace("redis:6379", f"127.0.0.1:{port}")
+    try:
+        with Redis.from_url(url, retry=Retry(ConstantBackoff(0.1), 300)) as redis:
+            assert redis.ping()
+            with pytest.raises(NoPermissionError):
+                redis.flushall()
+        with Redis(port=port) as nobody, pytest.raises(AuthenticationError):
+            nobody.ping()
+    finally:
+        stopped(process)
 
 
 def test_a_worker_may_take_as_long_to_drain_as_it_was_told(services: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Schemathesis against a real server: what is generated from /openapi.json, valid and not, has the answers it says.
 
-Eight examples of either kind for each operation here; `make fuzz` takes as many as there is time for, at random.
+Eight examples of either kind for each operation here; `make fuzz-api` takes as many as there is time for, at random.
 """
 
 import os

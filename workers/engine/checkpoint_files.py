@@ -4,16 +4,17 @@ Whatever is wrong with a file is a CheckpointError. What a file may make this pr
 """
 
 import json
-import re
 import warnings
 import zipfile
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from workers.engine import pickles
 
 LARGEST_HEADER = 16 << 20
 """Bytes of a safetensors header, or of the pickle in a zip archive: hundreds of times what large networks need."""
@@ -22,6 +23,8 @@ SAFETENSORS_TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How files begin that torch.save wrote before they were archives."""
 MOST_DIMENSIONS = 8
 LONGEST_ERROR = 10_000
 
@@ -77,7 +80,9 @@ def load(path: Path) -> tuple[str, Any]:
         _check_archive(path, size)
     elif not start.startswith(b"\x80"):
         raise CheckpointError("not a checkpoint: neither safetensors nor written by torch.save")
-    return "torch", _unpickle(path, mmap=start.startswith(b"PK"))
+    is_archive = start.startswith(b"PK")
+    _check_pickles(path, size, is_archive)
+    return "torch", _unpickle(path, mmap=is_archive)
 
 
 def _safetensors(file: BufferedReader, header_size: int, size: int) -> dict[str, Tensor]:
@@ -153,6 +158,28 @@ def _check_archive(path: Path, size: int) -> None:
         raise CheckpointError(f"the archive's pickle is longer than {LARGEST_HEADER} bytes: these are not only tensors")
 
 
+def _check_pickles(path: Path, size: int, is_archive: bool) -> None:
+    """Those that torch.load will read, as it finds them."""
+    try:
+        if is_archive:
+            # With its own eyes: another reader of archives might find another record by this name.
+            pickles.check(BytesIO(torch.PyTorchFileReader(str(path)).get_record("data.pkl")), _NUMPY, size)
+            return
+        with path.open("rb") as file:
+            head = BytesIO(file.read(LARGEST_HEADER))
+        if head.read(len(LEGACY)) != LEGACY:
+            head.seek(0)
+        for _ in range(4):  # the version, the system, what was saved, and the keys of the storages behind them
+            pickles.check(head, _NUMPY, size)
+    except pickles.Unknown as error:
+        raise CheckpointError(
+            f"the pickle names {error}, which could run code: it was not loaded. Where the file is trusted, save its "
+            "tensors alone: torch.save(checkpoint['model'], path), or safetensors"
+        ) from error
+    except Exception as error:  # a damaged pickle makes its reader raise anything, from KeyError to MemoryError
+        raise CheckpointError(f"not a checkpoint that is safe to load: {error or repr(error)}") from error
+
+
 def _unpickle(path: Path, mmap: bool) -> Any:
     """Mapped if it is an archive: then a storage cannot reach past the file, whatever length the pickle gives it."""
     try:
@@ -160,12 +187,6 @@ def _unpickle(path: Path, mmap: bool) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # a damaged pickle makes the unpickler raise anything, from KeyError to MemoryError
-        name = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if name:
-            raise CheckpointError(
-                f"the pickle names {name[1]}, which could run code: it was not loaded. Where the file is trusted, save "
-                "its tensors alone: torch.save(checkpoint['model'], path), or safetensors"
-            ) from error
         lines = str(error).splitlines()
         raise CheckpointError(
             f"not a checkpoint that torch.load reads: {lines[0] if lines else repr(error)}"

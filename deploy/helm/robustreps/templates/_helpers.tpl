@@ -53,6 +53,20 @@ pods, not in a ConfigMap, so that a change of them rolls out, and the hook has t
 {{- end }}
 {{- end -}}
 
+{{/* Authorities and certificates of the servers, where settings name files of them. */}}
+{{- define "robustreps.certificates" -}}
+{{- with .Values.certificates }}
+- name: certificates
+  secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
+{{- end -}}
+
+{{- define "robustreps.certificatesMount" -}}
+{{- if .Values.certificates }}
+- {name: certificates, mountPath: /etc/robustreps/certificates, readOnly: true}
+{{- end }}
+{{- end -}}
+
 {{- define "robustreps.secrets" -}}
 - secretRef: {name: {{ .Values.existingSecret }}}
 {{- end -}}
@@ -84,12 +98,14 @@ imagePullSecrets:
   emptyDir: {}
 - name: shm
   emptyDir: {medium: Memory, sizeLimit: {{ .sharedMemory }}}
+{{- include "robustreps.certificates" .root }}
 {{- end -}}
 
 {{- define "robustreps.workerMounts" -}}
 - {name: data, mountPath: /var/lib/robustreps}
 - {name: tmp, mountPath: /tmp}
 - {name: shm, mountPath: /dev/shm}
+{{- include "robustreps.certificatesMount" . }}
 {{- end -}}
 
 {{/* A worker that lives is ready once it has announced itself. There is no liveness probe: the process ends by itself
