@@ -43,24 +43,30 @@ RUN --mount=type=cache,target=/cache \
     && uv pip install --python /opt/robustreps/bin/python --constraint requirements.lock -r pyproject.toml
 
 
-FROM tools AS api-files
+# The code, once for both images.
+FROM tools AS wheel
 COPY README.md LICENSE ./
 COPY migrations ./migrations
 COPY service ./service
 COPY workers ./workers
 RUN --mount=type=cache,target=/cache \
-    uv pip install --python /opt/robustreps/bin/python --build-constraint requirements.lock --no-deps .
+    uv build --wheel --build-constraint requirements.lock --out-dir /wheel
 
 
-FROM tools AS worker-files
+FROM tools AS api-files
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
+    uv pip install --python /opt/robustreps/bin/python --no-cache --no-deps /wheel/*.whl
+
+
+# torch and what it brings: a layer that a change of the code leaves as it was.
+FROM tools AS worker-packages
 RUN --mount=type=cache,target=/cache \
     uv pip install --python /opt/robustreps/bin/python --constraint requirements.lock -r pyproject.toml --extra worker
-COPY README.md LICENSE ./
-COPY migrations ./migrations
-COPY service ./service
-COPY workers ./workers
-RUN --mount=type=cache,target=/cache \
-    uv pip install --python /opt/robustreps/bin/python --build-constraint requirements.lock --no-deps .
+
+
+FROM worker-packages AS worker-files
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
+    uv pip install --python /opt/robustreps/bin/python --no-cache --no-deps /wheel/*.whl
 
 
 # The dashboard, the API, the reconciler, the planner and the sender of webhooks; `migrate` and the like, too. No torch.
