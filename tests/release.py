@@ -46,8 +46,9 @@ def revision() -> str:
 
 
 def environment(folder: Path, settings: dict[str, str]) -> dict[str, str]:
-    """Of a process that runs it."""
-    return os.environ | settings | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    """Of a process that runs it. It would refuse settings that it does not know, such as the tests may have."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("ROBUSTREPS_")}
+    return others | settings | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 if __name__ == "__main__":

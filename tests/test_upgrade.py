@@ -6,6 +6,7 @@ the engine is the same; where it is not, results can be compared among those of 
 
 import io
 import itertools
+import os
 import signal
 import subprocess
 import threading
@@ -67,8 +68,9 @@ class Service:
     turns: Iterator[int] = field(default_factory=itertools.count)
 
     def start(self, command: str, old: bool, **settings: str) -> Process:
-        folder = self.before if old else release.ROOT
-        process = subprocess.Popen([ROBUSTREPS, command], env=release.environment(folder, self.settings | settings))
+        values = self.settings | settings
+        environment = release.environment(self.before, values) if old else os.environ | values
+        process = subprocess.Popen([ROBUSTREPS, command], env=environment)
         self.running.append(process)
         return process
 
