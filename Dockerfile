@@ -35,8 +35,8 @@ RUN apt-get update \
     && /uv/bin/pip install --no-cache-dir uv==${UV}
 ENV PATH=/uv/bin:/usr/local/bin:/usr/bin:/bin UV_CACHE_DIR=/cache UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 WORKDIR /src
-# What is installed changes seldom, the code often: each has a layer. The lock says which versions, pyproject.toml which
-# packages, so that an image has only what it needs.
+# What is installed changes seldom, the code often: each has a layer, also in the images. The lock says which versions,
+# pyproject.toml which packages, so that an image has only what it needs.
 COPY pyproject.toml requirements.lock ./
 RUN --mount=type=cache,target=/cache \
     uv venv /opt/robustreps \
@@ -53,24 +53,14 @@ RUN --mount=type=cache,target=/cache \
     uv build --wheel --build-constraint requirements.lock --out-dir /wheel
 
 
-FROM tools AS api-files
-RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    uv pip install --python /opt/robustreps/bin/python --no-cache --no-deps /wheel/*.whl
-
-
-# torch and what it brings: a layer that a change of the code leaves as it was.
 FROM tools AS worker-packages
 RUN --mount=type=cache,target=/cache \
     uv pip install --python /opt/robustreps/bin/python --constraint requirements.lock -r pyproject.toml --extra worker
 
 
-FROM worker-packages AS worker-files
-RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    uv pip install --python /opt/robustreps/bin/python --no-cache --no-deps /wheel/*.whl
-
-
 # The dashboard, the API, the reconciler, the planner and the sender of webhooks; `migrate` and the like, too. No torch.
 FROM base AS api
+COPY --from=tools /opt/robustreps /opt/robustreps
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="robustreps-api" \
@@ -78,7 +68,9 @@ LABEL org.opencontainers.image.title="robustreps-api" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-COPY --from=api-files /opt/robustreps /opt/robustreps
+RUN --mount=type=bind,from=tools,source=/uv,target=/uv \
+    --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
+    /uv/bin/uv pip install --python /opt/robustreps/bin/python --no-deps --no-cache --compile-bytecode /wheel/*.whl
 ENV ROBUSTREPS_HOST=0.0.0.0
 USER 10001:10001
 WORKDIR /var/lib/robustreps
@@ -92,6 +84,7 @@ CMD ["serve"]
 
 # What computes. On SIGTERM it stores where its searches stand and lets go, within ROBUSTREPS_DRAIN_SECONDS.
 FROM base AS worker
+COPY --from=worker-packages /opt/robustreps /opt/robustreps
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="robustreps-worker" \
@@ -99,7 +92,9 @@ LABEL org.opencontainers.image.title="robustreps-worker" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-COPY --from=worker-files /opt/robustreps /opt/robustreps
+RUN --mount=type=bind,from=tools,source=/uv,target=/uv \
+    --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
+    /uv/bin/uv pip install --python /opt/robustreps/bin/python --no-deps --no-cache --compile-bytecode /wheel/*.whl
 ENV ROBUSTREPS_HOST=0.0.0.0 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
