@@ -44,13 +44,13 @@ RUN --mount=type=cache,target=/cache \
 
 
 # The code, once for both images.
-FROM tools AS wheel
+FROM tools AS code
 COPY README.md LICENSE ./
 COPY migrations ./migrations
 COPY service ./service
 COPY workers ./workers
 RUN --mount=type=cache,target=/cache \
-    uv build --wheel --build-constraint requirements.lock --out-dir /wheel
+    uv pip install --python /opt/robustreps/bin/python --build-constraint requirements.lock --no-deps --prefix /code .
 
 
 FROM tools AS worker-packages
@@ -68,9 +68,7 @@ LABEL org.opencontainers.image.title="robustreps-api" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-RUN --mount=type=bind,from=tools,source=/uv,target=/uv \
-    --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    /uv/bin/uv pip install --python /opt/robustreps/bin/python --no-deps --no-cache --compile-bytecode /wheel/*.whl
+COPY --from=code /code /opt/robustreps
 ENV ROBUSTREPS_HOST=0.0.0.0
 USER 10001:10001
 WORKDIR /var/lib/robustreps
@@ -92,9 +90,7 @@ LABEL org.opencontainers.image.title="robustreps-worker" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-RUN --mount=type=bind,from=tools,source=/uv,target=/uv \
-    --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    /uv/bin/uv pip install --python /opt/robustreps/bin/python --no-deps --no-cache --compile-bytecode /wheel/*.whl
+COPY --from=code /code /opt/robustreps
 ENV ROBUSTREPS_HOST=0.0.0.0 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

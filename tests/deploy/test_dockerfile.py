@@ -77,8 +77,9 @@ def test_the_context_has_what_is_copied_and_nothing_else() -> None:
 def test_a_change_of_the_code_leaves_the_layer_of_packages_as_it_was() -> None:
     for target in TARGETS:
         words = [word for word, _ in stages()[target]]
-        (copied,) = [rest for word, rest in stages()[target] if word == "COPY"]
-        stage = copied.split()[0].removeprefix("--from=")
+        packages, code = [rest for word, rest in stages()[target] if word == "COPY"]
+        assert code == "--from=code /code /opt/robustreps"
+        stage = packages.split()[0].removeprefix("--from=")
         assert words.index("COPY") < words.index("ARG"), "a revision is another one each time"
         while stage not in ("base", "${BASE}"):
             files = [rest for word, rest in stages()[stage] if word == "COPY"]
