@@ -37,7 +37,7 @@ from tests.fixtures import inversion, s3_settings
 from tests.servers import Bucket, new_database
 from tests.stack import PATIENCE, ROBUSTREPS, Process
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3000)]
 ONE: dict[str, Any] = {"targets": {"source": "dataset", "dataset": "cifar10-sample", "indices": [5]}}
 SHORT = [inversion(steps=10, deterministic=True, seed=seed, **ONE) for seed in (1, 2, 3)]
 LONG = inversion(steps=300, deterministic=True, **ONE)
