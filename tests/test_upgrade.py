@@ -1,7 +1,7 @@
 """An upgrade under load: the processes of the release before are exchanged for this version's, and nobody notices.
 
 What ran before is that release's own code (`tests.release`), on the packages of today. The two compute alike as long as
-the engine is the same; where it is not, results can be compared among those of one version only.
+the engine is the same: a change of its sums fails here, until the release that has it is packed.
 """
 
 import io
