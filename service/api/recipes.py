@@ -75,7 +75,7 @@ def submit(
     digest = digest or submissions.request_digest(body, name)
 
     def draft(session: Session) -> Draft:
-        about = submissions.columns(session, body) | {"client": client} | dict(beside)
+        about = submissions.columns(session, body, ctx.settings.retention_seconds) | {"client": client} | dict(beside)
         plans = plan(parts, catalog, session, ctx.settings)
         return drafts.recipe(parameters, plans, digest, key, ctx.settings.shard_items, about)
 
