@@ -35,36 +35,32 @@ RUN apt-get update \
     && /uv/bin/pip install --no-cache-dir uv==${UV}
 ENV PATH=/uv/bin:/usr/local/bin:/usr/bin:/bin UV_CACHE_DIR=/cache UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 WORKDIR /src
-# What is installed changes seldom, the code often: each has a layer. The lock says which versions, pyproject.toml which
-# packages, so that an image has only what it needs.
+# What is installed changes seldom, the code often: each has a layer, also in the images. The lock says which versions,
+# pyproject.toml which packages, so that an image has only what it needs.
 COPY pyproject.toml requirements.lock ./
 RUN --mount=type=cache,target=/cache \
     uv venv /opt/robustreps \
     && uv pip install --python /opt/robustreps/bin/python --constraint requirements.lock -r pyproject.toml
 
 
-FROM tools AS api-files
+# The code, once for both images.
+FROM tools AS code
 COPY README.md LICENSE ./
 COPY migrations ./migrations
 COPY service ./service
 COPY workers ./workers
 RUN --mount=type=cache,target=/cache \
-    uv pip install --python /opt/robustreps/bin/python --build-constraint requirements.lock --no-deps .
+    uv pip install --python /opt/robustreps/bin/python --build-constraint requirements.lock --no-deps --prefix /code .
 
 
-FROM tools AS worker-files
+FROM tools AS worker-packages
 RUN --mount=type=cache,target=/cache \
     uv pip install --python /opt/robustreps/bin/python --constraint requirements.lock -r pyproject.toml --extra worker
-COPY README.md LICENSE ./
-COPY migrations ./migrations
-COPY service ./service
-COPY workers ./workers
-RUN --mount=type=cache,target=/cache \
-    uv pip install --python /opt/robustreps/bin/python --build-constraint requirements.lock --no-deps .
 
 
 # The dashboard, the API, the reconciler, the planner and the sender of webhooks; `migrate` and the like, too. No torch.
 FROM base AS api
+COPY --from=tools /opt/robustreps /opt/robustreps
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="robustreps-api" \
@@ -72,7 +68,7 @@ LABEL org.opencontainers.image.title="robustreps-api" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-COPY --from=api-files /opt/robustreps /opt/robustreps
+COPY --from=code /code /opt/robustreps
 ENV ROBUSTREPS_HOST=0.0.0.0
 USER 10001:10001
 WORKDIR /var/lib/robustreps
@@ -86,6 +82,7 @@ CMD ["serve"]
 
 # What computes. On SIGTERM it stores where its searches stand and lets go, within ROBUSTREPS_DRAIN_SECONDS.
 FROM base AS worker
+COPY --from=worker-packages /opt/robustreps /opt/robustreps
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="robustreps-worker" \
@@ -93,7 +90,7 @@ LABEL org.opencontainers.image.title="robustreps-worker" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-COPY --from=worker-files /opt/robustreps /opt/robustreps
+COPY --from=code /code /opt/robustreps
 ENV ROBUSTREPS_HOST=0.0.0.0 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -108,7 +108,7 @@ def run(program: str, url: URL, *options: str) -> None:
         raise BackupFailed(f"{program} failed: {done.stderr.decode(errors='replace').strip()}")
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Dump the service's database, or restore it.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("dump", "restore"):
@@ -116,7 +116,11 @@ def main() -> None:
     options = commands.choices["restore"]
     options.add_argument("--replace", action="store_true", help="also if the database is not empty")
     options.add_argument("--verify", action="store_true", help="read every object, and compare its digest")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
     if args.command == "dump":
         dump(Settings(), args.file)
     else:

@@ -9,6 +9,8 @@ import service.bulk_models  # noqa: F401 - and this one
 from service.models import Base
 
 LOCK = 7206137  # any constant: two processes that migrate one Postgres database take turns
+# What waits for a table's lock has everybody else who wants the table wait behind it.
+SHORTLY = "SET LOCAL lock_timeout = '2s'"
 
 
 def run() -> None:
@@ -20,6 +22,7 @@ def run() -> None:
         with context.begin_transaction():
             if engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+                connection.execute(text(SHORTLY))
             context.run_migrations()
     engine.dispose()
 

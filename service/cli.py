@@ -46,8 +46,7 @@ COMMANDS = {
     "workers": Lazy("service.commands.catalog:workers", "List the processes that compute", SERVICE),
     "migrate": Lazy("service.commands.server:migrate", "Bring the database's schema up to date", SERVICE),
     "health": Lazy("service.commands.health:health", "Say whether the API or worker here works", SERVICE),
-    "admin": Lazy("service.commands.admin:admin", "Make tenants and keys, set quotas", SERVICE),
-    "gc": Lazy("service.commands.server:gc", "Remove what the storage holds for nobody", SERVICE),
+    "admin": Lazy("service.commands.admin:admin", "Operate it: status, keys, tenants, requeue, gc, drain", SERVICE),
     "demo": Lazy("", "Invert 8 images under two networks, and draw them", SERVICE),
 }
 

@@ -1,6 +1,7 @@
 """The database: engine, transactions, and its clock. Postgres in production, SQLite (WAL) in the embedded mode."""
 
 import json
+import random
 import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import alembic.command
+import structlog
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import (
     ARRAY,
     Boolean,
@@ -29,6 +32,7 @@ from sqlalchemy import (
     make_url,
     text,
 )
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
@@ -45,6 +49,11 @@ POOL, OVERFLOW = 10, 20
 READER: dict[str, dict[str, Any]] = {"sqlite": {"read_only": True}, "postgresql": {"isolation_level": "AUTOCOMMIT"}}
 """Options of reading connections; on Postgres, they need no BEGIN and no ROLLBACK."""
 MOST_KEPT, MOST_SHARE = 10_000, 0.05
+MOST_TRIES, TRY_PAUSE = 100, 1.0
+"""Of a revision that finds its tables in use, and the seconds between two of them, at least."""
+IN_USE = ("55P03", "40P01")
+"""Postgres: a lock was not had in time, or never would have been."""
+log = structlog.get_logger()
 
 
 class now(FunctionElement[float]):  # noqa: N801 - reads as SQL
@@ -250,13 +259,31 @@ def alembic_config(url: str) -> Config:
 
 
 def migrate(url: str, revision: str = "head") -> None:
-    """Bring the schema to `revision`, from empty or from any earlier one. A second process waits for the first."""
-    parsed = make_url(url)
+    """Bring the schema to `revision`, from empty or from any earlier one. A second process waits for the first.
+
+    Each revision is a transaction. Where one would have to wait for a table that others use, it lets go and tries
+    again, so that these do not wait for it. Raises OperationalError if that is in vain for some minutes.
+    """
+    parsed, config = make_url(url), alembic_config(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    alembic.command.upgrade(alembic_config(url), revision)
+    scripts = ScriptDirectory.from_config(config)
+    for script in reversed(list(scripts.iterate_revisions(revision, "base"))):  # nothing is done where one is there
+        _patiently(alembic.command.upgrade, config, script.revision)
 
 
 def downgrade(url: str, revision: str) -> None:
     """Take the schema back to `revision`; `base` is the empty database."""
-    alembic.command.downgrade(alembic_config(url), revision)
+    _patiently(alembic.command.downgrade, alembic_config(url), revision)
+
+
+def _patiently(move: Callable[[Config, str], None], config: Config, revision: str) -> None:
+    for attempt in range(1, MOST_TRIES + 1):
+        try:
+            move(config, revision)
+            return
+        except OperationalError as e:
+            if attempt == MOST_TRIES or getattr(e.orig, "sqlstate", None) not in IN_USE:
+                raise
+            log.warning("the schema waits for a table that is in use; trying again", revision=revision, attempt=attempt)
+            time.sleep(random.uniform(1, 2) * TRY_PAUSE)

@@ -18,15 +18,25 @@ ANNOUNCE_SECONDS = 10.0
 SILENT_SECONDS = 3 * ANNOUNCE_SECONDS
 KEPT_SECONDS = 86_400.0
 """How long a worker is listed that is no more."""
+DRAIN = "drain"
+"""In a worker's `info`: an operator wants it to end."""
 ALIVE = WorkerProcess.ended_at.is_(None) & (WorkerProcess.seen_at > now() - SILENT_SECONDS)
 
 
-def announce(session: Session, worker: str, info: Mapping[str, Any]) -> None:
-    """The process is alive: `info` has the fields of a response's Worker that only it knows."""
-    seen = {"seen_at": now(), "ended_at": None, "info": dict(info)}
-    known = update(WorkerProcess).where(WorkerProcess.id == worker).values(seen).returning(WorkerProcess.id)
-    if session.scalar(known, execution_options=UNSYNCHRONIZED) is None:
-        session.add(WorkerProcess(id=worker, started_at=now(), **seen))
+def announce(session: Session, worker: str, info: Mapping[str, Any], first: bool = False) -> bool:
+    """The process is alive: `info` has the fields of a response's Worker that only it knows. Whether it is to end.
+
+    What was said of a process of the same name before its `first` time is not meant for it.
+    """
+    row = session.get(WorkerProcess, worker, with_for_update=True)
+    if row is None:
+        session.add(WorkerProcess(id=worker, started_at=now(), seen_at=now(), info=dict(info)))
+        return False
+    asked = DRAIN in row.info and not first
+    row.seen_at, row.ended_at, row.info = now(), None, {**info, **({DRAIN: True} if asked else {})}
+    if first:
+        row.started_at = now()
+    return asked
 
 
 def end(session: Session, worker: str) -> None:

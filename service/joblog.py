@@ -44,6 +44,7 @@ class Event(StrEnum):
     PAUSED = "paused"
     RESUMED = "resumed"
     RETRIED = "retried"
+    REQUEUED = "requeued"  # by an operator
     CANCELLED = "cancelled"
     EXPIRED = "expired"
 

@@ -87,8 +87,10 @@ def expire(session: Session, job_id: str) -> None:
         settle(session, job_id)
 
 
-def retry(session: Session, job_id: str) -> int:
+def retry(session: Session, job_id: str, shard: str = "") -> int:
     """Queue failed items of a job, and of a recipe's parts, again, up to MANY of each; answers how many.
+
+    With `shard` only those of this one.
 
     What was made of all items, a summary or a figure, is made again. Raises NotFound, or Conflict if nothing failed.
     """
@@ -98,7 +100,7 @@ def retry(session: Session, job_id: str) -> int:
         raise Conflict(f"job {job_id} is {state}, and its items cannot be tried again")
     if session.scalar(select(Job.deadline < now()).where(Job.id == job_id)):
         raise Conflict(f"the deadline of job {job_id} has passed, and its items cannot be tried again")
-    tried = {each: _reopen(session, each) for each in states if states[each] not in STOPPED}
+    tried = {each: _reopen(session, each, shard) for each in states if states[each] not in STOPPED}
     if not any(tried.values()):
         raise Conflict(f"job {job_id} has no failed items")
     if parent := session.scalar(select(Job.parent_id).where(Job.id == job_id)):
@@ -115,8 +117,10 @@ def retry(session: Session, job_id: str) -> int:
     return sum(tried.values())
 
 
-def _reopen(session: Session, job_id: str) -> int:
+def _reopen(session: Session, job_id: str, shard: str) -> int:
     indices = select(Item.index).where(Item.job_id == job_id, Item.state == ItemState.FAILED).order_by(Item.index)
+    if shard:
+        indices = indices.where(Item.shard_id == shard)
     failed = (Item.job_id == job_id) & Item.index.in_(indices.limit(MANY))
     shards = select(Item.shard_id).where(failed)
     again = AFRESH | {"state": ShardState.QUEUED}

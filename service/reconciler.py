@@ -50,7 +50,7 @@ class Reconciler:
         assert self.storage is not None
         while not self._stop.wait(self.settings.collect_seconds):
             try:
-                # Objects of unknown jobs are left to `robustreps gc`: this may be the wrong database for the bucket.
+                # Objects of unknown jobs are left to `robustreps admin gc --strangers`: is this the bucket's database?
                 found = collect(self.db, self.storage, strangers=False, going=lambda: not self._stop.is_set())
             except Exception as e:  # as for `_run`: whatever it was, the next pass may do better
                 log.warning("orphans not removed; trying again", reason=repr(e))

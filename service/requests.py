@@ -83,7 +83,10 @@ class Submission(Request):
         {}, exclude=True, description="JSON of your own, up to 16 KiB, nested up to 20 deep, which is only kept"
     )
     retention_seconds: Retention | None = Field(
-        None, exclude=True, description="How long after its end the job is kept, with all results; null: for ever"
+        None,
+        exclude=True,
+        description="How long after its end the job is kept, with all results; null: for ever; left out: as the"
+        " service's setting of that name says",
     )
 
 

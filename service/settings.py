@@ -147,6 +147,9 @@ class Settings(BaseSettings):
     collect_seconds: float = Field(
         3600, ge=0, description="How often objects that nothing points to are looked for and removed; 0: never"
     )
+    retention_seconds: int | None = Field(
+        None, ge=60, description="How long a job is kept after its end if its request does not say; empty: for ever"
+    )
     max_crashes: int = Field(
         3, ge=2, description="Crashes without progress before an item fails, in the last of which it ran alone"
     )

@@ -61,15 +61,17 @@ def by_keys(session: Session, keys: Collection[str]) -> dict[str | None, Made]:
     return {key: Made(str(key), job_id, digest) for key, job_id, digest in found}
 
 
-def columns(session: Session, request: Submission) -> dict[str, Any]:
+def columns(session: Session, request: Submission, kept_for: int | None = None) -> dict[str, Any]:
     """What a request has beside its parameters, as a job's columns and its `labels`.
 
-    Raises InvalidInput for a deadline that has passed.
+    One that says nothing of its retention is `kept_for` so many seconds. Raises InvalidInput for a deadline that has
+    passed.
     """
+    said = "retention_seconds" in request.model_fields_set
     return {
         "deadline": requests.seconds(session, request), "priority": requests.PRIORITIES[request.priority],
         "description": request.description, "metadata": request.metadata or None, "labels": request.labels,
-        "retention_seconds": request.retention_seconds,
+        "retention_seconds": request.retention_seconds if said else kept_for,
         "request": request.model_dump(mode="json", exclude_unset=True) | requests.envelope(request),
     }  # fmt: skip
 

@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,9 @@ JOIN_SECONDS = 2.0
 class Announcer:
     """`start` it once the process takes work; `close` it when it takes no more."""
 
-    def __init__(self, runtime: "Runtime") -> None:
-        self.runtime, self.name = runtime, f"{socket.gethostname()}:{os.getpid()}"
+    def __init__(self, runtime: "Runtime", end: Callable[[], None] = lambda: None) -> None:
+        """`end` is called once an operator wants the process to end."""
+        self.runtime, self.name, self._end = runtime, f"{socket.gethostname()}:{os.getpid()}", end
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
         self._at, self._before = time.monotonic(), (0, 0.0)
@@ -42,14 +44,20 @@ class Announcer:
             log.warning("the end was not announced", reason=repr(e))
 
     def _run(self) -> None:
+        first, asked, told = True, False, False
         while not self._over.is_set():
             try:
                 info = self._info()
                 with self.runtime.db.transaction() as session:
                     if not self._over.is_set():
-                        fleet.announce(session, self.name, info)
+                        asked = fleet.announce(session, self.name, info, first)
+                first = False
             except Exception as e:  # the database may be away; the next time may do better
                 log.warning("not announced; trying again", reason=repr(e))
+            if asked and not told:
+                log.info("told to drain")
+                told = True
+                self._end()
             self._over.wait(fleet.ANNOUNCE_SECONDS)
 
     def _info(self) -> dict[str, Any]:

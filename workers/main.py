@@ -155,8 +155,8 @@ def worker() -> None:
     register(app, runtime)
 
     # Whoever starts the worker again gets a new device; the leases bring the shards back.
-    runtime.batcher.on_broken = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    announcer, consuming = Announcer(runtime), Consuming()
+    runtime.batcher.on_broken = end = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    announcer, consuming = Announcer(runtime, end), Consuming()
     probes = Probes(runtime, consuming, settings.metrics_port)
     signals.setup_logging.connect(_leave_it, weak=False)
     signals.worker_ready.connect(lambda sender, **_: consuming.ready(sender), weak=False)

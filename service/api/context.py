@@ -168,7 +168,11 @@ def submit(
     request = selection.explicit(body, catalog, ctx.settings.max_items, accepting.KEEP)
 
     def draft(session: Session) -> Draft:
-        about = submissions.columns(session, body) | {"client": client, "tenant": ctx.tenant} | dict(beside)
+        about = (
+            submissions.columns(session, body, ctx.settings.retention_seconds)
+            | {"client": client, "tenant": ctx.tenant}
+            | dict(beside)
+        )
         plan, total = _plan(ctx, request, catalog, session)
         if accepting.is_large(request, ctx.settings):
             return accepting.draft(plan, total, digest, key, about)

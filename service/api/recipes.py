@@ -75,7 +75,11 @@ def submit(
     digest, key = digest or submissions.request_digest(body, name), submissions.keyed(ctx.tenant, key)
 
     def draft(session: Session) -> Draft:
-        about = submissions.columns(session, body) | {"client": client, "tenant": ctx.tenant} | dict(beside)
+        about = (
+            submissions.columns(session, body, ctx.settings.retention_seconds)
+            | {"client": client, "tenant": ctx.tenant}
+            | dict(beside)
+        )
         plans = plan(parts, catalog, session, ctx.settings)
         return drafts.recipe(parameters, plans, digest, key, ctx.settings.shard_items, about)
 

@@ -74,6 +74,19 @@ def test_the_context_has_what_is_copied_and_nothing_else() -> None:
     assert all((ROOT / name).exists() for name in copied)
 
 
+def test_a_change_of_the_code_leaves_the_layer_of_packages_as_it_was() -> None:
+    for target in TARGETS:
+        words = [word for word, _ in stages()[target]]
+        packages, code = [rest for word, rest in stages()[target] if word == "COPY"]
+        assert code == "--from=code /code /opt/robustreps"
+        stage = packages.split()[0].removeprefix("--from=")
+        assert words.index("COPY") < words.index("ARG"), "a revision is another one each time"
+        while stage not in ("base", "${BASE}"):
+            files = [rest for word, rest in stages()[stage] if word == "COPY"]
+            assert files in ([], ["pyproject.toml requirements.lock ./"])
+            stage = stages()[stage][0][1]
+
+
 def needed(extras: set[str]) -> set[str]:
     """The packages that an image installs, on Linux with the Python of the tests."""
     found: set[str] = set()

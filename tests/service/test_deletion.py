@@ -24,7 +24,7 @@ from service.objects import Storage
 from service.settings import Settings
 from service.states import JobState
 from service.storage import LocalStorage, open_storage
-from tests.fixtures import LiveService, inversion
+from tests.fixtures import LiveService, inversion, workerless
 from tests.service.bodies import figure, post_recipe
 from tests.service.test_api import assert_problem, post
 from tests.service.test_jobs import cancel, claimed, do, finish, save, state_of, submit
@@ -305,3 +305,18 @@ def test_a_running_service_removes_what_is_deleted(live_service: LiveService, se
         assert client.request("DELETE", job["links"]["self"], params={"cancel": True}).status_code == 204
     until(lambda: not [key for key in stored(storage) if key.startswith("jobs/")])
     assert client.request("GET", "/v1/jobs").json()["jobs"] == []
+
+
+def test_a_job_that_does_not_say_how_long_it_is_kept_is_kept_as_the_service_is_set(settings: Settings) -> None:
+    def kept_for(answer: Any) -> float | None:
+        found: float | None = answer.json()["retention_seconds"]
+        return found
+
+    with workerless(settings.model_copy(update={"retention_seconds": 7200})) as api:
+        assert kept_for(post(api, inversion())) == 7200
+        assert kept_for(post(api, inversion(retention_seconds=60))) == 60
+        assert kept_for(post(api, inversion(retention_seconds=None))) is None
+        recipe = post_recipe(api, "figure-3", figure("figure-3"))
+        assert kept_for(recipe) == 7200
+        parts = [api.get(f"/v1/jobs/{part}") for part in recipe.json()["parts"].values()]
+        assert {kept_for(part) for part in parts} == {None}, "a part goes with its recipe"
