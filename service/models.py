@@ -214,6 +214,7 @@ class Holding(Base):
     """That a tenant posted something itself; `kind` is the table that has it."""
 
     __tablename__ = "holdings"
+    __table_args__ = (Index("ix_holdings_kind_id", "kind", "id"),)
 
     tenant: Mapped[str] = mapped_column(String(40), primary_key=True)
     kind: Mapped[str] = mapped_column(String(20), primary_key=True)

@@ -64,13 +64,13 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=71), nullable=False),
         sa.PrimaryKeyConstraint("tenant", "kind", "id", name="pk_holdings"),
     )
+    op.create_index("ix_holdings_kind_id", "holdings", ["kind", "id"])
     clock = CLOCK[op.get_bind().dialect.name]
     op.execute(f"INSERT INTO tenants (id, name, quotas, created_at) VALUES ('default', 'default', '{{}}', {clock})")
     for table in POSTED:
         op.execute(f"INSERT INTO holdings (tenant, kind, id) SELECT 'default', '{table}', id FROM {table}")
     for table in OWNED:
         op.add_column(table, sa.Column("tenant", sa.String(length=40), server_default="default", nullable=False))
-    op.create_index("ix_jobs_tenant_created_at_id", "jobs", ["tenant", "created_at", "id"])
 
 
 def downgrade() -> None:
@@ -79,7 +79,6 @@ def downgrade() -> None:
         others = op.get_bind().scalar(sa.text(f"SELECT count(*) FROM {table} WHERE tenant <> 'default'"))
         if others:
             raise RuntimeError(f"{others} rows of {table} are of other tenants than the default one; remove them first")
-    op.drop_index("ix_jobs_tenant_created_at_id", "jobs")
     for table in OWNED:
         op.execute(f"ALTER TABLE {table} DROP COLUMN tenant")  # not by Alembic's copy, which would lose the CHECKs
     for table in ("holdings", "browser_sessions", "api_keys", "tenants"):

@@ -31,6 +31,7 @@ from sqlalchemy.orm.interfaces import CriteriaOption
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.expression import ColumnClause
 
+from service.access.principal import DEFAULT
 from service.bulk_models import Webhook
 from service.models import Base, Holding, Job, Owned, Posted
 
@@ -67,8 +68,11 @@ def own(table: Any) -> ColumnElement[bool] | None:
         tenants: ColumnElement[bool] = table.tenant == _whose
         return tenants
     if issubclass(table, Posted):
-        held = Holding.__table__.alias().c
-        return exists().where(held.tenant == _whose, held.kind == table.__tablename__, held.id == table.id)
+        held, of_any = Holding.__table__.alias().c, Holding.__table__.alias().c
+        mine = exists().where(held.tenant == _whose, held.kind == table.__tablename__, held.id == table.id)
+        # Posted to an API of the release before, which knew of no tenants, after the migration.
+        nobodys = ~exists().where(of_any.kind == table.__tablename__, of_any.id == table.id)
+        return mine | ((_whose == DEFAULT) & nobodys)
     for column, parent in (("webhook_id", Webhook), ("job_id", Job)):
         if column in table.__table__.columns:
             owners = parent.__table__.alias()  # not the one that the statement may have

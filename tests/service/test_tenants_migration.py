@@ -5,7 +5,7 @@ from sqlalchemy import inspect, select, text
 
 from service.access.models import Tenant
 from service.db import Database, downgrade, migrate
-from service.models import Holding, RegisteredModel
+from service.models import Holding, Image, RegisteredModel
 
 MODEL = "INSERT INTO models (name, digest, key, card, created_at) VALUES ('net', '1', 'k', '{}', 1)"
 IMAGE = "INSERT INTO images VALUES ('sha256:1', 'k', 'image/png', 1, 1, 1, 1)"
@@ -37,3 +37,17 @@ def test_a_downgrade_refuses_to_show_everybody_what_a_tenant_has(database: Datab
     downgrade(url, "0005")
     assert "tenants" not in inspect(database.engine).get_table_names()
     migrate(url)
+
+
+def test_what_the_release_before_posts_once_there_are_tenants_is_the_default_ones(database: Database) -> None:
+    """It writes no `holdings`: during an upgrade its processes post beside the new ones."""
+    with database.engine.begin() as connection:
+        connection.execute(text(IMAGE))
+    for tenant, sees in (("default", ["sha256:1"]), ("acme", [])):
+        with database.of(tenant).reading() as session:
+            assert session.scalars(select(Image.id)).all() == sees
+    with database.transaction() as session:
+        session.add(Holding(tenant="acme", kind="images", id="sha256:1"))
+    for tenant, sees in (("default", []), ("acme", ["sha256:1"])):
+        with database.of(tenant).reading() as session:
+            assert session.scalars(select(Image.id)).all() == sees

@@ -122,10 +122,11 @@ def test_a_schema_that_is_behind_is_told_and_a_newer_one_is_no_fault(tmp_path: P
     db = Database(url)
     assert readiness.schema(db) == "ok"
     with db.transaction() as session:
+        newest = session.scalar(text("SELECT version_num FROM alembic_version"))
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     assert readiness.ready({"schema": readiness.schema(db)})
     with db.transaction() as session:
-        session.execute(text("UPDATE alembic_version SET version_num = '0007'"))
+        session.execute(text("UPDATE alembic_version SET version_num = :newest"), {"newest": newest})
     downgrade(url, "0005")
     assert readiness.schema(db).startswith("behind")
     assert not readiness.ready({"schema": readiness.schema(db)})
