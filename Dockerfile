@@ -82,6 +82,11 @@ CMD ["serve"]
 
 # What computes. On SIGTERM it stores where its searches stand and lets go, within ROBUSTREPS_DRAIN_SECONDS.
 FROM base AS worker
+# Triton compiles how a kernel is launched, on the GPU's machine.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev python3-dev \
+    && rm -rf /var/lib/apt/lists/*
 COPY --from=worker-packages /opt/robustreps /opt/robustreps
 ARG VERSION=0.1.0
 ARG REVISION=unknown

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from workers.engine import layers, residual
 from workers.engine.frozen import Frozen, freeze
@@ -18,6 +19,8 @@ bf16: autocast to bfloat16; pixels, objective and step stay fp32, and so do a se
 
 FUSED_WITHIN = 0.05
 """How far R(x) may move by fusion, relative to its norm: rounding in bf16 stays below, a wrong layer goes far above."""
+FUSED_ALONG = 0.5
+"""Of its gradient, the least cosine: bf16 turns that of a deep network by some .3, a wrong one is at right angles."""
 MOST_COMPILED = 256
 """Batch sizes of functions that one process compiles; PyTorch's own limit is fewer than one lane has."""
 
@@ -65,15 +68,23 @@ def _fused(net: Network, layer: str, identity_relu: bool, dtype: torch.dtype, f:
         return f
     fused = represent if layer == "penultimate" else lambda x_NCHW: net.classify(represent(x_NCHW))
     try:
-        with torch.no_grad():
-            expected = f(example)
-            moved = (fused(example) - expected).norm() / expected.norm()
+        (r, g), (fused_r, fused_g) = (_with_gradient(each, example) for each in (f, fused))
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as e:  # a kernel that this GPU's libraries lack
+    except Exception as e:  # a kernel that this GPU's libraries lack, or a compiler that the system lacks
         warnings.warn(f"fused kernels failed, going on without: {e}", stacklevel=2)
         return f
-    return fused if moved < FUSED_WITHIN else f
+    same = (fused_r - r).norm() / r.norm() < FUSED_WITHIN and F.cosine_similarity(fused_g, g, dim=0) > FUSED_ALONG
+    return fused if same else f
+
+
+def _with_gradient(f: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+    """R(x) and the gradient of its sum, flat."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        r = f(x)
+    (g,) = torch.autograd.grad(r.sum(), x)
+    return r.detach().flatten(), g.flatten()
 
 
 def _compiled(f: Function) -> Function:

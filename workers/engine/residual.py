@@ -5,6 +5,8 @@ a block's two gradients and the ReLU's mask: whatever reads a ReLU's output mask
 what ends in a ReLU trusts that of the gradient that it gets.
 """
 
+import warnings
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -46,8 +48,7 @@ class Conv(NamedTuple):
     def back(self, g: Tensor, x: Tensor, more: Tensor | None = None, masks: bool = True) -> Tensor:
         """W^T g + more, and 0 where x, which the convolution read and a ReLU had put out, is not above 0."""
         rest = self.weight.shape[2:], self.stride, self.padding, self.groups
-        fits = kernels and rest == ((1, 1), [1, 1], [0, 0], 1) and kernels.multiplies(self.weight)
-        if fits and g.is_cuda:
+        if _by_triton(g) and rest == ((1, 1), [1, 1], [0, 0], 1) and kernels.multiplies(self.weight):
             return kernels.product(g, self.weight, more, x if masks else None)
         mask = [True, False, False]
         found: Tensor = aten.convolution_backward(
@@ -139,13 +140,28 @@ class _Pool(torch.autograd.Function):
         return _masked(found, None, x)
 
 
+@cache
+def triton_works() -> bool:
+    """Whether Triton can launch a kernel here: it compiles the launch by a C compiler, which a system may lack."""
+    x = torch.ones(2, device="cuda")
+    try:
+        return kernels is not None and bool((kernels.masked(x, None, x) == x).all())
+    except Exception as e:  # whatever a compiler, or what calls it, raises
+        warnings.warn(f"Triton compiles nothing here, going on with cuDNN's kernels alone: {e}", stacklevel=2)
+        return False
+
+
+def _by_triton(x: Tensor) -> bool:
+    return x.is_cuda and triton_works()
+
+
 def _indexed(x: Tensor) -> bool:
     """Whether a kernel that counts elements in 32 bits takes it."""
-    return kernels is not None and x.is_cuda and x.numel() < 2**31
+    return _by_triton(x) and x.numel() < 2**31
 
 
 def _masked(g: Tensor, more: Tensor | None, x: Tensor) -> Tensor:
-    if kernels and g.is_cuda:
+    if _by_triton(g):
         return kernels.masked(g, more, x)
     return torch.where(x > 0, g if more is None else g + more, 0)
 
