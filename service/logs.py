@@ -60,7 +60,7 @@ def start(settings: Settings, **always: Any) -> None:
 
 
 def configure(
-    log_format: Literal["console", "json"], least: str = "INFO", secrets: tuple[str, ...] = (), **always: Any
+    log_format: Literal["console", "json"], level: str = "INFO", secrets: tuple[str, ...] = (), **always: Any
 ) -> None:
     """One line an event on standard error, for people or as JSON; other libraries' logs join from WARNING up.
 
@@ -70,7 +70,7 @@ def configure(
     before, after = _bound(always), _written(log_format, secrets)
     structlog.configure(
         processors=[*before, *after],
-        wrapper_class=structlog.make_filtering_bound_logger(least),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
@@ -79,9 +79,9 @@ def configure(
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=before, processors=[plain, *after]))
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(least)
+    root.setLevel(level)
     quiet = max(logging.WARNING, root.level)
-    for noisy in ("celery", "kombu", "alembic", "botocore", "uvicorn.error", "PIL", "torch", "opentelemetry"):
+    for noisy in ("celery", "kombu", "alembic", "botocore", "uvicorn.error", "PIL", "torch", "opentelemetry", "httpx2"):
         logging.getLogger(noisy).setLevel(quiet)
 
 

@@ -49,7 +49,8 @@ export function loginView(main) {
     { class: "login", onsubmit: submit },
     h("h1", {}, "Sign in"),
     h("label", { class: "field" }, "Key ", key),
-    h("p", { class: "muted" }, "As `robustreps admin keys create` made it. An embedded service keeps one in the file key of its folder."),
+    h("p", { class: "muted" }, "As ", h("code", {}, "robustreps admin keys create"), " made it; an embedded service keeps one in ",
+      h("code", {}, "robustreps-data/key"), "."),
     notices,
     h("p", { class: "actions" }, h("button", { class: "solid" }, "Sign in")),
   );
