@@ -55,7 +55,7 @@ def celery_app(settings: Settings) -> Celery:
 
 
 def secured(settings: Settings) -> dict[str, Any]:
-    """TLS to the broker: its certificate is always checked, with its name, whatever the URL says."""
+    """TLS to the broker: its certificate is always checked, with its name. Settings refuses other URLs."""
     files = {"ca_certs": settings.broker_ca, "certfile": settings.broker_cert, "keyfile": settings.broker_key}
     given = {f"ssl_{name}": str(path) for name, path in files.items() if path}
     return {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True, **given}

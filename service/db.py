@@ -15,6 +15,8 @@ import alembic.command
 import structlog
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from alembic.script.revision import ResolutionError
+from alembic.util import CommandError
 from sqlalchemy import (
     ARRAY,
     Boolean,
@@ -258,18 +260,26 @@ def alembic_config(url: str) -> Config:
     return config
 
 
-def migrate(url: str, revision: str = "head") -> None:
+def migrate(url: str, revision: str = "head") -> bool:
     """Bring the schema to `revision`, from empty or from any earlier one. A second process waits for the first.
 
     Each revision is a transaction. Where one would have to wait for a table that others use, it lets go and tries
-    again, so that these do not wait for it. Raises OperationalError if that is in vain for some minutes.
+    again, so that these do not wait for it. Raises OperationalError if that is in vain for some minutes. False if the
+    schema is one that only a newer version knows: it stays as it is, and this version goes on with it.
     """
     parsed, config = make_url(url), alembic_config(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     scripts = ScriptDirectory.from_config(config)
     for script in reversed(list(scripts.iterate_revisions(revision, "base"))):  # nothing is done where one is there
-        _patiently(alembic.command.upgrade, config, script.revision)
+        try:
+            _patiently(alembic.command.upgrade, config, script.revision)
+        except CommandError as e:
+            if not isinstance(e.__cause__, ResolutionError):
+                raise
+            log.warning("the schema is newer than this version, and stays as it is", reason=str(e))
+            return False
+    return True
 
 
 def downgrade(url: str, revision: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.remote.credentials import is_loopback
 
 PREFIX = "ROBUSTREPS_"
+BROKERS = ("redis://", "rediss://", "memory://")
+"""As they are written: of another form, or with parameters ssl_..., kombu would speak TLS and check no certificate."""
 
 
 class Settings(BaseSettings):
@@ -164,6 +166,10 @@ class Settings(BaseSettings):
             raise ValueError("heartbeat_seconds must be at most half of lease_seconds")
         if self.embedded and not self.database.startswith("sqlite"):
             raise ValueError("broker_url memory:// serves one process: use redis:// beside a database server")
+        if not self.broker_url.startswith(BROKERS) or ";" in self.broker_url:
+            raise ValueError(f"broker_url must be of one server and begin with {', '.join(BROKERS)}")
+        if own := [name for name, _ in parse_qsl(self.broker_url.partition("?")[2]) if name.startswith("ssl")]:
+            raise ValueError(f"broker_url sets {', '.join(own)}; allowed: broker_ca, broker_cert, broker_key")
         if (self.broker_ca or self.broker_cert) and not self.broker_url.startswith("rediss:"):
             raise ValueError("broker_ca and broker_cert are of a broker by TLS: broker_url must be rediss://")
         if self.embedded and self.api_processes > 1:

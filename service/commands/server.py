@@ -12,5 +12,5 @@ from service.settings import get_settings
 def migrate(revision: Annotated[str, typer.Argument(help="Alembic revision")] = "head") -> None:
     """Bring the database's schema up to date."""
     settings = get_settings()
-    db.migrate(settings.database, revision)
-    typer.echo(f"schema at {revision}: {make_url(settings.database).render_as_string()}")
+    at = revision if db.migrate(settings.database, revision) else "a newer revision"
+    typer.echo(f"schema at {at}: {make_url(settings.database).render_as_string()}")

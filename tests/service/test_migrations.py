@@ -14,6 +14,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
+from structlog.testing import capture_logs
 
 from service import queries
 from service.db import Database, downgrade, migrate
@@ -49,9 +50,22 @@ def test_migrating_an_empty_database_gives_exactly_the_models(empty_url: str) ->
 
 
 def test_migrating_twice_is_migrating_once(empty_url: str) -> None:
-    migrate(empty_url)
-    migrate(empty_url)
+    assert migrate(empty_url)
+    assert migrate(empty_url)
     assert tables(empty_url) == set(Base.metadata.tables)
+
+
+def test_a_schema_of_a_newer_version_is_left_as_it_is(empty_url: str) -> None:
+    migrate(empty_url)
+    engine = create_engine(empty_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'newer'"))
+    with capture_logs() as lines:
+        assert not migrate(empty_url)
+    assert [(line["log_level"], "newer" in line["event"]) for line in lines] == [("warning", True)]
+    with engine.connect() as connection:
+        assert MigrationContext.configure(connection).get_current_revision() == "newer"
+    engine.dispose()
 
 
 def test_a_downgrade_to_base_leaves_nothing(empty_url: str) -> None:

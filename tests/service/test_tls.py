@@ -81,7 +81,6 @@ REFUSED: dict[str, dict[str, Any]] = {
     "another password": {"password": "guessed"},
     "no user": {"user": ""},
     "no TLS": {"scheme": "redis", "broker_ca": None, "broker_cert": None, "broker_key": None},
-    "a URL that would check nothing": {"broker_ca": None, "query": "?ssl_cert_reqs=none"},
 }
 
 
@@ -92,9 +91,30 @@ def test_nothing_is_sent_to_a_broker_with(guarded: Guarded, case: str) -> None:
     url = url.replace(PASSWORD, changes.pop("password", PASSWORD)).replace(
         "robustreps:", changes.pop("user", "robustreps") + ":"
     )
-    url = url.replace("rediss", changes.pop("scheme", "rediss")) + changes.pop("query", "")
+    url = url.replace("rediss", changes.pop("scheme", "rediss"))
     with pytest.raises((OperationalError, RedisError, OSError)):
         sent(guarded.settings(broker_url=url, **changes))
+
+
+UNCHECKED = {
+    "ssl_cert_reqs=none": "rediss://localhost:{}/0?ssl_cert_reqs=none",
+    "an authority of the URL's own": "rediss://localhost:{}/0?a=b&ss%6c_ca_certs=/dev/null",
+    "capitals": "REDISS://localhost:{}/0",
+    "a scheme of two": "rediss+redis://localhost:{}/0",
+    "a second server": "redis://127.0.0.1:1/0;rediss://localhost:{}/0",
+}
+
+
+@pytest.mark.parametrize("case", UNCHECKED)
+def test_no_url_leads_to_a_broker_whose_certificate_nobody_checks(
+    signed: tls.Signed, redis_server: str, case: str
+) -> None:
+    plain, database = make_url(redis_server), "postgresql+psycopg://nobody@127.0.0.1:1/none"
+    with tls.before(plain.port or 0, signed) as port:  # it asks nobody for a certificate
+        checked = Settings(broker_url=f"rediss://localhost:{port}/0", broker_ca=signed.ca, database_url=database)
+        assert sent(checked) >= 1
+        with pytest.raises(ValidationError, match="broker_url"):
+            sent(Settings(broker_url=UNCHECKED[case].format(port), database_url=database))
 
 
 def test_certificates_need_a_broker_that_speaks_tls(signed: tls.Signed) -> None:
