@@ -24,9 +24,9 @@ PARAMETER = re.compile(
 )
 """What of a query opens a door: above all, that of a presigned link."""
 NAMED = re.compile(
-    r"([\\\"']*\b(?:[a-z0-9]+[_-])*(?:password|passwd|secret|secret[_-]?key|api[_-]?key|access[_-]?key|authorization"
+    r"((?<![a-z0-9])(?:password|passwd|secret|secret[_-]?key|api[_-]?key|access[_-]?key|authorization"
     r"|cookie|credentials?|(?:access|refresh|session)[_-]token)\b[\\\"']*\s*[:=]\s*)"
-    r"(\"(?:[^\"\\]|\\.)*\"|'[^']*'|\[[^\]]*\]|(\\+[\"']).*?\3|(?:bearer|basic)\s+[^\s\"',\\]+|[^\s\"',&}\]\\]+)",
+    r"(\"(?:[^\"\\]|\\.)*\"|'[^']*'|\[[^\]]{0,2000}\]|(\\{1,15}[\"']).*?\3|(?:bearer|basic)\s+[^\s\"',\\]+|[^\s\"',&}\]\\]+)",
     re.IGNORECASE,
 )
 """A value after such a name, in JSON, Python or plain words."""

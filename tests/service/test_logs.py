@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -91,6 +92,20 @@ def test_what_looks_like_a_secret_is_hidden(line: str, left: str) -> None:
 )
 def test_what_is_no_secret_stays(line: str) -> None:
     assert redacted(line) == line
+
+
+ENDLESS = ["a-", "password-", '"', "\\\"'", "secret=[ ", "password ", "://a:", "://", "&key", "?a_", "rr_", "rr_aaaaaa-",
+           "whsec_", "bearer ", "password=\\", "".join(f'password={chr(92) * n}" ' for n in range(200, 0, -1))]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ENDLESS)
+def test_no_line_takes_many_times_as_long_as_a_plain_one_of_its_length(part: str) -> None:
+    def took(part: str) -> float:
+        line, begun = ("key @? " + part * 40_000)[:40_000], time.process_time()
+        redacted(line)
+        return time.process_time() - begun
+
+    assert took(part) < 100 * min(took("key of words, ") for _ in range(5))
 
 
 def test_settings_name_their_own_secrets() -> None:
