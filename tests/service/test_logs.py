@@ -94,8 +94,9 @@ def test_what_is_no_secret_stays(line: str) -> None:
     assert redacted(line) == line
 
 
-ENDLESS = ["a-", "password-", '"', "\\\"'", "secret=[ ", "password ", "://a:", "://", "&key", "?a_", "rr_", "rr_aaaaaa-",
-           "whsec_", "bearer ", "password=\\", "".join(f'password={chr(92) * n}" ' for n in range(200, 0, -1))]  # fmt: skip
+ENDLESS = ["a-", "password-", '"', "\\\"'", "secret=[ ", "password ", "://a:", "://", "&key", "?a_", "rr_",
+           "rr_aaaaaa-", "whsec_", "bearer ", "password=\\",
+           "".join(f'password={chr(92) * n}" ' for n in range(200, 0, -1))]  # fmt: skip
 
 
 @pytest.mark.parametrize("part", ENDLESS)
