@@ -1,5 +1,6 @@
 """Structured logs: every line carries what is bound to its thread (job, shard, request), and no line a secret."""
 
+import json
 import logging
 import re
 import sys
@@ -24,9 +25,9 @@ PARAMETER = re.compile(
 )
 """What of a query opens a door: above all, that of a presigned link."""
 NAMED = re.compile(
-    r"([\\\"']*\b(?:[a-z0-9]+[_-])*(?:password|passwd|secret|secret[_-]?key|api[_-]?key|access[_-]?key|authorization"
+    r"((?<![a-z0-9])(?:password|passwd|secret|secret[_-]?key|api[_-]?key|access[_-]?key|authorization"
     r"|cookie|credentials?|(?:access|refresh|session)[_-]token)\b[\\\"']*\s*[:=]\s*)"
-    r"(\"(?:[^\"\\]|\\.)*\"|'[^']*'|\[[^\]]*\]|(\\+[\"']).*?\3|(?:bearer|basic)\s+[^\s\"',\\]+|[^\s\"',&}\]\\]+)",
+    r"(\"(?:[^\"\\]|\\.)*\"|'[^']*'|\[[^\]]{0,2000}\]|(\\{1,15}[\"']).*?\3|(?:bearer|basic)\s+[^\s\"',\\]+|[^\s\"',&}\]\\]+)",
     re.IGNORECASE,
 )
 """A value after such a name, in JSON, Python or plain words."""
@@ -101,9 +102,19 @@ def _bound(always: dict[str, Any]) -> list[Processor]:
     ]
 
 
+def _forms(secret: str) -> set[str]:
+    """As it may stand in a line: quoted by Python, as in an exception, by JSON, and by one within the other."""
+    forms = {secret}
+    for _ in range(2):
+        quoted = [(repr(f)[1:-1], repr(f + '"')[1:-2], json.dumps(f)[1:-1]) for f in forms]
+        forms.update(*quoted)
+    return forms
+
+
 def _written(log_format: Literal["console", "json"], secrets: tuple[str, ...]) -> list[Any]:
     """How an event becomes a line without secrets; the longest go first, for one may be part of another."""
-    hidden = tuple(sorted((secret for secret in secrets if len(secret) >= LEAST_SECRET), key=len, reverse=True))
+    forms = {form for secret in secrets if len(secret) >= LEAST_SECRET for form in _forms(secret)}
+    hidden = tuple(sorted(forms, key=len, reverse=True))
 
     def without_secrets(_: Any, __: str, line: Any) -> str:
         return redacted(str(line), hidden)

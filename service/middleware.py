@@ -17,6 +17,8 @@ TOGETHER = 5
 SILENCE = 30.0
 """Seconds after which no more of a body is waited for."""
 JOBS = b"/v1/jobs/"
+LONGEST = 500
+"""Characters of a path that are logged: while a line is written, and looked at for secrets, no request is answered."""
 log = structlog.get_logger()
 
 
@@ -43,7 +45,8 @@ class RequestLog:
                 metrics.request(method, template(scope), status, took)
                 if method != "GET" or status >= 500:
                     job = {"job": made} if (made := _made(message)) else {}
-                    log.info("request", method=method, path=scope["path"], status=status, seconds=round(took, 4), **job)
+                    path = scope["path"][:LONGEST]
+                    log.info("request", method=method, path=path, status=status, seconds=round(took, 4), **job)
             await send(message)
 
         return await self.app(scope, receive, noted)

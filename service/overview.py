@@ -5,7 +5,7 @@ from contextlib import closing
 from typing import Any
 
 from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy import func, make_url, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service import counting, fleet, readiness
@@ -27,7 +27,7 @@ def read(settings: Settings) -> dict[str, Any]:
         servers = readiness.of_servers(db, open_storage(settings), broker)
         found: dict[str, Any] = {
             "works": readiness.ready(servers), "servers": servers,
-            "at": {"database": make_url(settings.database).render_as_string(), "storage": settings.storage},
+            "at": {"database": settings.database_shown, "storage": settings.storage},
         }  # fmt: skip
         if servers["broker"] == readiness.OK and not settings.embedded:  # memory:// is another process's
             found["messages"] = _messages(broker)

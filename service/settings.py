@@ -5,11 +5,12 @@ one process, SQLite, local files, an in-process broker.
 """
 
 import os
+import re
 from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, unquote_plus
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,6 +20,12 @@ from service.remote.credentials import is_loopback
 PREFIX = "ROBUSTREPS_"
 BROKERS = ("redis://", "rediss://", "memory://")
 """As they are written: of another form, or with parameters ssl_..., kombu would speak TLS and check no certificate."""
+PASSWORDS = [
+    re.compile(r"://[^:/]*:([^@]*)@"),  # as SQLAlchemy reads a URL
+    re.compile(r"://[^:/?#]*:([^/?#]*)@"),  # as Celery does
+    re.compile(r"[?&]\w*password=([^&]+)"),
+]
+"""A URL's passwords. Not by urlsplit, which ends them at other characters, and raises at a bracket."""
 
 
 class Settings(BaseSettings):
@@ -187,9 +194,11 @@ class Settings(BaseSettings):
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must stand in no log: every SecretStr, and the passwords of URLs, as they are and as URLs write them."""
-        passwords = [urlsplit(url).password or "" for url in (self.database_url, self.broker_url)]
+        urls = (self.database_url, self.broker_url)
+        passwords = [found for url in urls for each in PASSWORDS for found in each.findall(url)]
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
-        return tuple({each for value in (*passwords, *values) for each in (value, unquote(value)) if each})
+        forms = {form(value) for value in (*passwords, *values) for form in (str, unquote, unquote_plus)}
+        return tuple(forms - {""})
 
     @property
     def embedded(self) -> bool:
@@ -203,6 +212,14 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         return self.database_url or f"sqlite:///{(self.data_dir / 'robustreps.db').absolute()}"
+
+    @property
+    def database_shown(self) -> str:
+        """The database's URL without its passwords, in the query too."""
+        from sqlalchemy import make_url
+
+        url = make_url(self.database)
+        return url.difference_update_query([n for n in url.query if "password" in n]).render_as_string()
 
     @property
     def cache(self) -> Path:

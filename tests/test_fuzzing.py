@@ -4,6 +4,7 @@ Always the same few hundred here; `make fuzz` has as many as there is time for.
 """
 
 import io
+import struct
 import subprocess
 import sys
 import zipfile
@@ -51,12 +52,30 @@ def calling(module: str, name: str, argument: bytes) -> bytes:
     return with_pickle(b"\x80\x02" + f"c{module}\n{name}\n".encode() + argument + b"\x85R.")
 
 
+def text(said: str) -> bytes:
+    return b"X" + struct.pack("<I", len(said.encode())) + said.encode()
+
+
+def followed(*parts: bytes) -> bytes:
+    """A list of these."""
+    return with_pickle(b"\x80\x02](" + b"".join(parts) + b"e.")
+
+
+def storage(kind: bytes = text("storage"), key: bytes = text("0"), place: bytes = text("cpu")) -> bytes:
+    return b"(" + kind + b"ctorch\nFloatStorage\n" + key + place + b"K\x28tQ"
+
+
+def changed(old: bytes, new: bytes) -> bytes:
+    """A file of torch.save before archives, with another version, keys, or part of a storage."""
+    torch.save({"a": torch.ones(4)}, file := io.BytesIO(), _use_new_zipfile_serialization=False)
+    data = file.getvalue()
+    assert data.count(old) == 1
+    return data.replace(old, new)
+
+
 def legacy(elements: int) -> bytes:
     """Of torch.save before archives, with a storage that says to have so many elements."""
-    torch.save({"a": torch.ones(4)}, file := io.BytesIO(), _use_new_zipfile_serialization=False)
-    data, four = file.getvalue(), b"cpuq\x06K\x04N"
-    assert data.count(four) == 1
-    return data.replace(four, b"cpuq\x06\x8a\x08" + elements.to_bytes(8, "little") + b"N")
+    return changed(b"cpuq\x06K\x04N", b"cpuq\x06\x8a\x08" + elements.to_bytes(8, "little") + b"N")
 
 
 LARGE = b"\x8a\x08" + (1 << 40).to_bytes(8, "little")
@@ -65,6 +84,15 @@ COPIES = MANY + b"ccollections\nOrderedDict\nq\x00](" + b"h\x00h\x01\x85R" * 500
 STATES = MANY + b"ccollections\nOrderedDict\nq\x00](" + b"h\x00)Rh\x01b" * 5000 + b"e."
 # Multiples of 2^61 - 1, which Python hashes to the same number.
 SAME = b"}(" + b"".join(b"\x8a\x0a" + (n * (2**61 - 1)).to_bytes(10, "little") + b"N" for n in range(1, 20_000)) + b"u."
+# Tuples, or lists, of which each holds the one before twice: to hash, compare or print the last has no end.
+TWICE = b"K\x01q\x09" + b"h\x09\x86q\x09" * 60
+LISTS = b"]q\x09" + b"](h\x09h\x09eq\x09" * 60
+DEEP = b"h\x09"
+CALLS = b"h\x00h\x01R" * 3000
+SPARSE = b"ctorch._utils\n_rebuild_sparse_tensor\n"
+ORDERED = b"ccollections\nOrderedDict\n"
+CHARACTERS = b"}q\x01(" + text("".join(map(chr, range(256, 50_256)))) + b"Nu"
+ONES = b"K\x01" * 50_000
 BOMBS = {
     "a PNG of 2,000,000,000 x 2": ("image", png(2_000_000_000, 2, 8, 2, bytes(1000))),
     "a PNG of 30,000 x 30,000 that inflates": ("image", png(30_000, 30_000, 8, 0, bytes(50_000_000))),
@@ -80,6 +108,19 @@ BOMBS = {
     "as many states": ("checkpoint", with_pickle(b"\x80\x02" + STATES)),
     "20,000 keys of one hash": ("checkpoint", with_pickle(b"\x80\x02" + SAME)),
     "an old file with a storage of 2^40": ("checkpoint", legacy(1 << 40)),
+    "a storage by an endless key": ("checkpoint", followed(TWICE, storage(key=DEEP))),
+    "of an endless kind": ("checkpoint", followed(TWICE, storage(kind=DEEP))),
+    "at an endless place": ("checkpoint", followed(TWICE, storage(place=DEEP))),
+    "an endless layout": ("checkpoint", followed(TWICE, b"ctorch.serialization\n_get_layout\n", DEEP, b"\x85R")),
+    "a layout of lists": ("checkpoint", followed(LISTS, SPARSE, DEEP, DEEP, b"\x86R")),
+    "attributes by endless names": ("checkpoint", followed(TWICE, ORDERED, b")R](", DEEP, b"K\x01\x86eb")),
+    "an old file of an endless version": ("checkpoint", changed(b"M\xe9\x03.", TWICE + b".")),
+    "an old file with an endless part": ("checkpoint", changed(b"K\x04N", b"K\x04(" + TWICE + b"K\x00K\x04t")),
+    "an old file with endless keys": ("checkpoint", changed(b"\x80\x02]q", b"\x80\x02](" + TWICE + b"e.\x80\x02]q")),
+    "50,000 sizes 3,000 times": ("checkpoint", followed(b"((", ONES, b"ttq\x01ctorch\nSize\nq\x00", CALLS)),
+    "a dictionary as arguments": ("checkpoint", followed(CHARACTERS, b"ccollections\nCounter\nq\x00", CALLS)),
+    "50,000 dimensions 3,000 times": ("checkpoint", followed(b"(", ONES, b"tq\x01ctorch._utils\n_rebuild_tensor\nq\x00",
+                                      storage(), b"q\x02", b"h\x00(h\x02K\x00h\x01h\x01tR" * 3000)),
 }  # fmt: skip
 
 

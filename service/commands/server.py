@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import typer
-from sqlalchemy import make_url
 
 from service import db
 from service.settings import get_settings
@@ -13,4 +12,4 @@ def migrate(revision: Annotated[str, typer.Argument(help="Alembic revision")] = 
     """Bring the database's schema up to date."""
     settings = get_settings()
     at = revision if db.migrate(settings.database, revision) else "a newer revision"
-    typer.echo(f"schema at {at}: {make_url(settings.database).render_as_string()}")
+    typer.echo(f"schema at {at}: {settings.database_shown}")

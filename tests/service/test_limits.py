@@ -150,6 +150,12 @@ def test_an_artifact_of_any_size_is_served_as_stored(api: TestClient, size: int)
     assert got.headers["content-type"].startswith("text/csv")
 
 
+def test_a_path_is_cut_before_it_is_logged(api: TestClient) -> None:
+    with capture_logs() as logs:
+        assert api.post("/v1/" + "key-a-" * 2000).status_code == 404
+    assert [len(entry["path"]) for entry in logs if entry["event"] == "request"] == [500]
+
+
 def test_messages_do_not_pile_up_while_the_broker_is_away() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, capture_logs() as logs:
         broker = Broker(celery_app(Settings(broker_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0",

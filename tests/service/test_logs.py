@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -54,6 +55,48 @@ def test_what_the_settings_keep_secret_is_in_no_line(form: str) -> None:
     assert told.count("***") >= 5
 
 
+ODD = "a\"b'c\\dé [e"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_secret_is_in_no_line_however_it_is_quoted(form: str) -> None:
+    program = f"""
+import structlog
+from service import logs
+from service.settings import Settings
+odd = {ODD!r}
+logs.start(Settings(log_format="{form}", s3_secret_key=odd))
+log = structlog.get_logger()
+log.info("plain", reason=odd)
+log.info("quoted", reason=repr(odd), both=repr(f"it's {{odd}}"), held=[odd])
+try:
+    raise ValueError({{"x": odd}})
+except ValueError:
+    log.exception("failed")
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
+    assert told.count("***") == 5, told
+    assert not [part for part in ("b'c", "b\\'c", "\\\\d") if part in told], told
+
+
+@pytest.mark.parametrize(
+    ("url", "passwords"),
+    [
+        ("postgresql+psycopg://u:ab/cd#ef@h/d", {"ab/cd#ef"}),
+        ("postgresql+psycopg://u:ab[cd@h/d", {"ab[cd"}),
+        ("postgresql+psycopg://u:ab?cd%23@h/d", {"ab?cd%23", "ab?cd#"}),
+        ("postgresql+psycopg://h/d?user=u&password=a%2Bb+c", {"a%2Bb+c", "a+b+c", "a+b c"}),
+        ("postgresql+psycopg://u@h/d?sslpassword=abc&sslmode=require", {"abc"}),
+        ("redis://:a@b@h:6379/0", {"a", "a@b"}),
+        ("redis://h:6379/0", set()),
+    ],
+)
+def test_the_passwords_of_a_url_are_found_as_its_libraries_read_it(url: str, passwords: set[str]) -> None:
+    name, broker = ("broker_url", {}) if url.startswith("redis") else ("database_url", {"broker_url": "redis://h"})
+    where = {"database_url": "postgresql+psycopg://h/d"} if name == "broker_url" else broker
+    assert set(Settings(**{name: url, **where}).secrets) == passwords
+
+
 def test_a_level_keeps_what_is_below_it_out() -> None:
     assert "detail" in written("json", "DEBUG")
     assert "claimed" not in written("json", "WARNING")
@@ -91,6 +134,21 @@ def test_what_looks_like_a_secret_is_hidden(line: str, left: str) -> None:
 )
 def test_what_is_no_secret_stays(line: str) -> None:
     assert redacted(line) == line
+
+
+ENDLESS = ["a-", "password-", '"', "\\\"'", "secret=[ ", "password ", "://a:", "://", "&key", "?a_", "rr_",
+           "rr_aaaaaa-", "whsec_", "bearer ", "password=\\",
+           "".join(f'password={chr(92) * n}" ' for n in range(200, 0, -1))]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ENDLESS)
+def test_no_line_takes_many_times_as_long_as_a_plain_one_of_its_length(part: str) -> None:
+    def took(part: str) -> float:
+        line, begun = ("key @? " + part * 40_000)[:40_000], time.process_time()
+        redacted(line)
+        return time.process_time() - begun
+
+    assert took(part) < 100 * min(took("key of words, ") for _ in range(5))
 
 
 def test_settings_name_their_own_secrets() -> None:

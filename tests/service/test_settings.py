@@ -41,5 +41,12 @@ def test_an_in_process_broker_beside_a_database_server_is_refused() -> None:
         Settings(database_url="postgresql+psycopg://localhost/x")
 
 
+def test_the_database_is_shown_without_its_passwords() -> None:
+    url = "postgresql+psycopg://u:hunter2@h/d?password=hunter3&sslpassword=hunter4&sslmode=require"
+    assert Settings(broker_url="redis://h", database_url=url).database_shown == (
+        "postgresql+psycopg://u:***@h/d?sslmode=require"
+    )
+
+
 def test_a_secret_does_not_show_itself() -> None:
     assert "hunter2" not in repr(Settings(s3_secret_key="hunter2"))

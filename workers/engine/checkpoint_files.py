@@ -23,8 +23,8 @@ SAFETENSORS_TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How files begin that torch.save wrote before they were archives."""
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
+"""How files begin that torch.save wrote before they were archives: with a number, and that of the version."""
 MOST_DIMENSIONS = 8
 LONGEST_ERROR = 10_000
 
@@ -169,8 +169,11 @@ def _check_pickles(path: Path, size: int, is_archive: bool) -> None:
             head = BytesIO(file.read(LARGEST_HEADER))
         if head.read(len(LEGACY)) != LEGACY:
             head.seek(0)
-        for _ in range(4):  # the version, the system, what was saved, and the keys of the storages behind them
+            pickles.check(head, _NUMPY, size)  # above all, for what it names
+            raise CheckpointError("a pickle that torch.save did not write")
+        for _ in range(2):  # the system, and what was saved
             pickles.check(head, _NUMPY, size)
+        pickles.check_texts(head)  # the keys of the storages behind them
     except pickles.Unknown as error:
         raise CheckpointError(
             f"the pickle names {error}, which could run code: it was not loaded. Where the file is trusted, save its "

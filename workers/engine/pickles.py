@@ -11,6 +11,8 @@ from collections.abc import Collection, Sequence
 from io import BytesIO
 from typing import Any, NamedTuple
 
+LONGEST_KEY = 200
+"""Characters of a storage's key or place."""
 LARGEST_INTEGER = 1 << 60
 """Larger ones may have the same hash by the million, and a dictionary of those takes hours."""
 REBUILT = {
@@ -19,6 +21,7 @@ REBUILT = {
     "torch.serialization._get_layout",
 }  # fmt: skip
 """Calls that view what is there."""
+SPARSE = "torch._utils._rebuild_sparse_tensor"
 MAPPINGS = {"collections.OrderedDict", "collections.Counter"}
 VALUES = {"builtins.complex", "_codecs.encode", "torch.Size", "torch.device"}
 """Calls that copy what they are given."""
@@ -27,10 +30,11 @@ NAMED = re.compile(
     r"torch\.(\w+Storage|storage\.(Typed|Untyped)Storage|u?int\d+|b?float\w*|complex\w*|bool|q\w+|bits\w+)"
 )
 """What may be named, and not called."""
-DICT, OTHER = object(), object()
-"""A dictionary, and whatever else there is, on the stack of a reader."""
-PUSHED = {"NONE": None, "NEWFALSE": False, "NEWTRUE": True, "EMPTY_TUPLE": (), "EMPTY_DICT": DICT, "EMPTY_LIST": OTHER}
+DICT, LIST, MAPPING, OTHER = object(), object(), object(), object()
+"""A dictionary, a list, what MAPPINGS make, and whatever else there is, on the stack of a reader."""
+PUSHED = {"NONE": None, "NEWFALSE": False, "NEWTRUE": True, "EMPTY_TUPLE": (), "EMPTY_DICT": DICT, "EMPTY_LIST": LIST}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+TEXTS = {"PROTO", "EMPTY_LIST", "MARK", "BINUNICODE", "BINPUT", "LONG_BINPUT", "APPEND", "APPENDS", "STOP"}
 READ = {"BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "LONG1"}
 
 
@@ -101,8 +105,7 @@ class _Reader:
         elif code in ("REDUCE", "NEWOBJ"):
             self._call(bare(stack[-2]), stack.pop())
         elif code == "BUILD":
-            if isinstance(stack.pop(), Again):
-                raise Refused("the same state for several objects")
+            self._build(stack.pop(), bare(stack[-1]))
         elif code == "BINPERSID":
             self._storage(bare(stack.pop()))
         elif code not in ("PROTO", "STOP"):
@@ -116,20 +119,33 @@ class _Reader:
     def _call(self, function: Any, arguments: Any) -> None:
         name = function.name if isinstance(function, Name) else "what is no function"
         allowed = name in REBUILT or name in self.harmless
-        if name in MAPPINGS:
+        if type(arguments) is not tuple or not _own(arguments):
+            allowed = False
+        elif name in MAPPINGS:
             allowed = arguments in ((), (DICT,))
         elif name in VALUES:
-            allowed = isinstance(arguments, tuple) and all(map(_small, arguments))
+            allowed = all(map(_small, arguments))
+        elif name == SPARSE:  # an error would print what is no layout
+            allowed = bare(arguments[0]) is OTHER
         if not allowed:
             raise Refused(f"a call of {name} that tensors and plain values do not need")
-        self.stack[-1] = OTHER
+        self.stack[-1] = MAPPING if name in MAPPINGS else OTHER
+
+    def _build(self, state: Any, target: Any) -> None:
+        """What updates a mapping's attributes is a dictionary, whose keys are known: pairs may have any."""
+        if isinstance(state, Again):
+            raise Refused("the same state for several objects")
+        if not _own(state) or (target is MAPPING and state is not DICT):
+            raise Refused("a state that tensors and plain values do not need")
 
     def _storage(self, about: Any) -> None:
-        """A storage by its kind, key, place and number of elements."""
-        elements = bare(about[4]) if isinstance(about, tuple) and len(about) > 4 else None
-        if type(elements) is not int or elements < 0:
+        """A storage by its kind, key, place and number of elements, and in old files what part of another it is."""
+        if type(about) is not tuple or len(about) < 5 or type(bare(about[4])) is not int or bare(about[4]) < 0:
             raise Refused("a storage of no size")
-        key = bare(about[2])
+        said, kind, key, place, elements, *views = map(bare, about)
+        texts = [said, key, place, *(bare(view[0]) for view in views if view)]
+        if not isinstance(kind, Name) or not all(map(_short, texts)) or said != "storage":
+            raise Refused("a storage that is not told by short texts")
         self.storages[key] = max(elements, self.storages.get(key, 0))
         self.stack.append(OTHER)
 
@@ -147,6 +163,18 @@ def _small(argument: Any) -> bool:
     return own or value is None or isinstance(value, int | float) or (isinstance(value, str) and len(value) < 100)
 
 
+def _own(argument: Any) -> bool:
+    """Whether no tuple in it stands elsewhere too: copies add up, and those that hold each other twice have no end."""
+    if type(argument) is tuple:
+        return all(map(_own, argument))
+    return not (isinstance(argument, Again) and type(argument.value) is tuple)
+
+
+def _short(text: Any) -> bool:
+    """Whether it is hashed, compared and printed at once."""
+    return isinstance(text, str) and len(text) <= LONGEST_KEY
+
+
 def bare(value: Any) -> Any:
     return value.value if isinstance(value, Again) else value
 
@@ -160,3 +188,10 @@ def check(pickle: BytesIO, harmless: Collection[str], most_elements: int) -> Non
     reader.read(pickle)
     if sum(reader.storages.values()) > most_elements:
         raise Refused(f"tensors of {sum(reader.storages.values())} elements, in a file of {most_elements} bytes")
+
+
+def check_texts(pickle: BytesIO) -> None:
+    """Read one pickle of a list of texts, and stop behind it. Raises Refused, and whatever a damaged one raises."""
+    for opcode, _, _ in pickletools.genops(pickle):
+        if opcode.name not in TEXTS:
+            raise Refused(f"the instruction {opcode.name} among keys")
