@@ -1,5 +1,7 @@
 """/metrics: what a process counts, and what the database says of the queue."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +13,7 @@ from fastapi.testclient import TestClient
 
 from service import counting, leases, metrics
 from service.db import Database
+from service.joblog import Event
 from service.metrics import REGISTRY
 from service.settings import Settings
 from service.storage import LocalStorage, ObjectNotFound, S3Storage, StorageError
@@ -131,6 +134,12 @@ def test_events_and_waits_are_counted_once_their_transaction_is(database: Databa
     do(database, leases.crashed, work.lease, 3)
     claimed(database, shard)
     assert counted() == (before[0] + 1, before[1] + 1, before[2] + 1), "a second claim is no wait"
+
+
+def test_every_event_is_told_from_0_on() -> None:
+    program = "import service.leases; from service import counting; print(counting.exposition().decode())"
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert parsed(printed)["robustreps_events_total"] == {frozenset({("event", each.value)}): 0 for each in Event}
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
