@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 disable_created_metrics()  # a series for each series, which nobody asks for
 T = TypeVar("T")
@@ -97,17 +98,22 @@ def watch_pool(engine: Engine, most: int) -> None:
     """Count an engine's connections, of which there may be so many, and what goes wrong on them."""
     CONNECTIONS_LIMIT.inc(most)
     opened, used = CONNECTIONS.labels("open"), CONNECTIONS.labels("in_use")
-    for gauge, more, fewer in ((opened, "connect", "close"), (used, "checkout", "checkin")):
-        event.listen(engine, more, _adding(gauge, 1))
-        event.listen(engine, fewer, _adding(gauge, -1))
+    event.listen(engine, "connect", lambda *_: opened.inc())
+    event.listen(engine, "close", lambda *_: opened.dec())
+
+    @event.listens_for(engine, "checkout")
+    def _taken(_: Any, record: ConnectionPoolEntry, __: Any) -> None:
+        record.info[used] = True
+        used.inc()
+
+    @event.listens_for(engine, "checkin")
+    def _returned(_: Any, record: ConnectionPoolEntry) -> None:
+        if record.info.pop(used, False):  # in an outage those come back too that nobody could take
+            used.dec()
 
     @event.listens_for(engine, "handle_error")
     def _failed(context: Any) -> None:
         DATABASE_ERRORS.labels(type(context.sqlalchemy_exception or context.original_exception).__name__).inc()
-
-
-def _adding(gauge: Gauge, by: int) -> Callable[..., None]:
-    return lambda *_: gauge.inc(by)
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from service import counting, leases, metrics
 from service.db import Database
@@ -18,7 +20,7 @@ from service.metrics import REGISTRY
 from service.settings import Settings
 from service.storage import LocalStorage, ObjectNotFound, S3Storage, StorageError
 from tests.fixtures import inversion, s3_settings
-from tests.servers import Bucket
+from tests.servers import Bucket, postgres_execute
 from tests.service.scraped import Found, parsed, value
 from tests.service.test_jobs import claimed, do, submit
 
@@ -185,6 +187,34 @@ def test_connections_are_counted_while_they_are_in_use(database: Database) -> No
         session.connection()
         assert used() == before + 1
     assert used() == before
+
+
+def test_connections_are_counted_right_after_an_outage(postgres_url: str, postgres_server: str) -> None:
+    def counted(state: str) -> float:
+        return value(of_process(), "robustreps_database_connections", state=state)
+
+    before, opened, db = counted("in_use"), counted("open"), Database(postgres_url)
+    name = db.url.database
+    sever = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+    with db.reading() as used, db.reading() as idle:
+        used.connection(), idle.connection()
+        idle.close()
+        assert counted("in_use") == before + 1
+        postgres_execute(postgres_server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        postgres_execute(postgres_server, sever)
+        with pytest.raises(OperationalError):
+            used.execute(text("SELECT 1"))
+        used.rollback()
+    for _ in range(3):
+        with pytest.raises(OperationalError), db.reading() as session:
+            session.connection()
+        assert counted("in_use") == before
+    postgres_execute(postgres_server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    with db.reading() as session:
+        session.connection()
+        assert counted("in_use") == before + 1
+    db.close()
+    assert (counted("in_use"), counted("open")) == (before, opened)
 
 
 def test_what_is_counted_costs_a_request_a_few_microseconds() -> None:
