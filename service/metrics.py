@@ -34,7 +34,7 @@ EVENTS = Counter(
     ["event"], registry=REGISTRY,
 )  # fmt: skip
 WAIT = Histogram(
-    "robustreps_wait_seconds", "Seconds from a job's submission to the first claim of a shard of it",
+    "robustreps_wait_seconds", "Seconds from a job's submission to the first claim of any shard of it",
     ["priority"], buckets=SLOW, registry=REGISTRY,
 )  # fmt: skip
 PHASE = Histogram(

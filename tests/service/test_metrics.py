@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from service import counting, leases, metrics
+from service import counting, jobs, leases, metrics
 from service.db import Database
 from service.joblog import Event
 from service.metrics import REGISTRY
@@ -22,7 +22,8 @@ from service.storage import LocalStorage, ObjectNotFound, S3Storage, StorageErro
 from tests.fixtures import inversion, s3_settings
 from tests.servers import Bucket, postgres_execute
 from tests.service.scraped import Found, parsed, value
-from tests.service.test_jobs import claimed, do, submit
+from tests.service.test_jobs import cancel, claimed, do, fail_item, finish, save, submit, submit_with_summary
+from tests.service.test_recipe_parts import end, submit_recipe
 
 
 def of_process() -> Found:
@@ -91,8 +92,6 @@ def test_the_queue_is_what_the_database_holds(database: Database) -> None:
 
 
 def test_a_paused_job_waits_for_no_worker(database: Database) -> None:
-    from service import jobs
-
     job_id, _ = submit(database)
     do(database, jobs.pause, job_id)
     found = of_queue(database)
@@ -142,6 +141,40 @@ def test_every_event_is_told_from_0_on() -> None:
     program = "import service.leases; from service import counting; print(counting.exposition().decode())"
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert parsed(printed)["robustreps_events_total"] == {frozenset({("event", each.value)}): 0 for each in Event}
+
+
+def test_a_job_waits_once_however_many_shards_pauses_and_retries_it_has(database: Database) -> None:
+    def counted() -> float:
+        return value(of_process(), "robustreps_wait_seconds_count")
+
+    before = counted()
+    job_id, (first, second), last = submit_with_summary(database)
+    work = claimed(database, first)
+    assert counted() == before + 1
+    fail_item(database, work.lease, 0)
+    finish(database, work.lease)
+    do(database, jobs.pause, job_id)
+    do(database, jobs.resume, job_id)
+    work = claimed(database, second)
+    save(database, work.lease, 1)
+    finish(database, work.lease)
+    work = claimed(database, last)
+    save(database, work.lease, 2)
+    finish(database, work.lease)
+    do(database, jobs.retry, job_id)
+    claimed(database, first)
+    assert counted() == before + 1
+
+
+def test_what_is_drawn_of_the_rest_of_a_recipe_waits_for_that_and_for_no_worker(database: Database) -> None:
+    recipe, before = submit_recipe(database), value(of_process(), "robustreps_wait_seconds_count")
+    end(database, recipe)
+    claimed(database, recipe.drawing)
+    nothing_ran = submit_recipe(database)
+    for part in nothing_ran.parts.values():
+        cancel(database, part)
+    claimed(database, nothing_ran.drawing)
+    assert value(of_process(), "robustreps_wait_seconds_count") == before + len(recipe.parts)
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
