@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import text
+from sqlalchemy import text, update
 from sqlalchemy.exc import OperationalError
 
 from service import counting, jobs, leases, metrics
+from service.broker import NORMAL
 from service.db import Database
 from service.joblog import Event
 from service.metrics import REGISTRY
+from service.models import Job, Shard, Transition
 from service.settings import Settings
 from service.storage import LocalStorage, ObjectNotFound, S3Storage, StorageError
 from tests.fixtures import inversion, s3_settings
@@ -82,13 +84,50 @@ def test_the_queue_is_told_by_state_and_priority(api: TestClient) -> None:
 def test_the_queue_is_what_the_database_holds(database: Database) -> None:
     _, (first, *_) = submit(database, items=5, shard_items=2)
     claimed(database, first)
+    submit(database, items=1)
     found = of_queue(database)
-    assert value(found, "robustreps_shards", state="queued", priority="normal") == 2
-    assert value(found, "robustreps_items", state="queued", priority="normal") == 3
+    assert value(found, "robustreps_shards", state="queued", priority="normal") == 3
+    assert value(found, "robustreps_items", state="queued", priority="normal") == 4
     assert value(found, "robustreps_items", state="running", priority="normal") == 2
     assert value(found, "robustreps_jobs", state="running") == 1
     assert 0 < value(found, "robustreps_queue_oldest_seconds", priority="normal") < 600
     assert value(found, "robustreps_queue_oldest_seconds", priority="high") == 0
+
+
+def test_a_job_waits_since_a_worker_last_had_a_shard_of_it(database: Database) -> None:
+    def waited(ago: float) -> float:
+        """As it is told when all that has happened so far is so much longer ago."""
+        with database.transaction() as session:
+            for column in (Job.created_at, Job.finished_at, Transition.at, Shard.heartbeat_at):
+                session.execute(update(column.class_).values({column: column - ago}))
+        return do(database, counting._read).oldest.get(NORMAL, 0.0)
+
+    job_id, (first, second), _ = submit_with_summary(database)
+    assert 5000 <= waited(5000) < 6000, "nobody has had it"
+    work = claimed(database, first)
+    assert waited(5000) == 0, "a worker computes another shard of it"
+    save(database, work.lease, 0)
+    do(database, leases.heartbeat, work.lease, 60, {})
+    finish(database, work.lease)
+    assert waited(0) < 1000
+    do(database, jobs.pause, job_id)
+    assert waited(5000) == 0
+    do(database, jobs.resume, job_id)
+    assert waited(0) < 1000
+    work = claimed(database, second)
+    save(database, work.lease, 1)
+    finish(database, work.lease)
+    assert waited(0) < 1000
+    assert 5000 <= waited(5000) < 6000, "what is made of all items"
+
+
+def test_a_drawing_waits_since_the_last_part_ended(database: Database) -> None:
+    recipe = submit_recipe(database)
+    with database.transaction() as session:
+        session.execute(update(Transition).values(at=Transition.at - 5000))
+        session.execute(update(Job).values(created_at=Job.created_at - 5000))
+    end(database, recipe)
+    assert 0 < value(of_queue(database), "robustreps_queue_oldest_seconds", priority="normal") < 1000
 
 
 def test_a_paused_job_waits_for_no_worker(database: Database) -> None:
