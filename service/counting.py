@@ -2,14 +2,14 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
-from sqlalchemy import func, select, true
+from sqlalchemy import ColumnElement, func, select, true
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -86,11 +86,12 @@ def _read(session: Session) -> Queue:
 def _waits_since(session: Session, ids: Collection[str]) -> dict[str, float]:
     """When these jobs began to wait: were queued, were let go of by a worker, or had the last of their parts end."""
     found: dict[str, float] = defaultdict(float)
-    for job_id, at, only in (
+    columns: tuple[tuple[Any, Any, ColumnElement[bool]], ...] = (
         (Transition.job_id, Transition.at, Transition.state == JobState.QUEUED),
         (Shard.job_id, Shard.heartbeat_at, true()),
         (Job.parent_id, Job.finished_at, true()),
-    ):
+    )
+    for job_id, at, only in columns:
         latest = select(job_id, func.max(at)).where(among(job_id, ids), at.is_not(None), only).group_by(job_id)
         for i, last in session.execute(latest):
             found[i] = max(found[i], last)
@@ -154,7 +155,7 @@ def exposition(*more: Collector) -> bytes:
     shared = CollectorRegistry()
     for collector in more:
         shared.register(collector)
-    if metrics.is_shared():
+    if metrics.is_shared:
         MultiProcessCollector(shared)
         return generate_latest(shared)
     return generate_latest(metrics.REGISTRY) + generate_latest(shared)

@@ -126,7 +126,7 @@ def test_what_goes_wrong_at_the_port_is_logged_and_who_hangs_up_is_not(capsys: p
     serving = threading.Thread(target=server.serve_forever)
     serving.start()
     with capture_logs() as logs:
-        with socket.create_connection(server.server_address[:2]) as scraper:
+        with socket.create_connection(("127.0.0.1", server.server_address[1])) as scraper:
             scraper.sendall(b"GET /slow HTTP/1.0\r\n\r\n")
         gone.set()
         with pytest.raises(httpx2.RemoteProtocolError):
@@ -173,9 +173,10 @@ def test_a_schema_that_is_behind_is_told_and_a_newer_one_is_no_fault(tmp_path: P
 
 
 @pytest.mark.slow
-def test_processes_that_share_a_port_count_together(stack: Stack) -> None:
+def test_processes_that_share_a_port_count_together(stack: Stack, tmp_path: Path) -> None:
     port = usable_port()
     environment = stack.environment | {"ROBUSTREPS_PORT": str(port), "ROBUSTREPS_API_PROCESSES": "2"}
+    environment["TMPDIR"] = str(tmp_path)
     process = subprocess.Popen([ROBUSTREPS, "serve"], env=environment)
     stack.processes.append(process)
     with Client(f"http://127.0.0.1:{port}", PATIENCE) as client:
@@ -188,9 +189,10 @@ def test_processes_that_share_a_port_count_together(stack: Stack) -> None:
             assert value(found, "robustreps_database_up") == 1
         wait(lambda: value(scraped(str(client.url)), "robustreps_reconciler_passes_total", outcome="ok") > 0)
         limit = value(scraped(str(client.url)), "robustreps_database_connections_limit")
-        first = children(process.pid)
+        first, files = children(process.pid), {path.name for path in tmp_path.glob("*/*.db")}
         os.kill(min(first), signal.SIGKILL)
         wait(lambda: len(now := children(process.pid)) == 2 and now != first and ready(client))
         # What it counted stays; what it held does not.
         wait(lambda: value(scraped(str(client.url)), "robustreps_database_connections_limit") == limit)
         assert value(scraped(str(client.url)), "robustreps_http_request_seconds_count", route="/v1/models") == 40
+        assert {path.name for path in tmp_path.glob("*/*.db")} == files, "a process that ends again and again adds none"
