@@ -54,6 +54,9 @@ WARNINGS = {
     Event.ATTEMPT_FAILED, Event.CHECKPOINT_LOST, Event.STALLED, Event.LEASE_LOST, Event.SPLIT, Event.EXPIRED,
 }  # fmt: skip
 
+for _event in Event:  # from 0 on: an alert would not see what is not there, nor the first of it
+    metrics.EVENTS.labels(_event.value)
+
 
 def note(session: Session, /, of: "str | Lease", event: Event, **detail: Any) -> None:
     """Add a line to the log of a job, by its id, or of the job whose shard is held under a lease."""

@@ -21,7 +21,7 @@ from service.db import now
 from service.fence import Lease, LeaseLost, fence
 from service.joblog import LONGEST, Event, note
 from service.jobs import CLAIMABLE, GOING, UNSYNCHRONIZED
-from service.models import Item, Job, Shard
+from service.models import Item, Job, Shard, Transition
 from service.saving import (
     Result,
     error_of,
@@ -91,19 +91,27 @@ def claim(session: Session, shard_id: str, worker: str, lease_seconds: float) ->
     ).one_or_none()  # fmt: skip
     if epoch is None:
         return None
-    jobs.move(session, job_id, JobState.RUNNING)
+    begins = jobs.move(session, job_id, JobState.RUNNING)
     if parent := session.scalar(select(Job.parent_id).where(Job.id == job_id)):
         jobs.move(session, parent, JobState.RUNNING)
     running = {"state": ItemState.RUNNING}
     session.execute(update(Item).where(_open(shard_id)).values(running), execution_options=UNSYNCHRONIZED)
     work = held(session, Lease(shard_id, job_id, epoch))
     detail = {"items": len(work.items), "checkpoint": work.checkpoint is not None}
-    if epoch == 1:
-        waited = session.scalar(select(now() - Job.created_at).where(Job.id == job_id)) or 0.0
-        of = metrics.WAIT.labels(metrics.PRIORITIES[work.priority])
-        metrics.once_committed(session, lambda: of.observe(waited))
+    if begins and epoch == 1:
+        _count_wait(session, work)
     note(session, work.lease, Event.TAKEN_OVER if epoch > 1 else Event.CLAIMED, **detail)
     return work
+
+
+def _count_wait(session: Session, work: Work) -> None:
+    """How long the job waited to run; nothing after a pause or a retry, nor for a shard that waited for others."""
+    ran = select(func.count()).where(Transition.job_id == work.lease.job_id, Transition.state == JobState.RUNNING)
+    of_others = select(Shard.last).where(Shard.id == work.lease.shard_id)
+    once = (ran.scalar_subquery() == 1) & ~of_others.scalar_subquery()
+    if (waited := session.scalar(select(now() - work.created_at).where(once))) is not None:
+        of = metrics.WAIT.labels(metrics.PRIORITIES[work.priority])
+        metrics.once_committed(session, lambda: of.observe(waited))
 
 
 def held(session: Session, lease: Lease) -> Work:

@@ -9,13 +9,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from multiprocessing import current_process
 from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, values
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 disable_created_metrics()  # a series for each series, which nobody asks for
+if is_shared := "PROMETHEUS_MULTIPROC_DIR" in os.environ:  # several processes add their numbers up
+    # By name, which one that is started in place of another has too: it counts on in the same files.
+    values.ValueClass = values.MultiProcessValue(lambda: current_process().name)
 T = TypeVar("T")
 REGISTRY = CollectorRegistry()
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -33,7 +38,7 @@ EVENTS = Counter(
     ["event"], registry=REGISTRY,
 )  # fmt: skip
 WAIT = Histogram(
-    "robustreps_wait_seconds", "Seconds from a job's submission to the first claim of a shard of it",
+    "robustreps_wait_seconds", "Seconds from a job's submission to the first claim of any shard of it",
     ["priority"], buckets=SLOW, registry=REGISTRY,
 )  # fmt: skip
 PHASE = Histogram(
@@ -97,17 +102,22 @@ def watch_pool(engine: Engine, most: int) -> None:
     """Count an engine's connections, of which there may be so many, and what goes wrong on them."""
     CONNECTIONS_LIMIT.inc(most)
     opened, used = CONNECTIONS.labels("open"), CONNECTIONS.labels("in_use")
-    for gauge, more, fewer in ((opened, "connect", "close"), (used, "checkout", "checkin")):
-        event.listen(engine, more, _adding(gauge, 1))
-        event.listen(engine, fewer, _adding(gauge, -1))
+    event.listen(engine, "connect", lambda *_: opened.inc())
+    event.listen(engine, "close", lambda *_: opened.dec())
+
+    @event.listens_for(engine, "checkout")
+    def _taken(_: Any, record: ConnectionPoolEntry, __: Any) -> None:
+        record.info[used] = True
+        used.inc()
+
+    @event.listens_for(engine, "checkin")
+    def _returned(_: Any, record: ConnectionPoolEntry) -> None:
+        if record.info.pop(used, False):  # in an outage those come back too that nobody could take
+            used.dec()
 
     @event.listens_for(engine, "handle_error")
     def _failed(context: Any) -> None:
         DATABASE_ERRORS.labels(type(context.sqlalchemy_exception or context.original_exception).__name__).inc()
-
-
-def _adding(gauge: Gauge, by: int) -> Callable[..., None]:
-    return lambda *_: gauge.inc(by)
 
 
 @contextmanager
@@ -146,8 +156,3 @@ def _timed(operation: str, call: Callable[..., Any], failure: type[Exception]) -
             seconds.observe(time.perf_counter() - began)
 
     return timed
-
-
-def is_shared() -> bool:
-    """Whether several processes add their numbers up."""
-    return "PROMETHEUS_MULTIPROC_DIR" in os.environ

@@ -63,16 +63,16 @@ class Processes:
     def run(self) -> None:
         """Until an exception, such as SystemExit by a signal; a process that ends by itself is started again."""
         shared = socket.create_server((self.settings.host, self.settings.port), backlog=BACKLOG)
-        running = [self._started(shared) for _ in range(self.settings.api_processes)]
+        running = [self._started(shared, n) for n in range(self.settings.api_processes)]
         try:
             while True:
                 connection.wait([process.sentinel for process in running])
                 threading.Event().wait(PAUSE)
                 for n, process in enumerate(running):
                     if not process.is_alive():
-                        mark_process_dead(process.pid)
+                        mark_process_dead(process.name)
                         log.error("a process of the API ended; starting another", status=process.exitcode)
-                        running[n] = self._started(shared)
+                        running[n] = self._started(shared, n)
         finally:
             for process in running:
                 process.terminate()
@@ -80,8 +80,8 @@ class Processes:
                 process.join()
             shared.close()
 
-    def _started(self, shared: socket.socket) -> multiprocessing.process.BaseProcess:
-        process = self._spawn.Process(target=_serve, args=(self.settings, shared), name="api")
+    def _started(self, shared: socket.socket, n: int) -> multiprocessing.process.BaseProcess:
+        process = self._spawn.Process(target=_serve, args=(self.settings, shared), name=f"api-{n}")
         process.start()
         return process
 

@@ -1,6 +1,7 @@
 """A worker's own port: /metrics, /healthz, and /readyz, which says whether it takes work and can do it."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from workers.runtime import Runtime
 
 log = structlog.get_logger()
+Answer = Callable[[str, str], tuple[int, str, bytes]]
+"""To a path and an Authorization: status, media type and body."""
 SECONDS = 10.0
 """For a request to be sent."""
 
@@ -96,7 +99,7 @@ class Probes:
     def __init__(self, runtime: "Runtime", consuming: Callable[[], bool], port: int) -> None:
         self.runtime, self._consuming, self._collector = runtime, consuming, WorkCollector(runtime)
         metrics.REGISTRY.register(self._collector)
-        self._server = _Server((runtime.settings.host, port), self._answer) if port else None
+        self._server = _opened((runtime.settings.host, port), self._answer) if port else None
         if self._server:
             threading.Thread(target=self._server.serve_forever, name="probes", daemon=True).start()
 
@@ -112,7 +115,6 @@ class Probes:
             self._server.server_close()
 
     def _answer(self, path: str, authorization: str) -> tuple[int, str, bytes]:
-        """Status, media type and body."""
         if path == "/metrics" and not may_scrape(self.runtime.settings, authorization):
             return 401, "text/plain", REFUSED.encode()
         if path == "/metrics":
@@ -125,10 +127,19 @@ class Probes:
         return 404, "text/plain", b"/metrics, /healthz or /readyz\n"
 
 
+def _opened(address: tuple[str, int], answer: Answer) -> "_Server | None":
+    """None if another process has the port: the work goes on without it."""
+    try:
+        return _Server(address, answer)
+    except OSError as e:
+        log.error("the port for metrics and health cannot be had", host=address[0], port=address[1], reason=str(e))
+        return None
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], answer: Callable[[str, str], tuple[int, str, bytes]]) -> None:
+    def __init__(self, address: tuple[str, int], answer: Answer) -> None:
         class Handler(BaseHTTPRequestHandler):
             timeout = SECONDS
 
@@ -146,3 +157,8 @@ class _Server(ThreadingHTTPServer):
                 """Nothing: it would be asked for every few seconds."""
 
         super().__init__(address, Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """Of an exception: in the log, in place of a traceback past it. That somebody hangs up is none."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            log.exception("a probe was not answered", client=client_address[0])

@@ -130,6 +130,11 @@ def test_every_alert_has_a_case_a_severity_and_a_summary() -> None:
         assert rule["annotations"]["summary"]
 
 
+def test_nothing_is_claimed_fires_also_where_nobody_counts_claims(tmp_path: Path) -> None:
+    assert firing(tmp_path, queue(3, 1)) == {"NothingIsClaimed"}
+    assert firing(tmp_path, queue(3, 4)) == set()
+
+
 @pytest.mark.parametrize("alert", CASES)
 def test_it_fires_alone_on_what_it_is_for_and_not_on_what_is_usual(alert: str, tmp_path: Path) -> None:
     wrong, usual = CASES[alert]

@@ -1,5 +1,7 @@
 """/metrics: what a process counts, and what the database says of the queue."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,16 +10,22 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import text, update
+from sqlalchemy.exc import OperationalError
 
-from service import counting, leases, metrics
+from service import counting, jobs, leases, metrics
+from service.broker import NORMAL
 from service.db import Database
+from service.joblog import Event
 from service.metrics import REGISTRY
+from service.models import Job, Shard, Transition
 from service.settings import Settings
 from service.storage import LocalStorage, ObjectNotFound, S3Storage, StorageError
 from tests.fixtures import inversion, s3_settings
-from tests.servers import Bucket
+from tests.servers import Bucket, postgres_execute
 from tests.service.scraped import Found, parsed, value
-from tests.service.test_jobs import claimed, do, submit
+from tests.service.test_jobs import cancel, claimed, do, fail_item, finish, save, submit, submit_with_summary
+from tests.service.test_recipe_parts import end, submit_recipe
 
 
 def of_process() -> Found:
@@ -76,18 +84,53 @@ def test_the_queue_is_told_by_state_and_priority(api: TestClient) -> None:
 def test_the_queue_is_what_the_database_holds(database: Database) -> None:
     _, (first, *_) = submit(database, items=5, shard_items=2)
     claimed(database, first)
+    submit(database, items=1)
     found = of_queue(database)
-    assert value(found, "robustreps_shards", state="queued", priority="normal") == 2
-    assert value(found, "robustreps_items", state="queued", priority="normal") == 3
+    assert value(found, "robustreps_shards", state="queued", priority="normal") == 3
+    assert value(found, "robustreps_items", state="queued", priority="normal") == 4
     assert value(found, "robustreps_items", state="running", priority="normal") == 2
     assert value(found, "robustreps_jobs", state="running") == 1
     assert 0 < value(found, "robustreps_queue_oldest_seconds", priority="normal") < 600
     assert value(found, "robustreps_queue_oldest_seconds", priority="high") == 0
 
 
-def test_a_paused_job_waits_for_no_worker(database: Database) -> None:
-    from service import jobs
+def test_a_job_waits_since_a_worker_last_had_a_shard_of_it(database: Database) -> None:
+    def waited(ago: float) -> float:
+        """As it is told when all that has happened so far is so much longer ago."""
+        with database.transaction() as session:
+            for column in (Job.created_at, Job.finished_at, Transition.at, Shard.heartbeat_at):
+                session.execute(update(column.class_).values({column: column - ago}))
+        return do(database, counting._read).oldest.get(NORMAL, 0.0)
 
+    job_id, (first, second), _ = submit_with_summary(database)
+    assert 5000 <= waited(5000) < 6000, "nobody has had it"
+    work = claimed(database, first)
+    assert waited(5000) == 0, "a worker computes another shard of it"
+    save(database, work.lease, 0)
+    do(database, leases.heartbeat, work.lease, 60, {})
+    finish(database, work.lease)
+    assert waited(0) < 1000
+    do(database, jobs.pause, job_id)
+    assert waited(5000) == 0
+    do(database, jobs.resume, job_id)
+    assert waited(0) < 1000
+    work = claimed(database, second)
+    save(database, work.lease, 1)
+    finish(database, work.lease)
+    assert waited(0) < 1000
+    assert 5000 <= waited(5000) < 6000, "what is made of all items"
+
+
+def test_a_drawing_waits_since_the_last_part_ended(database: Database) -> None:
+    recipe = submit_recipe(database)
+    with database.transaction() as session:
+        session.execute(update(Transition).values(at=Transition.at - 5000))
+        session.execute(update(Job).values(created_at=Job.created_at - 5000))
+    end(database, recipe)
+    assert 0 < value(of_queue(database), "robustreps_queue_oldest_seconds", priority="normal") < 1000
+
+
+def test_a_paused_job_waits_for_no_worker(database: Database) -> None:
     job_id, _ = submit(database)
     do(database, jobs.pause, job_id)
     found = of_queue(database)
@@ -133,6 +176,46 @@ def test_events_and_waits_are_counted_once_their_transaction_is(database: Databa
     assert counted() == (before[0] + 1, before[1] + 1, before[2] + 1), "a second claim is no wait"
 
 
+def test_every_event_is_told_from_0_on() -> None:
+    program = "import service.leases; from service import counting; print(counting.exposition().decode())"
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert parsed(printed)["robustreps_events_total"] == {frozenset({("event", each.value)}): 0 for each in Event}
+
+
+def test_a_job_waits_once_however_many_shards_pauses_and_retries_it_has(database: Database) -> None:
+    def counted() -> float:
+        return value(of_process(), "robustreps_wait_seconds_count")
+
+    before = counted()
+    job_id, (first, second), last = submit_with_summary(database)
+    work = claimed(database, first)
+    assert counted() == before + 1
+    fail_item(database, work.lease, 0)
+    finish(database, work.lease)
+    do(database, jobs.pause, job_id)
+    do(database, jobs.resume, job_id)
+    work = claimed(database, second)
+    save(database, work.lease, 1)
+    finish(database, work.lease)
+    work = claimed(database, last)
+    save(database, work.lease, 2)
+    finish(database, work.lease)
+    do(database, jobs.retry, job_id)
+    claimed(database, first)
+    assert counted() == before + 1
+
+
+def test_what_is_drawn_of_the_rest_of_a_recipe_waits_for_that_and_for_no_worker(database: Database) -> None:
+    recipe, before = submit_recipe(database), value(of_process(), "robustreps_wait_seconds_count")
+    end(database, recipe)
+    claimed(database, recipe.drawing)
+    nothing_ran = submit_recipe(database)
+    for part in nothing_ran.parts.values():
+        cancel(database, part)
+    claimed(database, nothing_ran.drawing)
+    assert value(of_process(), "robustreps_wait_seconds_count") == before + len(recipe.parts)
+
+
 @pytest.mark.parametrize("kind", ["local", "s3"])
 def test_calls_on_the_storage_are_timed_and_their_failures_counted(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -176,6 +259,34 @@ def test_connections_are_counted_while_they_are_in_use(database: Database) -> No
         session.connection()
         assert used() == before + 1
     assert used() == before
+
+
+def test_connections_are_counted_right_after_an_outage(postgres_url: str, postgres_server: str) -> None:
+    def counted(state: str) -> float:
+        return value(of_process(), "robustreps_database_connections", state=state)
+
+    before, opened, db = counted("in_use"), counted("open"), Database(postgres_url)
+    name = db.url.database
+    sever = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+    with db.reading() as used, db.reading() as idle:
+        used.connection(), idle.connection()
+        idle.close()
+        assert counted("in_use") == before + 1
+        postgres_execute(postgres_server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        postgres_execute(postgres_server, sever)
+        with pytest.raises(OperationalError):
+            used.execute(text("SELECT 1"))
+        used.rollback()
+    for _ in range(3):
+        with pytest.raises(OperationalError), db.reading() as session:
+            session.connection()
+        assert counted("in_use") == before
+    postgres_execute(postgres_server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    with db.reading() as session:
+        session.connection()
+        assert counted("in_use") == before + 1
+    db.close()
+    assert (counted("in_use"), counted("open")) == (before, opened)
 
 
 def test_what_is_counted_costs_a_request_a_few_microseconds() -> None:

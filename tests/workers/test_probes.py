@@ -2,23 +2,28 @@
 
 import os
 import signal
+import socket
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from deploy.servers import redis, usable_port
 from service import readiness
 from service.client import Client
 from service.db import Database, downgrade, migrate
+from service.settings import Settings
 from tests.deploy.test_health import health
-from tests.fixtures import inversion
+from tests.fixtures import inversion, live
 from tests.service.scraped import scraped, value
 from tests.service.test_server import children, wait
 from tests.stack import PATIENCE, ROBUSTREPS, Stack, ready, shard_of
+from workers import probes
 from workers.probes import Consuming
 
 pytestmark = pytest.mark.e2e
@@ -99,6 +104,40 @@ def test_a_worker_that_drains_says_so_until_it_has_let_go_and_its_port_goes_with
     assert shard_of(stack).lease_expires_at is None
 
 
+def test_a_worker_goes_on_without_a_port_that_another_has(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, capture_logs() as logs:
+        taken = {"host": "127.0.0.1", "metrics_port": other.getsockname()[1]}
+        with live(settings.model_copy(update=taken)) as service:
+            job = service.submit(inversion())
+            assert service.wait(job["id"])["state"] == "succeeded"
+    assert [line["port"] for line in logs if "cannot be had" in line["event"]] == [taken["metrics_port"]]
+
+
+def test_what_goes_wrong_at_the_port_is_logged_and_who_hangs_up_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    gone = threading.Event()
+
+    def answered(path: str, _: str) -> tuple[int, str, bytes]:
+        if path == "/broken":
+            raise ValueError(path)
+        gone.wait(PATIENCE)
+        return 200, "text/plain", bytes(50_000_000)
+
+    threads, server = threading.active_count(), probes._Server(("127.0.0.1", 0), answered)
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    with capture_logs() as logs:
+        with socket.create_connection(("127.0.0.1", server.server_address[1])) as scraper:
+            scraper.sendall(b"GET /slow HTTP/1.0\r\n\r\n")
+        gone.set()
+        with pytest.raises(httpx2.RemoteProtocolError):
+            httpx2.get(f"http://127.0.0.1:{server.server_address[1]}/broken", timeout=PATIENCE)
+        server.shutdown()
+        wait(lambda: threading.active_count() <= threads)
+    server.server_close()
+    assert [(line["event"], line["exc_info"]) for line in logs] == [("a probe was not answered", True)]
+    assert capsys.readouterr().err == ""
+
+
 def test_a_worker_that_has_no_consumer_consumes_nothing() -> None:
     class Connection:
         connected = True
@@ -134,9 +173,10 @@ def test_a_schema_that_is_behind_is_told_and_a_newer_one_is_no_fault(tmp_path: P
 
 
 @pytest.mark.slow
-def test_processes_that_share_a_port_count_together(stack: Stack) -> None:
+def test_processes_that_share_a_port_count_together(stack: Stack, tmp_path: Path) -> None:
     port = usable_port()
     environment = stack.environment | {"ROBUSTREPS_PORT": str(port), "ROBUSTREPS_API_PROCESSES": "2"}
+    environment["TMPDIR"] = str(tmp_path)
     process = subprocess.Popen([ROBUSTREPS, "serve"], env=environment)
     stack.processes.append(process)
     with Client(f"http://127.0.0.1:{port}", PATIENCE) as client:
@@ -149,9 +189,10 @@ def test_processes_that_share_a_port_count_together(stack: Stack) -> None:
             assert value(found, "robustreps_database_up") == 1
         wait(lambda: value(scraped(str(client.url)), "robustreps_reconciler_passes_total", outcome="ok") > 0)
         limit = value(scraped(str(client.url)), "robustreps_database_connections_limit")
-        first = children(process.pid)
+        first, files = children(process.pid), {path.name for path in tmp_path.glob("*/*.db")}
         os.kill(min(first), signal.SIGKILL)
         wait(lambda: len(now := children(process.pid)) == 2 and now != first and ready(client))
         # What it counted stays; what it held does not.
         wait(lambda: value(scraped(str(client.url)), "robustreps_database_connections_limit") == limit)
         assert value(scraped(str(client.url)), "robustreps_http_request_seconds_count", route="/v1/models") == 40
+        assert {path.name for path in tmp_path.glob("*/*.db")} == files, "a process that ends again and again adds none"
