@@ -168,17 +168,19 @@ def submit(
     request = selection.explicit(body, catalog, ctx.settings.max_items, accepting.KEEP)
 
     def draft(session: Session) -> Draft:
-        about = (
-            submissions.columns(session, body, ctx.settings.retention_seconds)
-            | {"client": client, "tenant": ctx.tenant}
-            | dict(beside)
-        )
+        about = told_of(ctx, session, body, client, beside)
         plan, total = _plan(ctx, request, catalog, session)
         if accepting.is_large(request, ctx.settings):
             return accepting.draft(plan, total, digest, key, about)
         return drafts.planned(plan, digest, key, ctx.settings.shard_items, about)
 
     return insert(ctx, draft, digest, key)
+
+
+def told_of(ctx: Context, session: Session, body: Submission, client: str, beside: Mapping[str, Any]) -> dict[str, Any]:
+    """What a job's row holds beside its plan: of its request, of whom it is, and `beside`."""
+    asked = submissions.columns(session, body, ctx.settings.retention_seconds)
+    return {**asked, "client": client, "tenant": ctx.tenant, **beside}
 
 
 def _plan(ctx: Context, request: Submission, catalog: Catalog, session: Session) -> tuple[Plan, int | None]:

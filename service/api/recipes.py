@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from service import cards, drafts, estimates, limits, responses, submissions
-from service.api.context import Client, Context, Ctx, Key, insert, opened
+from service.api.context import Client, Context, Ctx, Key, insert, opened, told_of
 from service.bulk import selection
 from service.catalog import Catalog
 from service.drafts import Draft
@@ -75,11 +75,7 @@ def submit(
     digest, key = digest or submissions.request_digest(body, name), submissions.keyed(ctx.tenant, key)
 
     def draft(session: Session) -> Draft:
-        about = (
-            submissions.columns(session, body, ctx.settings.retention_seconds)
-            | {"client": client, "tenant": ctx.tenant}
-            | dict(beside)
-        )
+        about = told_of(ctx, session, body, client, beside)
         plans = plan(parts, catalog, session, ctx.settings)
         return drafts.recipe(parameters, plans, digest, key, ctx.settings.shard_items, about)
 

@@ -84,18 +84,23 @@ def _stored(http: httpx2.Client) -> dict[str, str]:
     return {name: str(answer.raise_for_status().json()["id"]) for name, answer in found.items()}
 
 
+def database_of(request: pytest.FixtureRequest, folder: Path, stack: ExitStack) -> dict[str, Any]:
+    """Settings of a migrated database of its own, of the kind that the fixture's parameter says."""
+    if request.param == "sqlite":
+        (folder / "robustreps.db").write_bytes(migrated())
+        return {}
+    server, template = (request.getfixturevalue(f"postgres_{name}") for name in ("server", "template"))
+    url = stack.enter_context(new_database(server, template))
+    return {"database_url": url, "broker_url": request.getfixturevalue("redis_server")}
+
+
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def doors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
     folder: Path = tmp_path_factory.mktemp("doors")
     values: dict[str, Any] = {"data_dir": folder, "max_body_bytes": 1_000_000, "max_upload_bytes": 2_000_000,
                               "webhook_private": True, "webhook_http": True}  # fmt: skip
     with ExitStack() as stack:
-        if request.param == "postgres":
-            server, template = (request.getfixturevalue(f"postgres_{name}") for name in ("server", "template"))
-            values |= {"database_url": stack.enter_context(new_database(server, template)),
-                       "broker_url": request.getfixturevalue("redis_server")}  # fmt: skip
-        else:
-            (folder / "robustreps.db").write_bytes(migrated())
+        values |= database_of(request, folder, stack)
         context = open_context(Settings(**values))
         stack.callback(context.db.close)
         stack.callback(context.broker.close)

@@ -19,8 +19,8 @@ from service.db import now
 from service.models import Artifact, Evaluation, Item, Job, RegisteredDataset, RegisteredModel
 from service.settings import Settings
 from service.states import ItemState
-from tests.fixtures import inversion, migrated
-from tests.servers import new_database
+from tests.fixtures import inversion
+from tests.service.doors import database_of
 from tests.service.test_images import encode, noise
 
 SECRET = "a secret of the server's, which is long enough"
@@ -104,12 +104,7 @@ def tenants(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     values: dict[str, Any] = {"data_dir": folder, "webhook_private": True, "webhook_http": True, "auth": "on",
                               "secret_key": SECRET, "max_wrong_keys": 100_000}  # fmt: skip
     with ExitStack() as stack:
-        if request.param == "postgres":
-            server, template = (request.getfixturevalue(f"postgres_{name}") for name in ("server", "template"))
-            values |= {"database_url": stack.enter_context(new_database(server, template)),
-                       "broker_url": request.getfixturevalue("redis_server")}  # fmt: skip
-        else:
-            (folder / "robustreps.db").write_bytes(migrated())
+        values |= database_of(request, folder, stack)
         context = open_context(Settings(**values))
         stack.callback(context.close)
         http = stack.enter_context(TestClient(create_app(context.settings, context), raise_server_exceptions=True))

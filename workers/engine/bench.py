@@ -132,9 +132,7 @@ class Cell:
 
         kept = {"library": memory.row_bytes(twice, self.x[:1]), "engine": memory.row_bytes(f, x)}
         return {
-            "flops": flops(
-                self.ours.represent, x, self.target_NK[:1]
-            ),  # of the layers: the counter knows no fused ones
+            "flops": flops(self.ours.represent, x, self.target_NK[:1]),  # the counter knows no fused layers
             "matrix_flops_per_second": matrix_rate(self.device, self.precision, matrix),
             "kept_mb_per_row": {name: size / 1e6 for name, size in kept.items()},
         }

@@ -143,8 +143,9 @@ class CifarResNet(Network):
 
     def represent(self, x_NCHW: Tensor, identity_relu: bool = False) -> Tensor:
         y = F.relu(self.bn1(self.conv1(self.normalise(x_NCHW))))
-        for block in self.blocks:
-            y = last_relu(block(y), identity_relu and block is self.blocks[-1])
+        blocks = self.blocks
+        for block in blocks:
+            y = last_relu(block(y), identity_relu and block is blocks[-1])
         r_NK: Tensor = y.mean(dim=(2, 3))
         return r_NK
 
